@@ -1,13 +1,13 @@
-"""Which attributes of a model's modules follow which channels, and which numbers are one.
+"""Bindings of module attributes to channel counts, and ties between channels counted by one number.
 
-All of it is guessed from numbers that are equal, and equal numbers prove little: a width may happen
-to be what one head takes. So no guess is for good. Each is kept under the place in the forward pass
-that it was made for, and is taken back
+All of them are inferred from equal numbers, and equal numbers are weak evidence: a width may happen
+to equal the size of a head. So no binding is final. Each is stored under the place in the forward
+pass that it was made for, and is undone
 
-- when that place has the wrong length again in the next dry run;
-- when it freezes channels that were free before: it contradicts the rest of what is known;
-- and an attribute that counts something already is only said to count more after a *probe*: the
-  dense model is run with another number there, and the place has to feel it.
+- when that place has the wrong length again in the next dry run; - when it freezes channels that
+were free before: it contradicts the rest of what is known; - and an attribute that is bound already
+gets a second meaning only after a *probe*: the dense model
+  is run with another number there, and the place has to change its length.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ Key = tuple[int, ...]
 """A place in the forward pass: see ``WrongSize.key``."""
 
 Tie = tuple[Ids, Ids]
-"""Channels of the same number that go together, place by place."""
+"""Two arrays of channels of equal length that are removed together, index by index."""
 
 ProbeFunction = Callable[[Collection[Attribute], bool], Collection[Key] | None]
-"""The places that feel another number in these attributes; None where that cannot be told.
+"""The places whose length changes with the number in these attributes; None if unknown.
 
-The number is one more, or twice as much for one that others are said to divide.
+The number is increased by one, or doubled for one that others divide.
 """
 
 Asked = tuple[type, str, object, bool]
-"""A class, an attribute of it, the item in there, and whether it is a whole that is sought."""
+"""A class, an attribute of it, the item in there, and whether the whole of a quotient is wanted."""
 
 SLICES = {"aten.slice", "aten.narrow"}
 
 WHOLE = -1
-"""At the end of a place's key: not the length itself is sought, but what it is a share of."""
+"""Last element of a place's key: the wanted number is not the length itself but its dividend."""
 
 
 class Bindings:
-    """The guesses so far.
+    """The current bindings and ties.
 
     Args:
-        model: whose attributes they are.
-        passes: its forward passes, as traced.
-        equations: of the trace.
+        model: model whose attributes are bound.
+        passes: traced forward passes of the model.
+        equations: equations of the trace.
         probe: runs the dense model with other numbers.
     """
 
@@ -67,7 +67,7 @@ class Bindings:
         self._passes = passes
         self._equations = equations
         self._probe = probe
-        self._felt: dict[Asked, Collection[Key] | None] = {}
+        self._affected: dict[Asked, Collection[Key] | None] = {}
         self._links: dict[Attribute, Size] = {}
         self._linked_for: dict[Key, Attribute] = {}
         self._first_of: dict[tuple[int, str, object], Attribute] = {}
@@ -78,38 +78,38 @@ class Bindings:
         self._places: dict[int, dict[tuple[str, str], list[int]]] = {}
         self._atoms: Ids = np.zeros((0, 1), np.int64)
 
-    # -- what is guessed
+    # -- current bindings and ties
 
     def sizes(self) -> list[Size]:
-        """The attributes that follow channels."""
+        """The attributes bound to channels."""
         return list(self._links.values())
 
     def ties(self) -> list[Tie]:
-        """The channels that go together because one number counts both."""
+        """The channels removed together because one number counts both."""
         return list(self._ties.values())
 
     def is_linked(self, attribute: Attribute) -> bool:
-        """Whether an attribute follows some channels."""
+        """Whether an attribute is bound to channels."""
         return attribute in self._links
 
     def list_counted(self, key: Key) -> Iterator[Ids]:
-        """What those attributes count that this place has its length from."""
+        """Channels counted by the attributes that this place has its length from."""
         for attribute, size in self._links.items():
-            if self._is_surely_felt(attribute, key):
+            if self._surely_has_effect(attribute, key):
                 yield from size.value.axes
 
     def must_stay(self, units: Ids) -> bool:
-        """Whether none of these channels can go as things are."""
+        """Whether all of these channels are frozen at present."""
         return int(units.max(initial=0)) < len(self._atoms) and not self._atoms[units].any()
 
     def is_guessed(self, key: Key) -> bool:
-        """Whether something was guessed for this place."""
+        """Whether there is a binding or tie for this place."""
         return key in self._linked_for or key in self._ties
 
-    # -- guesses taken back
+    # -- undoing
 
     def let_go(self, key: Key) -> None:
-        """Take back what was guessed for a place, which is wrong all the same."""
+        """Undo the binding or tie of a place that is still wrong."""
         failed = self._linked_for.pop(key, None)
         if failed is not None:
             self._links.pop(failed, None)
@@ -121,7 +121,7 @@ class Bindings:
             self._refused.setdefault(key, set()).update(units.tobytes() for units in tie)
 
     def look_at(self, before: Solution, after: Solution) -> bool:
-        """Take back the new ties that froze what was free. True if there were any."""
+        """Undo the new ties that froze free channels. True if there were any."""
         wrong = [key for key in self._unsettled if key in self._ties]
         wrong = [key for key in wrong if _froze(self._ties[key], before, after)]
         for key in wrong:
@@ -130,10 +130,10 @@ class Bindings:
         self._atoms = after.atoms[: self._equations.count]
         return bool(wrong)
 
-    # -- guesses made
+    # -- binding and tying
 
     def follow(self, wrong: WrongSize) -> bool:
-        """Let an attribute of the running modules follow the channels; if one was, the next."""
+        """Bind the next candidate attribute of the running modules; False if none is left."""
         if wrong.units is None:
             return False
         if wrong.key not in self._candidates:
@@ -146,7 +146,7 @@ class Bindings:
         return False
 
     def tie(self, key: Key, units: Ids, others: Ids) -> bool:
-        """Let two arrays of channels go together; False where that was refuted before."""
+        """Tie two arrays of channels; False where that was refuted before."""
         if {units.tobytes(), others.tobytes()} & self._refused.get(key, set()):
             return False
         self._ties[key] = (units, others)
@@ -154,18 +154,18 @@ class Bindings:
         return True
 
     def link(self, attribute: Attribute, units: Ids) -> None:
-        """Let an attribute follow channels, come what may."""
+        """Bind an attribute to channels unconditionally."""
         self._links[attribute] = Size(*attribute, Product(1, (units,)))
 
     def _link(self, attribute: Attribute, key: Key, units: Ids, layers: Collection[str]) -> bool:
-        """Let an attribute follow these channels; False if it follows something else."""
+        """Bind an attribute to these channels; False if it is bound to something else."""
         holder = self._model.get_submodule(attribute.owner)
         attribute = self._first_of.setdefault(identity(holder, attribute), attribute)
         known = self._links.get(attribute)
         if known is None:
-            if self._is_far(attribute, layers) and not self._is_felt(attribute, key):
+            if self._is_far(attribute, layers) and not self._has_effect(attribute, key):
                 return False
-            if self._is_taken(key) and not self._is_surely_felt(attribute, key):
+            if self._is_sliced(key) and not self._surely_has_effect(attribute, key):
                 return False
             self.link(attribute, units)
             self._linked_for[key] = attribute
@@ -175,42 +175,43 @@ class Bindings:
             return False
         if self.are_one(counted, units):
             return True
-        if not self._is_felt(attribute, key):
+        if not self._has_effect(attribute, key):
             return False
-        return self.tie(key, units, counted)  # one number counts both: they go together
+        return self.tie(key, units, counted)  # one number counts both: tie them
 
-    def _is_felt(self, attribute: Attribute, key: Key) -> bool:
-        """Whether a place has another length where the attribute is another number.
+    def _has_effect(self, attribute: Attribute, key: Key) -> bool:
+        """Whether a place's length depends on the attribute's number; True if unknown.
 
-        All modules of a class are probed at once: what is asked of one will be of the next.
+        All modules of a class are probed at once, since the answer for one is needed for the next.
         """
         _, name, item = attribute
         asked = self._kind_of(attribute, key)
-        if asked not in self._felt:
+        if asked not in self._affected:
             alike = [
                 Attribute(path, name, item)
                 for path, module in self._modules.items()
                 if type(module) is asked[0]
             ]
-            self._felt[asked] = self._probe(alike, asked[-1])
-        felt = self._felt[asked]
-        return felt is None or key in felt or key[:4] in felt
+            self._affected[asked] = self._probe(alike, asked[-1])
+        affected = self._affected[asked]
+        return affected is None or key in affected or key[:4] in affected
 
     def _kind_of(self, attribute: Attribute, key: Key) -> Asked:
-        """What is asked of all modules of a class at once."""
+        """Key of a probe, which is shared by all modules of a class."""
         owner, name, item = attribute
         return type(self._modules[owner]), name, item, key[-1] == WHOLE
 
-    def _is_surely_felt(self, attribute: Attribute, key: Key) -> bool:
+    def _surely_has_effect(self, attribute: Attribute, key: Key) -> bool:
         return (
-            self._is_felt(attribute, key) and self._felt[self._kind_of(attribute, key)] is not None
+            self._has_effect(attribute, key)
+            and self._affected[self._kind_of(attribute, key)] is not None
         )
 
-    def _is_taken(self, key: Key) -> bool:
-        """Whether a place is the length of a slice: it may be a share of a number (``d // 2``).
+    def _is_sliced(self, key: Key) -> bool:
+        """Whether a place is the length of a slice, maybe a fraction of a number (``d // 2``).
 
-        Such a length follows by itself when that number does, and is told apart only by a probe
-        from any other that happens to be as large.
+        Such a length follows by itself once that number does, and only a probe tells the number
+        from another one that happens to be equal.
         """
         operation = self._passes[key[0]].operations[key[1]]
         return key[2] >= 0 and operation.name in SLICES
@@ -218,7 +219,7 @@ class Bindings:
     # -- candidates
 
     def _attributes(self, wrong: WrongSize) -> Iterator[Attribute]:
-        """Of the running modules, then of those that these hold: their code may ask for them."""
+        """Candidates in the running modules, then in their children, which their code may read."""
         held = [
             f"{layer}.{name}".lstrip(".")
             for layer in wrong.layers
@@ -230,15 +231,15 @@ class Bindings:
                     yield attribute
 
     def _is_far(self, attribute: Attribute, layers: Collection[str]) -> bool:
-        """Whether it is kept elsewhere than in a running module itself."""
+        """Whether it is stored elsewhere than in a running module itself."""
         return attribute.is_far or attribute.owner not in layers
 
     def _distance(self, attribute: Attribute, wrong: WrongSize) -> int:
-        """How far-fetched it is that a wrong length is this attribute.
+        """Rank of a candidate for a wrong length; lower is more plausible.
 
-        Nearest is what these channels follow already; then what the same axis of such an operation
-        of the layer follows (keys after queries, where there are as many heads as positions); then
-        what nothing follows yet, and what another object holds last.
+        0: bound to these channels already. 1: bound for the same axis of a like operation in the
+        layer (keys after queries, where there are as many heads as positions). 2: not bound. 3:
+        bound to other channels. 4: stored in another object.
         """
         if self._is_far(attribute, wrong.layers):
             return 4
@@ -252,7 +253,7 @@ class Bindings:
         return 1 if any(self._kind(key) == kind for key in linked) else 3
 
     def are_one(self, units: Ids, others: Ids | None) -> bool:
-        """Whether these channels go together as things are."""
+        """Whether these channels go together at present."""
         if others is None or len(units) != len(others):
             return False
         known = max(units.max(initial=0), others.max(initial=0)) < len(self._atoms)
@@ -263,13 +264,13 @@ class Bindings:
         operation = self._passes[number].operations[at]
         return (operation.layer, operation.name, *where)
 
-    # -- modules of a kind
+    # -- modules of one class
 
     def _link_alike(self, attribute: Attribute, wrong: WrongSize) -> None:
-        """What one layer needed, others of its kind will: a dry run may not get as far as them.
+        """Bind the same attribute in other modules of the class, which a dry run may not reach.
 
-        The same operation is the one that is as far on in its layer; the next dry run shows whether
-        this was right, as for any other attribute.
+        The corresponding operation is the one with the same index in its layer; the next dry run
+        checks the binding, as for any other attribute.
         """
         owner, name, item = attribute
         number, at, place, axis, *factor = wrong.key
@@ -292,7 +293,7 @@ class Bindings:
                 self._link(alike, key, axes[axis], (path,))
 
     def _places_in(self, number: int) -> dict[tuple[str, str], list[int]]:
-        """(layer, operation) -> where that operation is done there in a pass."""
+        """(layer, operation) -> indices of its runs in a pass."""
         if number not in self._places:
             found: dict[tuple[str, str], list[int]] = {}
             for at, operation in enumerate(self._passes[number].operations):
@@ -302,7 +303,7 @@ class Bindings:
 
 
 def _froze(tie: Tie, before: Solution, after: Solution) -> bool:
-    """Whether channels of a tie can go no more that could before."""
+    """Whether channels of a tie that were free before are frozen now."""
     for units in tie:
         free = units[units < len(before.atoms)]
         free = free[before.atoms[free].any(axis=1)]

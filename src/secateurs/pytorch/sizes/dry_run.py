@@ -1,9 +1,9 @@
-"""A cut tried out on shapes alone, to find sizes that a forward pass has hard-coded.
+"""Dry run of a cut on shapes alone, to find sizes that a forward pass has hard-coded.
 
-Labels say what a cut does to every shape. Whether the user's code agrees is seen by running it: a
-cut is made on tensors without data, the model is run, and each operation's result is held against
-the shape the labels foretell. Where they differ, an integer in the code did not follow. A wrong
-result is replaced by one of the foretold shape, so that one run finds every such place.
+Labels give the shape of every result after a cut. Whether the user's code agrees shows when it
+runs: a cut is made on tensors without data, the model is run, and each operation's result is
+compared with the expected shape. Where they differ, an integer in the code did not follow. A wrong
+result is replaced by one of the expected shape, so that one run finds every such place.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from secateurs.pytorch.tracing.op_record import Axes, ForwardPass, OpRecord
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WrongSize:
-    """An axis whose length is not the one foretold.
+    """An axis whose length is not the expected one.
 
     Attributes:
-        key: (pass, operation, output, axis), the same in every rehearsal; behind it the number of
-            the side where it is one of a grid along that axis.
-        units: the channels along it; None where it carries none.
+        key: (pass, operation, output, axis), the same in every dry run; followed by the index of
+            the side where that is one of a grid along the axis.
+        units: channels along it; None where it carries none.
         dense: its length in the dense model.
-        got: its length now; None where the operation failed and did not say.
+        got: its length now; None where the operation failed without telling.
         line: the user's line that is running.
         layers: the modules whose code is running, innermost first.
     """
@@ -65,20 +65,20 @@ class WrongSize:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it still has its dense length: a number was kept somewhere."""
+        """Whether it still has its dense length: an integer did not follow."""
         return self.got == self.dense
 
 
 START = -1
-"""In the place of a result's number: it is the position from which something is taken."""
+"""In place of a result's index in a key: the position from which an operation selects."""
 
 OPERAND = -2
-"""In the place of a result's number, less the operand's: it is an operand that the code made."""
+"""In place of a result's index, minus an operand's index: an operand that the code made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WrongNumber:
-    """A factor that is not what it was, because it was computed from a size that changed."""
+    """A factor that changed, because it was computed from a size that changed."""
 
     key: tuple[int, ...]
     dense: float
@@ -88,14 +88,14 @@ class WrongNumber:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Raised:
-    """The forward pass ended early.
+    """An exception that ended the forward pass.
 
     Attributes:
-        operation: the last one that was done.
+        operation: index of the last operation that ran.
         line: the user's line that raised.
-        message: what it said.
+        message: first line of its message.
         layers: the modules whose code was running, innermost first.
-        next: the sizes that the operation it did not get to would have had to change.
+        next: the sizes that the next operation would have had to change.
     """
 
     operation: int
@@ -107,7 +107,7 @@ class Raised:
 
 @dataclass(slots=True)
 class Findings:
-    """What a rehearsal found to be wrong."""
+    """The mismatches that a dry run found."""
 
     sizes: list[WrongSize] = field(default_factory=list)
     numbers: list[WrongNumber] = field(default_factory=list)
@@ -118,11 +118,11 @@ class Findings:
 
 
 class PathChangedError(Exception):
-    """The small model's operations are no longer those of the dense one."""
+    """The small model runs other operations than the dense one."""
 
 
 class DryRun(OpInterpreter):
-    """Runs the small model on tensors without data and compares it with what is foretold."""
+    """Runs the small model on tensors without data and compares shapes with the expected ones."""
 
     def __init__(
         self, model: nn.Module, forward: ForwardPass, number: int, stays: NDArray[np.bool_]
@@ -136,7 +136,7 @@ class DryRun(OpInterpreter):
         self.findings = Findings()
 
     def rehearse(self) -> Findings:
-        """Run it through, or to where it raises."""
+        """Run the model to its end, or to where it raises."""
         try:
             self.run(
                 self._model,
@@ -160,7 +160,7 @@ class DryRun(OpInterpreter):
         return self.findings
 
     def _next(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
-        """Lengths that change in the operation after the last one."""
+        """Lengths that should change in the operation after the last one."""
         for operation in self._forward.operations[self.index + 1 : self.index + 2]:
             for place, (dense, axes) in enumerate(operation.outputs):
                 small = self._shape(dense, axes)
@@ -171,15 +171,15 @@ class DryRun(OpInterpreter):
                         yield WrongSize(key, units, size, size, line, layers)
 
     def _explain_as_made(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
-        """Lengths of what the code made for the operation in whose place it does another.
+        """Lengths of tensors made by the code for an operation in whose place another one runs.
 
-        A value that is written into a canvas of the wrong size is looked at in other ways first.
+        A value written into a canvas of the wrong size goes through other views first.
         """
         for operation in self._forward.operations[self.index : self.index + 1]:
             for place, dense, axes in operation.made:
-                foretold = self._shape(dense, axes)
+                expected = self._shape(dense, axes)
                 for axis, units in axes.items():
-                    if foretold[axis] != dense[axis]:
+                    if expected[axis] != dense[axis]:
                         key = (self._pass, self.index, OPERAND - place, axis)
                         yield WrongSize(key, units, dense[axis], dense[axis], line, layers)
 
@@ -187,7 +187,7 @@ class DryRun(OpInterpreter):
         call = Call(function, arguments, keywords)
         call, operation = self._meet(call)
         is_known = operation.is_constant or (not operation.outputs and operation.value is None)
-        if call.packet in MADE_NEW or is_known:  # of constants alone, maybe where the input is
+        if call.packet in MADE_NEW or is_known:  # of constants alone, maybe on the input's device
             has_data = not any(tensor.is_meta for tensor in call.tensors())
             return run_on_constants(call) if has_data or call.packet in MADE_NEW else call.run()
         call = self._with_made(call, operation)
@@ -197,18 +197,18 @@ class DryRun(OpInterpreter):
         self._compare_numbers(call, operation)
         self._compare_starts(call, operation)
         if any(tensor.layout is not torch.strided for tensor in call.tensors()):
-            return self._make_foretold(call, operation)  # nothing sparse runs without data
+            return self._make_expected(call, operation)  # sparse operations cannot run without data
         try:
             output = call.run()
         except (RuntimeError, IndexError, ValueError, TypeError):
             self._note_sizes(call, operation, None)
-            return self._make_foretold(call, operation)
+            return self._make_expected(call, operation)
         shapes = [tuple(tensor.shape) for tensor in iterate_tensors(output)]
         if operation.is_of_nothing:
             return map_tensors(output, _without_its_values)
         if shapes != [self._shape(shape, axes) for shape, axes in operation.outputs]:
             self._note_sizes(call, operation, shapes)
-            return self._make_foretold(call, operation)
+            return self._make_expected(call, operation)
         if operation.choices:
             return _with_choices(output, operation)
         if isinstance(output, torch.Tensor) and output.is_meta:
@@ -216,9 +216,10 @@ class DryRun(OpInterpreter):
         return map_tensors(output, _without_its_values)
 
     def _meet(self, call: Call) -> tuple[Call, OpRecord]:
-        """The call, and what the dense model did in this place: the same, or the path is another.
+        """(call, record of the operation that the dense model ran here); raise if the path changed.
 
-        PyTorch leaves a slice out that takes all there is, as one does whose end did not follow.
+        PyTorch omits a slice that covers the whole axis, as happens where the slice's end did not
+        follow the cut: then the recorded slice is applied first.
         """
         operations = self._forward.operations
         end = self.index
@@ -226,7 +227,7 @@ class DryRun(OpInterpreter):
             end += 1
         is_left_out = end < len(operations) and operations[end].name == str(call.packet)
         while is_left_out and operations[self.index].name != str(call.packet):
-            call = self._slice_as_foretold(call, operations[self.index])
+            call = self._slice_as_expected(call, operations[self.index])
             self.index += 1
         if self.index >= len(operations):
             raise PathChangedError("it does more than the dense model")
@@ -237,29 +238,29 @@ class DryRun(OpInterpreter):
             )
         return call, operation
 
-    def _slice_as_foretold(self, call: Call, left_out: OpRecord) -> Call:
-        """The call with what a slice that was left out would have given; its end is noted."""
+    def _slice_as_expected(self, call: Call, left_out: OpRecord) -> Call:
+        """The call with the expected result of an omitted slice; the wrong end is noted."""
         (dense, axes), *_ = left_out.outputs
-        foretold = self._shape(dense, axes)
+        expected = self._shape(dense, axes)
         for place, tensor in enumerate(call.tensors()):
             if tensor.dim() != len(dense):
                 continue
-            wrong = [axis for axis, size in enumerate(foretold) if tensor.shape[axis] != size]
-            if len(wrong) != 1 or tensor.shape[wrong[0]] < foretold[wrong[0]]:
+            wrong = [axis for axis, size in enumerate(expected) if tensor.shape[axis] != size]
+            if len(wrong) != 1 or tensor.shape[wrong[0]] < expected[wrong[0]]:
                 continue
             size, units = dense[wrong[0]], axes.get(wrong[0])
             key = (self._pass, self.index, 0, wrong[0])
             layers = tuple(self._layers_in(_running_frames()))
             self.findings.sizes.append(WrongSize(key, units, size, size, users_line(), layers))
-            made = torch.empty(foretold, dtype=tensor.dtype, device="meta")
+            made = torch.empty(expected, dtype=tensor.dtype, device="meta")
             return call.with_tensors({place: made})
         return call
 
     def _with_made(self, call: Call, operation: OpRecord) -> Call:
-        """The call with what the user's code made in the sizes that are foretold.
+        """The call with expected sizes for the tensors that the user's code made.
 
-        A canvas or a state is made by a number that may not have followed: it is noted here, where
-        it meets the channels, and not as a wrong result of whatever it meets.
+        A canvas or a state is allocated by a number that may not have followed. It is noted here,
+        where it is aligned with the channels, and not as a wrong result of a later operation.
         """
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
@@ -280,9 +281,9 @@ class DryRun(OpInterpreter):
         self, place: int, dense: tuple[int, ...], axes: Axes, got: tuple[int, ...]
     ) -> None:
         line, layers = users_line(), tuple(self._layers_in(_running_frames()))
-        foretold = self._shape(dense, axes)
+        expected = self._shape(dense, axes)
         for axis, size in enumerate(dense):
-            if got[axis] != foretold[axis]:
+            if got[axis] != expected[axis]:
                 key = (self._pass, self.index, OPERAND - place, axis)
                 wrong = WrongSize(key, axes.get(axis), size, got[axis], line, layers)
                 self.findings.sizes.append(wrong)
@@ -300,14 +301,14 @@ class DryRun(OpInterpreter):
             shape[axis] = int(self._stays[units].sum())
         return tuple(shape)
 
-    def _make_foretold(self, call: Call, operation: OpRecord) -> object:
+    def _make_expected(self, call: Call, operation: OpRecord) -> object:
         first = call.tensors()[0]
         if call.function._schema.is_mutable:
             return first
         return _with_choices(self._make_results(call, operation), operation)
 
     def _make_results(self, call: Call, operation: OpRecord) -> object:
-        """Results of the foretold shapes."""
+        """Empty results of the expected shapes."""
         made = [
             torch.empty(self._shape(shape, axes), dtype=dtype, device="meta")
             for (shape, axes), dtype in zip(operation.outputs, operation.types, strict=True)
@@ -324,20 +325,20 @@ class DryRun(OpInterpreter):
         layers = tuple(self._layers_in(_running_frames()))
         given = set(call.numbers(int))
         for place, (dense, axes) in enumerate(operation.outputs):
-            foretold = self._shape(dense, axes)
+            expected = self._shape(dense, axes)
             got = (
-                _find_asked_shape(call, place, foretold) if shapes is None else _nth(shapes, place)
+                _find_asked_shape(call, place, expected) if shapes is None else _nth(shapes, place)
             )
             if got is not None and len(got) != len(dense):
                 got = None
             for axis in range(len(dense)):
                 length = got[axis] if got is not None and got[axis] >= 0 else None
-                if length == foretold[axis] or (length is None and foretold[axis] == dense[axis]):
+                if length == expected[axis] or (length is None and expected[axis] == dense[axis]):
                     continue
                 if length is None and got is None and dense[axis] in given:
                     length = dense[axis]
                 if length is None and got is not None:
-                    continue  # a -1, which follows
+                    continue  # a -1 in the requested shape, which follows by itself
                 key = (self._pass, self.index, place, axis)
                 wrong = WrongSize(key, axes.get(axis), dense[axis], length, line, layers)
                 self.findings.sizes.append(wrong)
@@ -350,7 +351,7 @@ class DryRun(OpInterpreter):
                 self.findings.numbers.append(WrongNumber(key, dense, got, users_line()))
 
     def _compare_starts(self, call: Call, operation: OpRecord) -> None:
-        """What is taken from a position on begins behind as many channels as stay before it."""
+        """Check that a selection starts after all channels kept before its dense start."""
         found = start_of(call)
         if operation.start is None or found is None:
             return
@@ -373,7 +374,7 @@ class DryRun(OpInterpreter):
 
 
 def _with_choices(output: object, operation: OpRecord) -> object:
-    """The result with what was chosen in the trace: code may read which experts run, as a list."""
+    """The result with integers from the trace: code may read which experts run, as a list."""
     places = itertools.count()
 
     def choose(tensor: torch.Tensor) -> torch.Tensor:
@@ -387,13 +388,13 @@ def _without_its_values(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else without_values(tensor)
 
 
-def _find_asked_shape(call: Call, place: int, foretold: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape a failed reshape, view, expand or split was told to make of this result."""
+def _find_asked_shape(call: Call, place: int, expected: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that a failed reshape, view, expand or split was asked to give this result."""
     if call.packet is aten.split_with_sizes:
-        axis, sizes = call.get("dim", 0) % len(foretold), call["split_sizes"]
-        return (*foretold[:axis], sizes[place], *foretold[axis + 1 :])
+        axis, sizes = call.get("dim", 0) % len(expected), call["split_sizes"]
+        return (*expected[:axis], sizes[place], *expected[axis + 1 :])
     for value in [*call.arguments[1:], *call.keywords.values()]:
-        is_shape = isinstance(value, (list, tuple)) and len(value) == len(foretold)
+        is_shape = isinstance(value, (list, tuple)) and len(value) == len(expected)
         if is_shape and all(isinstance(size, int) for size in value):
             return tuple(value)
     return None
@@ -423,7 +424,7 @@ UNKNOWN_LINE = "an unknown line"
 
 
 def line_of(error: BaseException) -> str:
-    """Where, in the user's code, a forward pass raised; what called the model is no part of it."""
+    """The line of the model's code where its forward pass raised."""
     trail = error.__traceback__
     place = UNKNOWN_LINE
     while trail is not None:

@@ -1,9 +1,9 @@
-"""Numbers that a forward pass computes from a size: an attention's scale, the length of a mean.
+"""Factors that a forward pass computes from a size: an attention's scale, the length of a mean.
 
-A number that changes with a cut is explained by a size and a power: it is what it was, times (how
-many stay / how many there were) to that power. One cut fits many explanations by chance, so each is
-held against all cuts that were tried, of different shares, and given up for another where one of
-them contradicts it.
+A factor that changes with a cut is explained by a size and a power: its dense value times (channels
+kept / channels before) ** power. One cut fits many explanations by chance, so each is checked
+against all cuts tried, which have different shares, and replaced by another once one of them
+contradicts it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ Key = tuple[int, ...]
 SCALES = {"aten.mul", "aten.mul_", "aten.scaled_dot_product_attention"}
 DIVIDES = {"aten.div", "aten.div_"}
 ADDS = {"aten.addmm", "aten.baddbmm"}
-"""Of products that are added to something; the products have the factor."""
+"""Products added to a tensor; the factor is on the product."""
 
 NAMES_OF_PICKS = {str(packet) for packet in PICKS}
 
 POWERS = (-0.5, 0.5, -1.0, 1.0, -0.25, 0.25, -2.0, 2.0, -1.5, 1.5, -0.75, 0.75)
-"""The powers of a size that code is written with, the likeliest first: square roots are what
-attention divides by, and a whole power may fit by chance."""
+"""Powers of a size that code uses, the likeliest first.
+
+Attention divides by square roots, and a whole power may fit by chance.
+"""
 
 
 class Factors:
-    """What is known of the numbers that were found to change, and how each is put right."""
+    """Observations of factors that changed, and their compensation."""
 
     def __init__(self) -> None:
         self._powers: dict[Key, tuple[Ids, float]] = {}
@@ -47,12 +49,12 @@ class Factors:
         self._readers: dict[int, Counter[str]] = {}
 
     def scalings(self) -> list[Scaling]:
-        """The factors on weights, once each: a pass in train mode meets the same number again."""
+        """Scalings of weights, each once: a pass in train mode runs into the same factor again."""
         found = (scaling for scalings in self._scalings.values() for scaling in scalings)
         return list({(s.tensor, s.axis, s.indices.tobytes()): s for s in found}.values())
 
     def is_put_right(self, wrong: WrongNumber, stays: Stays) -> bool:
-        """Whether a changed number is what its explanation foretells, so that weights make up."""
+        """Whether a changed factor has the value that its explanation predicts."""
         if wrong.key not in self._powers or not wrong.dense:
             return False
         units, power = self._powers[wrong.key]
@@ -60,7 +62,7 @@ class Factors:
         return math.isclose(share**power, wrong.got / wrong.dense, rel_tol=1e-6)
 
     def note(self, wrong: WrongNumber, stays: Stays, operation: OpRecord) -> None:
-        """Remember what a number was under a cut, and what its operation's result is made of."""
+        """Record a factor's value under a cut, and the weights before its operation."""
         if wrong.key not in self._parts:
             is_factor = operation.name in SCALES | DIVIDES | ADDS
             factor = operation.operands[-2 if operation.name in ADDS else 0]
@@ -69,27 +71,27 @@ class Factors:
         self._seen.setdefault(wrong.key, []).append((stays, ratio))
 
     def explain(self, wrong: WrongNumber, arrays: Iterable[Ids]) -> tuple[Ids, float] | None:
-        """(the size it was computed from, the power), by all that was noted of this number."""
+        """(the size it was computed from, the power), by all observations of this factor."""
         seen = self._seen.get(wrong.key, [])
         candidates = [units for units in arrays if not _all_stay(seen[-1][0], units)]
         return next(_explanations(seen, candidates), None)
 
     def forget(self, wrong: WrongNumber) -> None:
-        """Forget what a number was under the cuts so far."""
+        """Forget all observations of a factor."""
         self._seen.pop(wrong.key, None)
 
     def explain_by_heads(
         self, wrong: WrongNumber, cells: Ids, sides: Sequence[Ids], widths: Iterable[Ids]
     ) -> Ids | None:
-        """The width of which ``width // heads`` is behind a number, where both lose their own.
+        """Find the width in a factor of ``width // heads``, where both sides lose channels.
 
-        No one size explains such a number; the width has to go with these channels of the heads.
+        No single size explains such a factor; the width has to go with these channels of the heads.
 
         Args:
-            wrong: the number.
-            cells: channels, in heads.
-            sides: the heads, and the positions in each; either may be first.
-            widths: channels of which that many may be counted.
+            wrong: the factor.
+            cells: channels, as a grid of heads and positions.
+            sides: heads, and positions in each; either may be first.
+            widths: candidates: channels that the width may count.
         """
         seen = self._seen.get(wrong.key, [])
         ratios = [ratio for _, ratio in seen]
@@ -103,7 +105,7 @@ class Factors:
     def put_right(
         self, wrong: WrongNumber, operations: Sequence[OpRecord], size: Ids, power: float
     ) -> str | None:
-        """Let the weights before a factor make up for its change; else why that can't be."""
+        """Compensate a factor in the preceding weights; return a reason if that is impossible."""
         parts = self._parts.get(wrong.key)
         self._powers.pop(wrong.key, None)
         self._scalings.pop(wrong.key, None)
@@ -122,7 +124,7 @@ class Factors:
     def _are_read_elsewhere(
         self, parts: Sequence[WeightPart], number: int, operations: Sequence[OpRecord]
     ) -> bool:
-        """Whether weights make more than what such factors are put on: both sides of a product."""
+        """Whether weights are also read without a factor, as on both sides of a product."""
         if number not in self._readers:
             self._readers[number] = Counter(
                 known.leaf.name
@@ -141,14 +143,14 @@ class Factors:
 
 
 def _quotient(stays: Stays, width: Ids, side: Ids) -> float:
-    """How much of ``width // side`` is left; 0 where that cannot be told."""
+    """The fraction of ``width // side`` that is left; 0 where that is unknown."""
     if max(width.max(), side.max()) >= len(stays) or not stays[side].any():
         return 0.0
     return float(stays[width].sum() // stays[side].sum()) / (len(width) // len(side))
 
 
 def _is_a_power_of(shares: Sequence[float], ratios: Sequence[float]) -> bool:
-    """Whether what numbers changed by is, of every cut, the same usual power of these."""
+    """Whether the ratios of all cuts are the same common power of these shares."""
     if not all(shares):
         return False
     pairs = list(zip(shares, ratios, strict=True))
@@ -162,9 +164,9 @@ def _all_stay(stays: Stays, units: Ids) -> bool:
 def _explanations(
     seen: Sequence[tuple[Stays, float]], arrays: Sequence[Ids]
 ) -> Iterator[tuple[Ids, float]]:
-    """Usual powers first; any other where two cuts of different shares agree on it.
+    """Common powers first; any other power where two cuts with different shares agree on it.
 
-    A cut that was tried before these channels were numbered says nothing of them.
+    A cut tried before these channels were numbered is no evidence about them.
     """
     known = [
         (units, [(float(s[units].mean()), r) for s, r in seen if len(s) > units.max(initial=0)])

@@ -1,23 +1,24 @@
-"""Sizes hard-coded in a forward pass: followed where that can be done, else frozen with the line.
+"""Resolve sizes that a forward pass has hard-coded, or freeze the channels and report the line.
 
 A model's code may hold sizes as plain integers: ``self.num_heads`` in a ``view``, ``C // heads``, a
-literal. No operation says where its numbers came from, so they are found by trying: a cut is made
-on shapes alone (``dry_run.py``), what goes wrong is answered (``repairs.py``), and the next cut
-shows whether the answer was right. An answer is one of three:
+literal. No operation records where its numbers came from, so they are found by trial: a cut is made
+on shapes alone (``dry_run.py``), each mismatch gets a repair (``repairs.py``), and the next cut
+shows whether the repair was right. A repair is one of three:
 
-1. *followed*: an attribute of a module whose code was running has the dense value; it is made to
-   follow the channels it counts (``bindings.py``);
-2. *tied*: the wrong length is the number of some other channels; the two are made to go together,
-   so that the numbers agree again (a residual stream and the heads times positions that add to it);
-3. *frozen*: nothing explains it, so exactly the channels concerned stay, and the line is told.
+1. *followed*: an attribute of a running module equals the dense size; it is bound to the channel
+   count (``bindings.py``);
+2. *tied*: the wrong length equals the number of some other channels; the two are removed together,
+   so that the numbers agree again (a residual stream and the heads times positions added to it);
+3. *frozen*: nothing explains the mismatch, so exactly the channels concerned are frozen, and the
+   reason names the line.
 
-A factor computed from a size (an attention's scale) is put right in the weights before it
-(``factors.py``).
+A factor computed from a size (an attention's scale) is compensated by rescaling the preceding
+weights (``factors.py``).
 
-Why this ends: a place is given each of its candidates once, a tie that was refuted is not tried
-again, and what is frozen stays so; a limit on the rounds stands behind that all the same. Why it is
-safe: nothing here makes a cut right. It only makes cuts possible, and each one that is made is
-proven against the dense model afterwards.
+Termination: a place is given each of its candidates once, a refuted tie is not tried again, and
+what is frozen stays frozen; a maximum number of rounds is enforced as well. Safety: nothing here
+makes a cut correct. It only makes cuts possible, and each cut that is made is proven against the
+dense model afterwards.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ MOST_ROUNDS = 24
 MOST_SWEEPS = 3
 
 NEIGHBOURS = 3
-"""Groups before one, of which it loses another share where it can."""
+"""Number of preceding groups from which a group's share of removed channels should differ."""
 
 UNRESOLVED = "a size hard-coded in its forward() could not be resolved"
 
 
 class HardcodedSizes:
-    """Tries cuts out and answers what goes wrong, until they run as foretold."""
+    """Tries cuts and repairs mismatches, until they run with the expected shapes."""
 
     def __init__(
         self, model: nn.Module, tracer: Tracer, passes: Sequence[ForwardPass], build: Build
@@ -74,9 +75,9 @@ class HardcodedSizes:
         self._bindings.look_at(self._network.solution, self._network.solution)
 
     def settle(self) -> Network:
-        """The network, with what the model's code keeps from being cut frozen."""
+        """The network, with all channels frozen that the model's code keeps from being cut."""
         if not all(self._settle(shares) for shares in TRIALS):
-            return self._network  # nothing to be learnt; the proof will have to do
+            return self._network  # dry runs tell nothing here; the proof still guards the cut
         for _ in range(MOST_SWEEPS):
             before = self._network
             if self._counts_several_together():
@@ -87,7 +88,7 @@ class HardcodedSizes:
         return self._network
 
     def _counts_several_together(self) -> bool:
-        """Whether a number counts channels of several groups, or some that stay: one may not do."""
+        """Whether one integer counts channels of several groups, or frozen ones with others."""
         atoms = self._network.solution.atoms
         counted = [units for size in self._bindings.sizes() for units in size.value.axes]
         counted = [units for units in counted if units.max(initial=0) < len(atoms)]
@@ -97,7 +98,7 @@ class HardcodedSizes:
         return any(len(set(group_of[atoms[units].max(axis=1)])) > 1 for units in counted)
 
     def _settle(self, shares: TrialShares) -> bool:
-        """Try one kind of cut until it runs; False where no dry run of a cut tells."""
+        """Try one kind of cut until it runs; False where dry runs of this model tell nothing."""
         for _ in range(MOST_ROUNDS):
             findings, stays = self._try_out(shares(self._network.groups))
             if not findings:
@@ -112,7 +113,7 @@ class HardcodedSizes:
         return True
 
     def _solve(self) -> None:
-        """What follows from all that is known; guesses that contradict the rest are taken back."""
+        """Rebuild the network from all that is known; undo ties that contradict the rest."""
         before = self._network.solution
         while True:
             sizes, ties = self._bindings.sizes(), self._bindings.ties()
@@ -130,11 +131,11 @@ class HardcodedSizes:
         return (self._rehearse(cut, stays) if cut else Findings()), stays
 
     def _second_look(self) -> tuple[Findings, Stays] | None:
-        """The same network under another cut."""
+        """Try the same network with a different cut."""
         return self._try_out(different_shares(2)(self._network.groups))
 
     def _runs_uncut(self) -> bool:
-        """Whether the dense model runs without data; if not, no dry run of a cut tells."""
+        """Whether the dense model runs without data; if not, no dry run of a cut tells anything."""
         if self._is_runnable is None:
             found = self._rehearse(self._network.cut({}), self._all_stay())
             self._is_runnable = found.raised is None
@@ -156,7 +157,7 @@ class HardcodedSizes:
         return found
 
     def _probe(self, attributes: Collection[Attribute], doubled: bool) -> Collection[Key] | None:
-        """The places whose length is another where the dense model has other numbers there."""
+        """The places whose length changes when these attributes of the dense model do."""
         changed = cut_copy(self._model, self._network.cut({}), without_data=True)
         for attribute in attributes:
             present = read(changed, attribute)
@@ -168,10 +169,10 @@ class HardcodedSizes:
     # -- the last resort
 
     def _freeze_culprits(self, shares: TrialShares, reason: str, ends_early: bool = False) -> None:
-        """Freeze the groups whose cut does not run, found by halving.
+        """Freeze the groups whose cut does not run, found by bisection.
 
-        Where the forward pass does not come to its end those alone that keep it from that: what
-        else is wrong with the others can be answered when these are gone.
+        With ``ends_early``, only the groups that make the forward pass raise are frozen first: the
+        mismatches of the others may be repaired once these are out of the way.
         """
         channels = shares(self._network.groups)
         names = list(channels)
@@ -181,7 +182,7 @@ class HardcodedSizes:
             self._tracer.equations.freeze(self._units_of(name), reason)
 
     def _units_of(self, name: str) -> Ids:
-        """What goes with a group alone: of a grid's cells the other side may still go."""
+        """Units that go with this group alone; the other side of a grid may still be cut."""
         atoms = self._network.solution.atoms[: self._units]
         touched = np.isin(atoms, self._network.group(name).channels)
         alone = touched.any(axis=1) & (touched | (atoms == ALWAYS)).all(axis=1)
@@ -200,11 +201,11 @@ class HardcodedSizes:
         middle = len(names) // 2
         halves = (names[:middle], names[middle:])
         found = [name for half in halves for name in self._culprits(channels, half, ends_early)]
-        return found or names  # they only block each other together: none of them may go
+        return found or names  # each half runs alone: freeze all of them
 
 
 def _reason(findings: Findings) -> str:
-    """Why channels that do not run are frozen, by the first line that says so."""
+    """Reason for freezing channels whose cut does not run, with the first line concerned."""
     raised = findings.raised
     lines = [raised.line] if raised is not None else []
     lines += [wrong.line for wrong in findings.sizes]
@@ -218,9 +219,10 @@ def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
 
 
 def _seconds(groups: Sequence[Group]) -> dict[str, list[int]]:
-    """Every second group: of two that one number counts together, one may not go alone.
+    """One channel of every second group: reveals numbers that count two groups together.
 
-    Sides of a grid are neighbours; of any two among four in a row, one goes here or in ``_pairs``.
+    Sides of a grid are neighbours in the list; of any two among four in a row, this or ``_pairs``
+    cuts only one.
     """
     return _one_each(groups[1::2])
 
@@ -230,11 +232,11 @@ def _pairs(groups: Sequence[Group]) -> dict[str, list[int]]:
 
 
 def different_shares(seed: int) -> TrialShares:
-    """A share of each group, as different as can be, so that sizes do not agree by chance.
+    """Remove a different share of each group, so that sizes do not agree by chance.
 
-    Two stay where there are more: PyTorch takes other paths along an axis of length one. Sides of a
-    grid are neighbours in the list, and lose other shares: of four heads four wide a factor would
-    else follow either.
+    At least two channels stay where there are more, since PyTorch takes other code paths along an
+    axis of length one. Sides of a grid are neighbours in the list and lose different shares: with
+    four heads of width four, a factor could otherwise follow either.
     """
 
     def shares(groups: Sequence[Group]) -> dict[str, list[int]]:
@@ -257,4 +259,4 @@ def different_shares(seed: int) -> TrialShares:
 
 
 TRIALS: tuple[TrialShares, ...] = (different_shares(0), _one_each, different_shares(1))
-"""Cuts to try, whatever the network."""
+"""Cuts tried for every network."""

@@ -1,4 +1,4 @@
-"""The sizes that PyTorch's layers keep as integers, and the axes they follow."""
+"""Sizes that PyTorch's layers keep as integers, and the axes that they follow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
 def layer_sizes_of(
     model: nn.Module, leaves: Sequence[ModelTensor], counts: Mapping[tuple[str, str], Ids]
 ) -> list[Size]:
-    """Every integer attribute that a cut must keep in step.
+    """Every integer attribute of a layer that a cut must update.
 
     Args:
         model: the traced model.
@@ -84,7 +84,7 @@ def _find_followed(
 def _find_normalized_shape(
     module: nn.Module, by_tensor: Mapping[int, ModelTensor]
 ) -> Iterator[tuple[int, Ids]]:
-    """A tuple that follows every axis of the weight (layer norm and its relatives)."""
+    """Entries of ``normalized_shape``, each of which follows an axis of the weight."""
     shape = getattr(module, "normalized_shape", None)
     leaf = by_tensor.get(id(getattr(module, "weight", None)))
     if isinstance(shape, (tuple, list)) and leaf is not None:
@@ -94,9 +94,10 @@ def _find_normalized_shape(
 
 
 def _parts_of(equations: Equations, made: Ids, width: int) -> list[Ids]:
-    """What queries, keys and values there are in a projection, as its forward pass divides it.
+    """Split the output of a projection into queries, keys and values, as the forward pass does.
 
-    Together where they are made of the same values, else those of the keys and values, or each.
+    All are one part where they are made from the same values; else keys and values are, or each is
+    a part.
     """
     if len(made) != 3 * width:
         return [made]
@@ -110,9 +111,9 @@ def _parts_of(equations: Equations, made: Ids, width: int) -> list[Ids]:
 
 
 def constrain_attention(model: nn.Module, leaves: Sequence[ModelTensor], tracer: Tracer) -> None:
-    """What PyTorch's own attention layer asks of its sizes, in checks that no operation shows.
+    """Add the constraints of ``nn.MultiheadAttention``, whose checks no operation shows.
 
-    Its embedding is heads times positions, and the queries, keys and values are as wide as that.
+    Its embedding is heads times positions, and queries, keys and values have the same width.
     """
     by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
     for owner, module in list_modules(model):
@@ -138,7 +139,7 @@ def _demand_of_attention(
     for name in (
         "in_proj_weight",
         "q_proj_weight",
-    ):  # queries as given are as wide as heads
+    ):  # the input queries have the width of all heads
         leaf = by_tensor.get(id(getattr(module, name)))
         if leaf is not None and 1 in leaf.axes:
             equations.equate(leaf.axes[1], output.axes[0])

@@ -1,8 +1,8 @@
-"""Which integers that a module keeps are read while its forward pass runs.
+"""Observe which integers of a module its forward pass reads.
 
-The pass runs on a private copy of the user's modules, so an integer there can be taken out of the
-module's dictionary and put where ``nn.Module.__getattr__`` looks for buffers: whoever reads it gets
-it, and that is noted. The module's class stays what it is, and so does every path that asks for it.
+The pass runs on a private copy of the user's modules, so an integer there can be moved from the
+module's dictionary to where ``nn.Module.__getattr__`` looks for buffers: a reader still gets it,
+and the read is recorded. The module's class does not change, nor does any path that depends on it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ AttributeName = tuple[str, str]
 
 
 class Reads:
-    """Watches integers of a model's modules.
+    """Observes integers of a model's modules.
 
     Attributes:
-        read: those that were read so far.
-        watched: those that would have been noted if they had been read.
+        read: attributes that were read so far.
+        watched: attributes whose reads are recorded.
     """
 
     def __init__(self, model: nn.Module, may_count: Callable[[str, object], bool]) -> None:
         """Find the integers.
 
         Args:
-            model: a copy of the caller's own, as ``OpInterpreter.run`` takes it.
-            may_count: whether an attribute of this name and value is to be watched.
+            model: a private copy, as ``OpInterpreter.run`` takes it.
+            may_count: whether to watch an attribute of this name and value.
         """
         self.read: set[AttributeName] = set()
         self.watched: set[AttributeName] = set()
@@ -52,13 +52,15 @@ class Reads:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Note what is read meanwhile; then everything is where it was."""
+        """Record reads in this context; then restore every attribute."""
         before = []
         for owner, module, names in self._numbers:
             attributes = vars(module)
             before.append((attributes, dict(attributes)))
             values = {name: attributes.pop(name) for name in names}
-            attributes["_buffers"] = _Noting(attributes["_buffers"], owner, values, self.read)
+            attributes["_buffers"] = _RecordedReads(
+                attributes["_buffers"], owner, values, self.read
+            )
         try:
             yield
         finally:
@@ -68,15 +70,15 @@ class Reads:
 
 
 def _looks_in_buffers(kind: type[nn.Module]) -> bool:
-    """Whether a module of this class finds attributes as ``nn.Module`` does."""
+    """Whether a module of this class looks attributes up as ``nn.Module`` does."""
     return (
         kind.__getattr__ is nn.Module.__getattr__
         and kind.__getattribute__ is object.__getattribute__
     )
 
 
-class _Noting(dict[str, Any]):
-    """A module's buffers, and numbers beside them that are found only by name."""
+class _RecordedReads(dict[str, Any]):
+    """A module's buffers, and integers that are found by name only, with a record of each read."""
 
     def __init__(
         self, buffers: dict[str, Any], owner: str, numbers: dict[str, Any], read: set[AttributeName]

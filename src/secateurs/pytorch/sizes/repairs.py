@@ -1,10 +1,10 @@
-"""What can be done about a wrong length or number, the gentlest first.
+"""Repairs for wrong lengths and numbers that a dry run found, the mildest first.
 
-A length that did not change (it is *stuck*) was kept somewhere: an attribute is sought that it came
-from. A length that changed to another than foretold is that of some other channels: the two go
-together, if a second cut of other shares agrees. What nothing explains stays, with the line that
-says so. Each kind of answer changes what the others see, so one kind is given at a time, and then
-the next dry run is made.
+A length that did not change is *stuck*: an integer kept it, so the attributes are searched for one
+with that value. A length that changed to another than expected is that of some other channels: the
+two are removed together, if a second cut with different shares agrees. What nothing explains is
+frozen, and the reason names the line. Each kind of repair changes what the others see, so one kind
+is applied at a time, followed by the next dry run.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 from secateurs.pytorch.tracing.tracer import Tracer
 
 SecondLook = Callable[[], tuple[Findings, Stays] | None]
-"""Another cut of the same network, of other shares."""
+"""A dry run of another cut of the same network, with different shares."""
 
 Wrong = TypeVar("Wrong", WrongSize, WrongNumber)
 
 
 class Repairs:
-    """Answers to what a dry run found.
+    """Repairs for the findings of a dry run.
 
     Args:
-        model: as the user gave it.
-        tracer: whose equations are added to.
-        passes: the model's forward passes.
-        bindings: what follows what, so far.
-        factors: what is known of numbers computed from sizes.
+        model: the user's model.
+        tracer: tracer, to whose equations the repairs are added.
+        passes: forward passes of the model.
+        bindings: bindings found so far.
+        factors: factors computed from sizes that are known so far.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Repairs:
         self._tried_after: set[tuple[type, str]] = set()
 
     def answer(self, findings: Findings, stays: Stays, second_look: SecondLook) -> bool:
-        """Do something about what was found; False where nothing is left to do."""
+        """Repair some of the findings; False where no repair is left."""
         stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
         if self._follow(findings, stuck) or self._follow_factors(findings, stays):
             return True
@@ -74,25 +74,25 @@ class Repairs:
             or _any_of(lambda wrong: self._keep_number(wrong, stays), findings.sizes)
         )
 
-    # -- lengths that an attribute keeps
+    # -- lengths held by an attribute
 
     def _follow(self, findings: Findings, stuck: Sequence[WrongSize]) -> bool:
         raised = findings.raised
-        # A check in the code that failed: perhaps of what it was about to ask for.
+        # A failed check in the code may concern the lengths that the next operation would read.
         guesses = raised.next if raised is not None and not findings.sizes else ()
-        # What was guessed and is wrong all the same was not that. All of it is free again before
-        # anything else is tried: two may have followed each other's number.
+        # A binding that did not fix its length is undone. All of them are, before anything else is
+        # tried, since two may have been bound to each other's number.
         again = [wrong for wrong in findings.sizes if self._bindings.is_guessed(wrong.key)]
-        sought = {wrong.key: wrong for wrong in (*stuck, *again, *guesses)}
-        for key in sought:
+        wanted = {wrong.key: wrong for wrong in (*stuck, *again, *guesses)}
+        for key in wanted:
             self._bindings.let_go(key)
-        return _any_of(self._bindings.follow, sought.values())
+        return _any_of(self._bindings.follow, wanted.values())
 
     def _follow_factors(self, findings: Findings, stays: Stays) -> bool:
         return _any_of(lambda wrong: self._follow_factor(wrong, stays), findings.sizes)
 
     def _follow_factor(self, wrong: WrongSize, stays: Stays) -> bool:
-        """A product of two lengths, one of which did not follow: that one is to."""
+        """Bind the side of a grid that did not follow, where a length is the sides' product."""
         factor = self._stuck_side(wrong, stays)
         if factor is None:
             return False
@@ -100,7 +100,7 @@ class Repairs:
         return self._bindings.follow(factor)
 
     def _stuck_side(self, wrong: WrongSize, stays: Stays) -> WrongSize | None:
-        """The side of a grid whose length is the old one, where the other's is the new one."""
+        """The side of a grid that kept its dense length while the other side followed."""
         sides = None if wrong.units is None else self._tracer.equations.sides(wrong.units)
         if wrong.units is None or wrong.is_stuck or wrong.got is None or sides is None:
             return None
@@ -116,12 +116,12 @@ class Repairs:
         return _any_of(lambda wrong: self._follow_whole(wrong, stays), findings.sizes)
 
     def _follow_whole(self, wrong: WrongSize, stays: Stays) -> bool:
-        """A share of a width (``self.width // self.heads``), of which only the other side follows.
+        """Bind the width in ``self.width // self.heads``, of which only the other side followed.
 
-        The width is what both sides of the grid make together: it is to follow their number.
+        The width is the product of both sides of the grid, and is bound to their number.
         """
         number, at, place, axis = wrong.key[:4]
-        is_single = wrong.units is None and wrong.dense == 1  # as many heads as there are of keys
+        is_single = wrong.units is None and wrong.dense == 1  # one query head per head of the keys
         if (wrong.units is None and not is_single) or len(wrong.key) > 4 or place < 0:
             return False
         axes = self._passes[number].operations[at].outputs[place][1]
@@ -138,13 +138,13 @@ class Repairs:
                 sides = (other, wrong.units) if beside < axis else (wrong.units, other)
                 units = self._tracer.equations.compose(sides)
             key = (*wrong.key, WHOLE)
-            sought = replace(wrong, key=key, units=units, dense=whole, got=whole)
+            wanted = replace(wrong, key=key, units=units, dense=whole, got=whole)
             self._bindings.let_go(key)
-            if self._bindings.follow(sought):
+            if self._bindings.follow(wanted):
                 return True
         return False
 
-    # -- lengths that are the number of other channels
+    # -- lengths that equal the number of other channels
 
     def _tie(self, sizes: Sequence[WrongSize], stays: Stays, second_look: SecondLook) -> bool:
         open_ = [wrong for wrong in sizes if not wrong.is_stuck and wrong.got is not None]
@@ -161,10 +161,10 @@ class Repairs:
     def _tie_one(
         self, wrong: WrongSize, views: Sequence[tuple[Stays, Mapping[Key, int | None]]]
     ) -> bool:
-        """Make the channels go together with those whose number the wrong length is."""
+        """Tie the channels to those whose number the wrong length is."""
         number, at, place, axis = wrong.key[:4]
         axes = self._passes[number].operations[at].outputs[place][1] if place >= 0 else {}
-        rows = axes.get(axis - 1)  # heads before positions, in every layout there is
+        rows = axes.get(axis - 1)  # heads come before positions in every common layout
         pairs = [(stays, got[wrong.key]) for stays, got in views if wrong.key in got]
         for units in self._arrays_before(number, at):
             counts = [(int(stays[units].sum()), got) for stays, got in pairs]
@@ -185,9 +185,10 @@ class Repairs:
         return False
 
     def _keep_number(self, wrong: WrongSize, stays: Stays) -> bool:
-        """Freeze channels whose number an attribute is that counts others too, which have to stay.
+        """Freeze channels counted by an attribute that also counts others, which are frozen.
 
-        Positions in a head of the values, say, where those of the queries meet a softmax.
+        For example, positions in a head of the values, where those of the queries go through a
+        softmax.
         """
         if wrong.units is not None and not self._bindings.must_stay(wrong.units):
             return False
@@ -200,10 +201,10 @@ class Repairs:
         return False
 
     def _equate(self, wrong: WrongSize, units: Ids, rows: Ids | None) -> bool:
-        """Two axes must keep the same number; so the same channels of both go.
+        """Tie two axes that must keep the same length: the same channels of both are removed.
 
-        Only the numbers matter, so heads and positions are paired in one order wherever they meet,
-        though one reshape may have the heads outside and the next one inside.
+        Only the numbers matter, so heads and positions are paired in one order wherever they occur,
+        although one reshape may have the heads outside and the next one inside.
         """
         equations, units_there = self._tracer.equations, wrong.units
         if units_there is None:
@@ -212,12 +213,12 @@ class Repairs:
         sides = equations.sides(units_there) if rows is None else (rows, units_there)
         if sides is not None and len(sides) == 2:
             units_there = equations.compose(sorted(sides, key=len))
-        if len(units) < len(units_there):  # several times as many, one after the other
+        if len(units) < len(units_there):  # a multiple: repeat the units
             units = np.tile(units, len(units_there) // len(units))
         return self._bindings.tie(wrong.key, units, units_there)
 
     def _arrays_before(self, number: int, at: int) -> Iterator[Ids]:
-        """Channels met so far, the latest first, each array once."""
+        """Channels along results of earlier operations, the latest first, each array once."""
         seen: set[bytes] = set()
         for operation in reversed(self._passes[number].operations[:at]):
             for _, axes in operation.outputs:
@@ -226,13 +227,13 @@ class Repairs:
                         seen.add(key)
                         yield units
 
-    # -- what stays
+    # -- freezing
 
     def _freeze(self, sizes: Sequence[WrongSize], stays: Stays) -> bool:
         return _any_of(lambda wrong: self._freeze_one(wrong, stays), sizes)
 
     def _freeze_one(self, wrong: WrongSize, stays: Stays) -> bool:
-        """Freeze what is at fault: the side of a grid that kept its length, else all of it."""
+        """Freeze the side of a grid that kept its length, else all of the axis."""
         at_fault = self._stuck_side(wrong, stays) or wrong
         if at_fault.units is None or stays[at_fault.units].all():
             return False
@@ -243,9 +244,9 @@ class Repairs:
     # -- numbers computed from sizes
 
     def _explain(self, numbers: Sequence[WrongNumber], stays: Stays, look: SecondLook) -> bool:
-        """Put factors that follow a size right in the weights before them, or freeze the size.
+        """Compensate factors computed from a size in the preceding weights, or freeze the size.
 
-        Where one cut does not say by which power a factor follows, a second one does.
+        Where one cut leaves the power of a factor open, a second one decides.
         """
         for wrong in numbers:
             self._factors.note(wrong, stays, self._operation_of(wrong))
@@ -260,9 +261,9 @@ class Repairs:
         return _any_of(lambda wrong: self._explain_one(wrong, is_sure=True), numbers)
 
     def _explain_one(self, wrong: WrongNumber, is_sure: bool) -> bool:
-        """Put one factor right; what cannot be is frozen, but not after a single cut.
+        """Compensate one factor; one that cannot be is frozen, but never after a single cut.
 
-        One may fit by chance: half of two heads, and half of their width.
+        A single cut may fit by chance: half of two heads, and half of their width.
         """
         operation = self._operation_of(wrong)
         known = self._factors.explain(wrong, self._sizes_before(wrong, operation))
@@ -278,18 +279,18 @@ class Repairs:
         return True
 
     def _tie_heads(self, wrong: WrongNumber, operation: OpRecord) -> bool:
-        """A number of ``width // heads``: the width goes with what the heads make together."""
+        """A factor of ``width // heads``: the width goes with heads times positions."""
         widths = list(self._sizes_before(wrong, operation))
         met = [units for known in operation.operands for units in known.axes.values()]
-        for cells in reversed(widths):  # queries come before values, whose positions are their own
+        for cells in reversed(widths):  # queries first: values may have another width of a head
             sides = self._tracer.equations.sides(cells)
             if sides is None or len(sides) != 2:
                 continue
             if not any(self._bindings.are_one(side, units) for side in sides for units in met):
-                continue  # another layer's
+                continue  # heads of another layer
             found = self._factors.explain_by_heads(wrong, cells, sides, widths)
             if found is not None and self._bindings.tie(wrong.key, found, cells):
-                self._factors.forget(wrong)  # what was seen of it was of other channels
+                self._factors.forget(wrong)  # earlier observations were of untied channels
                 return True
         return False
 
@@ -301,10 +302,10 @@ class Repairs:
             yield from labels.axes.values()
         yield from self._arrays_before(*wrong.key[:2])
 
-    # -- checks in the code, which no operation shows
+    # -- checks in the code, which the dispatcher does not see
 
     def _follow_after(self, raised: Raised) -> bool:
-        """A check in the code failed: try the integers of the modules it was in, class by class."""
+        """After a failed check in the code, try integers of the running modules, class by class."""
         for layer in raised.layers:
             module = self._modules[layer]
             for name, value in vars(module).items():
@@ -319,7 +320,7 @@ class Repairs:
         return False
 
     def _link_class(self, kind: type, layer: str, name: str, value: int) -> bool:
-        """Let an attribute of every module of a class follow the same axis of its own weights."""
+        """Bind an attribute of every module of a class to the same axis of its weights."""
         axis = next(self._own_axes(layer, value), None)
         if axis is None:
             return False
@@ -348,13 +349,13 @@ class Repairs:
 
 
 def _is_several(wrong: WrongSize, units: Ids) -> bool:
-    """Whether a canvas that the code made has room for several times these channels."""
+    """Whether a canvas that the code made holds several times these channels."""
     times, over = divmod(wrong.dense, len(units))
     is_made = wrong.key[2] <= OPERAND and wrong.units is not None
     return is_made and len(units) > 1 < times and not over
 
 
 def _any_of(answer: Callable[[Wrong], bool], wrongs: Iterable[Wrong]) -> bool:
-    """Give an answer to all of them, not only to the first that takes one. True if any did."""
+    """Apply a repair to all of them, not only the first that takes one. True if any did."""
     given = [answer(wrong) for wrong in wrongs]
     return any(given)

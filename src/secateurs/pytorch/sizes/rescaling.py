@@ -1,4 +1,4 @@
-"""Which weights a tensor is proportional to, so that a factor on it can be put into them."""
+"""Find the weights that a tensor is proportional to, so that a factor can be moved into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WeightPart = tuple[ModelTensor, int, Ids]
 """A weight, one of its axes, and the indices there."""
 
 Parts = list[WeightPart] | None
-"""What a tensor is proportional to; None where that cannot be told."""
+"""The weights that a tensor is proportional to; None if unknown."""
 
 PICKS = {
     aten.select,
@@ -57,7 +57,7 @@ PRODUCTS = {aten.matmul, aten.bmm, aten.mm, aten.einsum, aten.mul}
 """Operations whose result is proportional to each of their operands."""
 
 LINEAR = {aten.sum, aten.mean, aten.index_select, aten.gather}
-"""Operations whose result is proportional to all of their operand, wherever it comes to lie."""
+"""Operations whose result is proportional to the whole operand, wherever elements end up."""
 
 NORMS = {aten.layer_norm, aten.rms_norm, aten.batch_norm, aten.group_norm}
 CHANNEL_AXIS = {
@@ -70,13 +70,13 @@ CHANNEL_AXIS = {
     aten.batch_norm: 1,
     aten.group_norm: 1,
 }
-"""Operations whose result is proportional to weights of theirs, and where their filters lie."""
+"""Operations whose result is proportional to their weights -> axis of their filters."""
 
 
 def parts_before(labels: Labels) -> list[WeightPart] | None:
-    """The weights that a tensor is proportional to; None where that cannot be told.
+    """The weights that a tensor is proportional to; None if unknown.
 
-    All that these weights make has to end there: what is read elsewhere too would see the factor.
+    The values on the way must not be read elsewhere, since other readers would see the factor too.
     """
     walk = _Walk()
     parts = walk.back(labels, None, [])
@@ -84,31 +84,31 @@ def parts_before(labels: Labels) -> list[WeightPart] | None:
 
 
 Moves = list[tuple[Call, Labels]]
-"""Operations that move values and what each of them gave, first to last."""
+"""Movements of values with the labels of their results, first to last."""
 
 
 class _Walk:
-    """The way back from a tensor to the weights that made it."""
+    """Walks back from a tensor to the weights that it was computed from."""
 
     def __init__(self) -> None:
         self._met: dict[int, Labels] = {}
         self._readers: dict[int, set[tuple[int, int]]] = {}
 
     def is_read_elsewhere(self) -> bool:
-        """Whether an operation that was not come by reads a tensor that was.
+        """Whether an operation off the walked path reads a tensor on it.
 
-        Not asked of one that is only picked from: each reader may pick a part of its own.
+        Tensors that are only sliced are exempt: each reader may take a slice of its own.
         """
         return any(known.uses > len(self._readers[key]) for key, known in self._met.items())
 
     def back(self, labels: Labels, reader: Labels | None, moves: Moves, at: int = 0) -> Parts:
-        """Go back from a tensor, which an operation reads in one of its places.
+        """Go back from a tensor that an operation reads.
 
         Args:
-            labels: what travelled beside the tensor.
-            reader: beside what that operation gave; None: this is where the way begins.
-            moves: lead from here to where proportions are asked for.
-            at: which of the operands it is.
+            labels: labels of the tensor.
+            reader: labels of that operation's result; None at the start.
+            moves: movements from here to the tensor in question.
+            at: index of the operand.
         """
         is_read = self._readers.setdefault(id(labels), set())
         is_read.add((id(reader.call) if reader is not None else 0, at))
@@ -128,14 +128,14 @@ class _Walk:
         return self._through(call, labels, moves, picks)
 
     def _through(self, call: Call, labels: Labels, moves: Moves, picks: bool) -> Parts:
-        """Go back through an operation that computes; ``picks``: only a part of it is wanted."""
+        """Go back through a computing operation; ``picks``: only part of its result is used."""
         if call.packet in CHANNEL_AXIS:
             reached = _find_reached(call, moves, CHANNEL_AXIS[call.packet])
             return _rows(_find_scaled(labels), reached)
         if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
             return self.back(labels.sources[0], labels, moves)
         if call.packet in PRODUCTS | LINEAR and not picks:
-            return self.back(labels.sources[0], labels, [])  # all, whatever moved the products
+            return self.back(labels.sources[0], labels, [])  # movements do not matter for all of it
         if call.packet is aten.cat and not picks:
             return self._all(labels)
         if call.packet is aten.add and len(labels.sources) == 2:
@@ -143,12 +143,12 @@ class _Walk:
         return None
 
     def _all(self, labels: Labels) -> Parts:
-        """What stands side by side is proportional to what all of its pieces are made of."""
+        """A concatenation is proportional to the weights of all its pieces."""
         pieces = [self.back(one, labels, [], at) for at, one in enumerate(labels.sources)]
         return [part for parts in pieces for part in parts or ()] if all(pieces) else None
 
     def _both(self, labels: Labels, moves: Moves) -> Parts:
-        """A sum is proportional to what both of its terms are proportional to."""
+        """A sum is proportional to the weights that both of its terms are proportional to."""
         sources = labels.sources
         if any(source.leaf is not None for source in sources):
             leaf = next(source.leaf for source in sources if source.leaf is not None)
@@ -171,7 +171,7 @@ def _by_axis(parts: Sequence[WeightPart]) -> dict[tuple[int, int], set[int]]:
 
 
 def _find_scaled(labels: Labels) -> list[Labels]:
-    """The weights of an operation that its result is proportional to: all, or scale and shift."""
+    """Weights that an operation's result is proportional to; of a norm, scale and shift."""
     call, weights = labels.call, labels.sources[1:]
     if call is None or call.packet not in NORMS:
         return list(weights)
@@ -200,9 +200,9 @@ def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[WeightPart] | Non
 def _rows_of_leaf(
     labels: Labels, moves: list[tuple[Call, Labels]]
 ) -> tuple[ModelTensor, Ids] | None:
-    """(the weight, the row of it that each row here is); None where that cannot be told.
+    """(the weight, its row behind each row here); None if unknown.
 
-    Queries, keys and values may be made by parts of one weight.
+    Queries, keys and values may be slices of one weight.
     """
     if labels.leaf is not None:
         shape = labels.leaf.tensor.shape
@@ -223,7 +223,7 @@ def _rows_of_leaf(
 
 
 def _find_reached(call: Call, moves: list[tuple[Call, Labels]], axis: int) -> Ids | None:
-    """Which filters of an operation reach the tensor at the end of the moves."""
+    """The filters of an operation that reach the tensor at the end of the moves."""
     output = call.result
     if output is None:
         return None

@@ -1,10 +1,11 @@
 """Sizes that a module keeps beside its weights and that the traced forward pass does not read.
 
-``self.in_channels`` of a block that fuses its branches after training, ``self.half`` of a second
-forward for export: whatever else reads them wants what the weights have. An integer follows the
-channels it counts where only one kind of channels in its module comes into question; where several
-do, it stays, and the network's notes list it. What the traced pass itself reads is none of these:
-there ``hardcoded.py`` tells from what is asked for whether it is a size at all.
+Examples are ``self.in_channels`` of a block that fuses its branches after training, or
+``self.half`` of a second forward for export: other code reads them and expects the sizes of the
+weights. An integer is bound to the channels it counts where only one kind of channels in its module
+matches; where several do, it stays as it is, and the network's notes list it. Integers that the
+traced pass reads are left to ``hardcoded.py``, which tells by their use whether they are sizes at
+all.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ _NO_CHANNELS = re.compile(
     r"image|resol|vocab|position|token|level|scale|factor|ratio|expan|reduc|iter|seed|axis|ndim|rank|"
     r"grid|shape|spatial|height|crop|input_size|output_size|eps|version|^_|^[knsp]$|training"
 )
-"""Names of integers that count something else than channels."""
+"""Names of integers that count something other than channels."""
 
 _SIDES = (
     (re.compile(r"(^|_)in(_|put|$)|^in"), Role.INPUT),
     (re.compile(r"(^|_)out|^out"), Role.FILTER),
 )
-"""What a name says of which side of a layer it is of."""
+"""The side of a layer that a name refers to."""
 
 _MOST_NOTED = 8
 
@@ -53,13 +54,14 @@ _MOST_NOTED = 8
 def follow_unread_sizes_(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass], reads: Reads
 ) -> None:
-    """Let integers that count channels follow them, read in the traced pass or not.
+    """Bind integers that count channels and that the traced passes do not read.
 
     Args:
         model: the traced model, or a copy of it.
-        network: its ``sizes`` grow; its ``notes`` list integers that may count either of several.
-        passes: as traced, with their operands.
-        reads: what these passes were seen to read.
+        network: its network; ``sizes`` grow, and ``notes`` list integers that may count several
+            kinds.
+        passes: traced passes, with their operands.
+        reads: reads observed in these passes.
     """
     found, unsure = _find(model, network, passes)
     unseen = [size for size in found if (size.owner, _first(size)) not in reads.watched]
@@ -68,7 +70,7 @@ def follow_unread_sizes_(
         if (size.owner, _first(size)) not in seen:
             network.sizes = (*network.sizes, size)
         elif size.attribute != _first(size) or size.position is not None:
-            # Something is read of what holds it; whether it is this number, nobody saw.
+            # The object that holds it was read; whether this integer was is unknown.
             at = Attribute(size.owner, size.attribute, size.position)
             unsure.append(f"{_spell(at)} = {read_number(model, at)}")
     if unsure:
@@ -100,7 +102,7 @@ def _find(
     found, unsure = [], []
     for alike, value in open_:
         first = alike[0]
-        # An object that several modules hold counts for all of them.
+        # An object shared by several modules counts for all of them.
         kinds = arrays.kinds([at.owner for at in alike], first, value)
         if len(kinds) == 1 and arrays.may_change(kinds[0]) and not _is_one_of_equals(model, first):
             found.append(Size(first.owner, first.name, first.item, Product(1, (kinds[0],))))
@@ -110,19 +112,19 @@ def _find(
 
 
 def _integers_in(model: nn.Module) -> dict[tuple[int, str, str | int | None], list[Attribute]]:
-    """By what is the same for all: where users' own layers keep what may count channels."""
+    """Integers of users' own layers that may count channels, by identity of their place."""
     places: dict[tuple[int, str, str | int | None], list[Attribute]] = {}
     for owner, module in list_modules(model):
         if type(module).__module__.startswith("torch.nn."):
-            continue  # their sizes are known by name
+            continue  # sizes of PyTorch's layers are known by name
         for at, value in numbers_in(owner, module):
-            if _counts(at, value) and not _says_itself(module, at):
+            if _counts(at, value) and not _is_in_configuration(module, at):
                 places.setdefault(identity(module, at), []).append(at)
     return places
 
 
 def _is_one_of_equals(model: nn.Module, at: Attribute) -> bool:
-    """Whether it is in a pair, say, of one number: (16, 16) is a window rather than channels."""
+    """Whether it is one of several equal numbers: (16, 16) is a window rather than channels."""
     if not isinstance(at.item, int):
         return False
     around = read(model, Attribute(at.owner, at.name))
@@ -134,19 +136,19 @@ def _spell(at: Attribute) -> str:
     return f"{at.owner}.{at.name}{item}".lstrip(".")
 
 
-def _says_itself(module: nn.Module, at: Attribute) -> bool:
-    """Whether it is in a configuration of Transformers, which is brought up to date by name."""
+def _is_in_configuration(module: nn.Module, at: Attribute) -> bool:
+    """Whether it is in a Transformers configuration, whose fields are updated by name."""
     holder = vars(module).get(at.name.partition(".")[0])
     return at.is_far and type(holder).__module__.partition(".")[0] == "transformers"
 
 
 def _first(size: Size) -> str:
-    """The module's attribute that holds a size, itself or somewhere inside."""
+    """The module's attribute that holds a size, directly or nested."""
     return size.attribute.partition(".")[0]
 
 
 def may_count(attribute: str, value: object) -> bool:
-    """Whether this may be a number of channels, by its value and what it is called."""
+    """Whether this may be a number of channels, judging by its value and name."""
     number = value if is_whole_number(value) else 0
     return number > 1 and not _NO_CHANNELS.search(attribute)
 
@@ -157,7 +159,7 @@ def _counts(at: Attribute, value: int) -> bool:
 
 
 class _Axis(NamedTuple):
-    """Channels along an axis: what it does, the layer's size that counts them, if any, units."""
+    """An axis with channels: its role, the layer's size that counts them, and its units."""
 
     role: Role | None
     size: str
@@ -165,12 +167,12 @@ class _Axis(NamedTuple):
 
 
 class _Arrays:
-    """The channels that lie along axes inside each module.
+    """The channels along axes inside each module.
 
     Args:
-        network: as traced.
-        passes: with their operations.
-        lengths: of the axes that are asked for.
+        network: the traced network.
+        passes: traced passes with their operations.
+        lengths: lengths of interest.
     """
 
     def __init__(
@@ -193,7 +195,7 @@ class _Arrays:
         for operation in (o for forward in passes for o in forward.operations):
             for _, axes in operation.outputs:
                 for units in axes.values():
-                    key = (operation.layer, id(units))  # a norm gives what a convolution gave it
+                    key = (operation.layer, id(units))  # a norm shares units with its convolution
                     if key not in self._outputs:
                         self._outputs.add(key)
                         self._add(operation.layer, None, "", units)
@@ -204,7 +206,7 @@ class _Arrays:
             of_length.setdefault(layer, []).append(_Axis(role, name, units))
 
     def kinds(self, owners: Sequence[str], at: Attribute, value: int) -> list[Ids]:
-        """Channels inside some modules of which there are so many, one array of each kind."""
+        """Channels of this number inside some modules, one array for each kind."""
         inside = [
             axis
             for layer, axes in self._by_length.get(value, {}).items()
@@ -219,7 +221,7 @@ class _Arrays:
         return []
 
     def _likeliest(self, attribute: str, inside: Sequence[_Axis]) -> Iterator[Sequence[_Axis]]:
-        """Sizes of layers that are called so; axes of the side that the name tells; all."""
+        """Candidates by size of the same name; then by the side in the name; then all."""
         yield [one for one in inside if one.size == attribute]
         for pattern, role in _SIDES:
             if pattern.search(attribute):
@@ -227,21 +229,21 @@ class _Arrays:
         yield inside
 
     def _key(self, units: Ids) -> bytes:
-        """The same for axes that always keep the same number."""
+        """A key equal for axes that always keep the same number of channels."""
         if id(units) not in self._keys:
             rows = self._atoms[units]
             self._keys[id(units)] = rows[np.lexsort(rows.T)].tobytes()
         return self._keys[id(units)]
 
     def may_change(self, units: Ids) -> bool:
-        """Whether any cut removes some of these."""
+        """Whether some cut removes any of these channels."""
         return bool(self._prunable[self._atoms[units]].any())
 
 
 def _find_read(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass], sizes: Sequence[Size]
 ) -> set[tuple[str, str]]:
-    """(owner, attribute) of those of the sizes that a pass reads; all, where that is not known."""
+    """(owner, attribute) of the sizes that a pass reads; all of them where that is unknown."""
     reads: set[tuple[str, str]] = set()
     wanted: dict[str, list[str]] = {}
     for size in sizes:
@@ -260,7 +262,7 @@ def _find_read(
 
 
 def _watch(owner: str, name: str, reads: set[tuple[str, str]]) -> property:
-    """An attribute that says when it is read; its value stays where it was."""
+    """A property that records reads of an attribute; the value stays in its place."""
 
     def value(module: nn.Module) -> object:
         reads.add((owner, name))

@@ -1,4 +1,4 @@
-"""What each operation does to the labels. Importing this package registers every rule."""
+"""Tracing rules, one function for each operation. Importing the package registers all of them."""
 
 from secateurs.pytorch.tracing.rules import (
     along_axis,

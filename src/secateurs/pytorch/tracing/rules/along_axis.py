@@ -1,12 +1,12 @@
-"""Operations that run along one axis and carry the others: one rule for all of them.
+"""Rules for operations that run along one axis and carry the others.
 
 ``sort``, ``gather``, ``scatter_add``, ``cummax``, ``index_select``, ``segment_reduce``, ... differ
-in what they do along their axis. That axis is read by position, so nothing there may go. Along
-every other axis each place is on its own, whatever the operation does: all tensors that have it lie
-side by side there, and so does every result.
+in what they do along their axis. That axis is read by position, so it is frozen. Along every other
+axis, each index is independent of the rest, whatever the operation does: that axis is equal in all
+tensors that have it, and in every result.
 
-A family is a table of operations and of the names of the tensors that lie side by side; one that
-PyTorch adds tomorrow is one more line.
+A family is a table of operations and of the arguments that share the axes; supporting a new
+operation takes one more name in it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from secateurs.pytorch.tracing.tracer import Tracer
 def carry_beside(
     tracer: Tracer, call: Call, axis: int, beside: Sequence[torch.Tensor], reason: str
 ) -> object:
-    """Freeze one axis, and let all tensors that lie side by side carry the others.
+    """Freeze one axis, and equate the others in all tensors that share them.
 
     Args:
-        tracer: of the trace.
+        tracer: tracer of the trace.
         call: the operation.
-        axis: the one it runs along, counted from the front.
-        beside: tensors of the same axes; one that lacks ``axis`` has the others in order.
-        reason: it does to that axis, for the reason.
+        axis: axis it runs along, counted from the front.
+        beside: tensors with the same axes; one without ``axis`` has the others in order.
+        reason: what it does to that axis, for the reason.
     """
     rank = beside[0].dim()
     output = call.run()
@@ -57,7 +57,7 @@ def carry_beside(
 
 
 def _places(beside: Iterable[torch.Tensor], rank: int, axis: int, other: int) -> list[Place]:
-    """An axis in each of the tensors."""
+    """The corresponding axis in each of the tensors."""
     return [
         Place(tensor, other if tensor.dim() == rank else other - (other > axis))
         for tensor in beside
@@ -66,7 +66,7 @@ def _places(beside: Iterable[torch.Tensor], rank: int, axis: int, other: int) ->
 
 
 def _unify(tracer: Tracer, places: Sequence[Place], call: Call) -> Ids | None:
-    """The units along axes that lie side by side; an index may cover only the first of them."""
+    """Equate corresponding axes; where an index is shorter than the others, freeze them instead."""
     if len({place.tensor.shape[place.axis] for place in places}) == 1:
         return tracer.unify(places)
     for tensor, axis in places:
@@ -90,20 +90,20 @@ def _beside(call: Call, *names: str) -> list[torch.Tensor]:
     )
 )
 def along(tracer: Tracer, call: Call) -> object:
-    """Each line along the axis is sorted, summed up, picked from, ... on its own."""
+    """Each line along the axis is sorted, accumulated, selected from, ... independently."""
     beside = _beside(call, "self", "other")
     return carry_beside(tracer, call, _axis(call, beside[0]), beside, f"{call.name} along it")
 
 
 @rule(aten.median, aten.nanmedian)
 def median(tracer: Tracer, call: Call) -> object:
-    """Along an axis, or of all values."""
+    """The median along an axis, or of all values."""
     return along(tracer, call) if "dim" in call.named else statistic(tracer, call)
 
 
 @rule(aten.argmax, aten.argmin)
 def position(tracer: Tracer, call: Call) -> object:
-    """Where along an axis something is: nothing there may go, or others would move up."""
+    """The index of an extremum along an axis, which is frozen: removal would shift indices."""
     x = call.tensors()[0]
     if call.get("dim") is None:
         tracer.freeze_known(x, f"{call.name} of all values", range(x.dim()))
@@ -119,10 +119,10 @@ def position(tracer: Tracer, call: Call) -> object:
     )
 )
 def by_number(tracer: Tracer, call: Call) -> object:
-    """Picked from or written to places along the axis, given by number.
+    """Reads or writes by index along the axis.
 
-    An index of as many axes is one for each place beside it (``gather``); one of a single axis is
-    for all of them (``index_add``).
+    An index of the same rank has an entry for each position of the other axes (``gather``); one of
+    rank one is shared by all of them (``index_add``).
     """
     beside = _beside(call, "self", "src", "source")
     index = call.get("index")
@@ -133,7 +133,7 @@ def by_number(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.segment_reduce)
 def segments(tracer: Tracer, call: Call) -> object:
-    """Stretches of the first axis, each brought to one."""
+    """Reduce consecutive segments of the first axis."""
     x, lengths = call["data"], call.get("lengths")
     if call.get("axis", 0) != 0 or (lengths is not None and lengths.dim() > 1):
         return unknown(tracer, call)
@@ -142,7 +142,7 @@ def segments(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("_pack_padded_sequence"))
 def pack(tracer: Tracer, call: Call) -> object:
-    """Sequences of different lengths end to end: (time, batch, ...) becomes (rows, ...)."""
+    """Pack sequences of different lengths: (time, batch, ...) becomes (rows, ...)."""
     x = call["input"]
     tracer.freeze_known(x, "packed by length", (0, 1))
     output = call.run_one()
@@ -153,7 +153,7 @@ def pack(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("_pad_packed_sequence"))
 def unpack(tracer: Tracer, call: Call) -> object:
-    """The reverse of ``pack``."""
+    """Unpack to padded sequences: the reverse of ``pack``."""
     x = call["data"]
     tracer.freeze_known(x, "unpacked by length", (0,))
     output = call.run_one()
@@ -164,7 +164,7 @@ def unpack(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("searchsorted bucketize"))
 def search(tracer: Tracer, call: Call) -> object:
-    """Between which of some sorted values each value lies; the sorted ones are a line each."""
+    """The insertion index of each value among sorted values; each sorted sequence is frozen."""
     values = call["self"]
     edges = call["boundaries" if call.packet is aten.bucketize else "sorted_sequence"]
     if not isinstance(values, torch.Tensor):
@@ -180,10 +180,10 @@ def search(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("masked_scatter"))
 def fill_by_mask(tracer: Tracer, call: Call) -> object:
-    """What is written where a mask says so, in order: image tokens among those of a text.
+    """Write the elements of a source, in order, where a mask is true: image tokens into a text.
 
-    Where the mask is the same all along the last axis, whole rows are written, and channels that
-    lie along it are those of what is written. Which row comes where is a matter of order.
+    Where the mask is uniform along the last axis, whole rows are written, and that axis is equal to
+    the source's last axis. Which row goes where depends on their order, so other axes are frozen.
     """
     x, mask, source = call["self"], call["mask"], call["source"]
     output = call.run_one()
@@ -209,7 +209,7 @@ def _is_repeated(mask: torch.Tensor) -> bool:
 
 @rule(*packets("renorm"))
 def renorm(tracer: Tracer, call: Call) -> object:
-    """Each slice along an axis is shortened to a length, which all of it makes up together."""
+    """Limit the norm of each slice along an axis; the norm mixes all other axes."""
     x = call["self"]
     output = call.run_one()
     axes = tracer.axes(x)
@@ -225,12 +225,12 @@ SOLVED = {
     "triangular_solve": ("A", "self"),
     "cholesky_solve": ("input2", "self"),
 }
-"""Operations that solve systems of equations, and what they call the matrix and the right sides."""
+"""Operations that solve linear systems -> names of the matrix and the right-hand sides."""
 
 
 @rule(*packets(" ".join(SOLVED)))
 def solve(tracer: Tracer, call: Call) -> object:
-    """Right sides that lie side by side are solved each on its own; the matrix is read whole."""
+    """Each right-hand side is solved independently; the matrix is read whole."""
     matrix, right = (call[name] for name in SOLVED[call.name])
     if right.dim() == 1 or right.shape == matrix.shape[:-1]:  # one vector for each matrix
         return of_matrices(tracer, call)
@@ -251,7 +251,7 @@ def solve(tracer: Tracer, call: Call) -> object:
 def _unify_batch(
     tracer: Tracer, tensors: Sequence[torch.Tensor], batch: int
 ) -> dict[int, Ids | None]:
-    """Axes before the last two, which are broadcast."""
+    """Equate the axes before the last two, which are broadcast."""
     places = {
         axis: [
             Place(tensor, at) for tensor in tensors if (at := axis - batch + tensor.dim() - 2) >= 0
@@ -269,7 +269,7 @@ def _unify_batch(
     )
 )
 def of_matrices(tracer: Tracer, call: Call) -> object:
-    """Of the matrices that lie along the last two axes; axes before them are a batch."""
+    """Operations on matrices in the last two axes, which are frozen; earlier axes are a batch."""
     tensors = call.tensors()
     for tensor in tensors:
         reason = f"{call.name} needs the whole matrix"

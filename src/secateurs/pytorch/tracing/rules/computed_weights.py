@@ -1,8 +1,9 @@
-"""Numbers computed of weights, or of squares: where removal of some changes what the others give.
+"""Numbers computed from weights, such as norms: removing some channels changes them for all others.
 
-A consumer reads a channel and can be told to ignore it. A norm of weights, sigma of spectral norm,
-or a sum of squares that filters are divided by is no consumer: in the dense model the channels that
-go are still in it, whoever reads them. So these sums mix channels, as a layer normalisation does.
+A consumer reads a channel, and its weight can be zeroed to ignore it. A norm of weights, the sigma
+of spectral norm, or a sum of squares that filters are divided by is no consumer: in the dense model
+it still includes the channels to be removed. So these sums mix channels, as a layer normalisation
+does.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ _PRODUCTS = {aten.mul, aten.mul_}
 
 
 def measures_size(labels: Labels) -> bool:
-    """Whether a sum of this says how large a weight is, and not what a consumer makes of it.
+    """Whether a sum of this measures how large a weight is, instead of being a consumer's result.
 
-    Sums of weights alone do, but for those of products of two weights: they make a third; so do
-    sums of squares and magnitudes of a weight that the input has scaled (demodulation).
+    Sums of weights alone do, except for products of two different weights, which make a third
+    weight. So do sums of squares and magnitudes of a weight that the input has scaled
+    (demodulation).
     """
     call = labels.call
     tensors = call.tensors() if call is not None else []
@@ -37,10 +39,10 @@ def measures_size(labels: Labels) -> bool:
 
 
 def is_of_weights_alone(operands: Sequence[tuple[torch.Tensor, str]]) -> bool:
-    """Whether a contraction is a number computed of weights.
+    """Whether a contraction gives numbers computed from weights, such as a norm.
 
-    Products of two matrices make a third weight (low-rank factors), and are none; a matrix times a
-    vector kept beside it (power iteration), or times itself, is.
+    Products of two matrices give a third weight (low-rank factors), which does not count. A matrix
+    times a vector kept beside it (power iteration), or times itself, does.
     """
     if len(operands) != 2:
         return False
@@ -56,7 +58,7 @@ def is_of_weights_alone(operands: Sequence[tuple[torch.Tensor, str]]) -> bool:
 
 
 def _is_weight(labels: Labels) -> bool:
-    """Whether it is made of weights alone, or is one that the input has scaled."""
+    """Whether it is computed from weights alone, or is a weight that the input has scaled."""
     if labels.weight is not None:
         return True
     if labels.call is None or labels.call.packet not in _PRODUCTS:
@@ -66,12 +68,12 @@ def _is_weight(labels: Labels) -> bool:
 
 
 def _is_vector(tensor: torch.Tensor) -> bool:
-    """Whether it is one row of numbers, however it lies."""
+    """Whether at most one of its axes is longer than one."""
     return sum(size > 1 for size in tensor.shape) < 2
 
 
 def leaves_behind(labels: Labels) -> dict[int, ModelTensor]:
-    """The model's tensors that something was made of, by id."""
+    """The model's tensors that a value was computed from, by id."""
     found: dict[int, ModelTensor] = {}
     seen: set[int] = set()
     waiting = [labels]

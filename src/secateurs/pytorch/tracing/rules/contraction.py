@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: the axis summed over is one axis, the others are carried on."""
+"""Rules for convolutions and matrix products: the axis summed over is equal in both operands."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def contract(
     result: str,
     output: torch.Tensor,
 ) -> None:
-    """An einsum: axes of one letter are one; letters that the result lacks are summed over.
+    """Label an einsum: axes of one letter are equal; letters not in the result are summed.
 
-    The masked twin ignores removed channels in the first operand that has the summed axis; where
-    it is a number computed of weights that is summed up, removal is not exact.
+    The masked twin zeroes removed channels in the first operand that has the summed axis. Where the
+    result is a number computed from weights, such as a norm, removal is not exact: channels are
+    mixed.
     """
     places: dict[str, list[Place]] = {}
     for tensor, letters in operands:
@@ -61,7 +62,7 @@ def _mask(
 
 
 def _note_roles(tracer: Tracer, operands: Sequence[tuple[torch.Tensor, str]], result: str) -> None:
-    """A weight that meets an activation reads along summed axes, makes filters along others."""
+    """Note the roles of a weight's axes: summed axes read an activation, others make filters."""
     weights = [tracer.labels(tensor).weight for tensor, _ in operands]
     if all(weights):
         return
@@ -84,7 +85,7 @@ def _count(
 
 
 def shift(tracer: Tracer, bias: torch.Tensor | None, output: torch.Tensor, axis: int) -> None:
-    """A bias along an axis of the result."""
+    """Add a bias along an axis of the result."""
     if bias is not None and bias.dim() == 1:
         tracer.unify([Place(output, axis), Place(bias, 0)])
         tracer.play(Place(bias, 0), Role.SHIFT)
@@ -112,7 +113,7 @@ def linear(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.matmul, aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot)
 def matmul(tracer: Tracer, call: Call) -> object:
-    """Matrix products of every shape; leading axes are broadcast."""
+    """Matrix products of every rank; leading axes are broadcast."""
     left, right = call.arguments[:2]
     output = call.run_one()
     contract(tracer, call, *_matmul_letters(left, right), output)
@@ -137,17 +138,17 @@ def addmm(tracer: Tracer, call: Call) -> object:
     bias, left, right = call.arguments[:3]
     output = call.run_one()
     operands, letters = _matmul_letters(left, right)
-    if call.packet is aten.addbmm:  # the products of a batch are summed up
+    if call.packet is aten.addbmm:  # the products of a batch are summed
         letters = letters[1:]
     contract(tracer, call, operands, letters, output)
-    is_added = call.get("beta", 1) != 0  # a tensor that is only there for its shape is not read
+    is_added = call.get("beta", 1) != 0  # with beta 0 the tensor is not read
     for axis in range(output.dim()):
         at = axis - output.dim() + bias.dim()
         if at >= 0 and is_added:
             tracer.unify([Place(output, axis), Place(bias, at)])
             tracer.play(Place(bias, at), Role.SHIFT)
-    # The masked twin counts tensor arguments: here the product's first operand is the second of
-    # them.
+    # Masks number tensor arguments, and the bias is the first of them: shift the product's
+    # operands.
     operation = tracer.operations[-1]
     operation.masks = [type(m)(m.operand + 1, m.axis, m.units) for m in operation.masks]
     return output
@@ -155,7 +156,7 @@ def addmm(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("_trilinear"))
 def trilinear(tracer: Tracer, call: Call) -> object:
-    """The product of three tensors, each with axes put in, summed over some axes (``Bilinear``)."""
+    """The product of three tensors with inserted axes, summed over some axes (``Bilinear``)."""
     factors = [call[name] for name in ("i1", "i2", "i3")]
     expanded = [set(call[name]) for name in ("expand1", "expand2", "expand3")]
     letters = "abcdefgh"[: factors[0].dim() + len(expanded[0])]
@@ -168,7 +169,7 @@ def trilinear(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("cdist _cdist_forward _euclidean_dist"))
 def distances(tracer: Tracer, call: Call) -> object:
-    """How far each row of one is from each of the other; where both are zero adds nothing."""
+    """Pairwise distances between rows; a channel that is zero in both operands adds nothing."""
     left, right = call.tensors()
     output = call.run_one()
     lead = "abcdefgh"[: output.dim() - 2]
@@ -180,9 +181,9 @@ def distances(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("_grouped_mm"))
 def grouped_matmul(tracer: Tracer, call: Call) -> object:
-    """Rows of one matrix, stretch by stretch, each times a matrix of its own: experts.
+    """Consecutive slices of rows, each times a matrix of its own: experts.
 
-    Which expert's matrix is which is said by number, so these stay.
+    Experts are selected by index, so that axis is frozen.
     """
     rows, matrices = call.tensors()[:2]
     if (rows.dim(), matrices.dim()) != (2, 3) or call.get("bias") is not None:
@@ -193,7 +194,7 @@ def grouped_matmul(tracer: Tracer, call: Call) -> object:
     read = tracer.unify([Place(rows, 1), Place(matrices, 1)])
     made = tracer.unify([Place(matrices, 2)])
     for units in (read, made):
-        if units is not None:  # it refuses rows that do not begin at a multiple of 16 bytes
+        if units is not None:  # the kernel needs rows aligned to 16 bytes
             tracer.multiples.append((units, max(1, 16 // matrices.element_size())))
     tracer.mask(0, 1, read)
     tracer.play(Place(matrices, 1), Role.INPUT)
@@ -209,7 +210,7 @@ def grouped_matmul(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.einsum)
 def einsum(tracer: Tracer, call: Call) -> object:
-    """Any einsum: it comes with all its letters, none twice in an operand (``spell_out``)."""
+    """An einsum with all its letters, none repeated in an operand (``spell_out``)."""
     inputs, _, result = call.arguments[0].partition("->")
     output = call.run_one()
     operands = list(zip(call.arguments[1], inputs.split(","), strict=True))
@@ -227,12 +228,12 @@ def convolution(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
 def transposed_convolution(tracer: Tracer, call: Call) -> object:
-    """As a convolution, but the weight is (input, output / groups, ...)."""
+    """A convolution whose weight is (input, output / groups, ...)."""
     return convolve(tracer, call, call.run_one(), transposed=True)
 
 
 def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool = False) -> object:
-    """Label what a convolution gave, of any number of dimensions and groups."""
+    """Label the result of a convolution of any number of dimensions and groups."""
     x, weight = call["input"], call["weight"]
     channel = x.dim() - weight.dim() + 1
     carried = _carry_space(tracer, call, x, weight, channel)
@@ -259,7 +260,7 @@ def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool 
 def _carry_space(
     tracer: Tracer, call: Call, x: torch.Tensor, weight: torch.Tensor, channel: int
 ) -> dict[int, Ids | None]:
-    """Axes that a kernel of one does not slide over carry their channels; the others are frozen."""
+    """Carry spatial axes along which the kernel has size one; freeze the others."""
     rank = weight.dim() - 2
     stride, padding = call.get("stride", 1), call.get("padding", 0)
     carried: dict[int, Ids | None] = {}
@@ -285,9 +286,10 @@ def _meet_groups(
     groups: int,
     transposed: bool,
 ) -> tuple[Ids | None, Ids | None, list[Ids]]:
-    """(units read, units made, units that its cost counts).
+    """(units read, units made, units that the cost depends on) of a grouped convolution.
 
-    Read: a grid of groups by channels in each. Made: a grid of the same groups by filters in each.
+    The units read are a grid of groups by channels in each; the units made, a grid of the same
+    groups by filters in each.
     """
     equations = tracer.equations
     read = tracer.unify(
@@ -297,9 +299,9 @@ def _meet_groups(
         tracer.freeze(weight, f"grouped convolution of {tracer.labels(x).why}", (0, 1))
         return None, None, []
     rows, inside = _sides(tracer, read, groups)
-    layer = weight_name(tracer, weight) or tracer.layer  # a computed weight's is the running one
+    layer = weight_name(tracer, weight) or tracer.layer  # for a computed weight, the running layer
     if layer not in tracer.convolutions:
-        tracer.reads_sizes = True  # somebody else's number of groups
+        tracer.reads_sizes = True  # user code holds the number of groups
     tracer.counts[layer, "groups"] = rows
     tracer.counts[layer, "in_channels"] = read
     if transposed:
@@ -326,12 +328,12 @@ def _meet_groups(
 
 
 def _join(tracer: Tracer, weight: torch.Tensor, axis: int, units: Ids) -> None:
-    """A weight's axis carries these units: bound to them if it had none, else equal to them."""
+    """Bind these units to a weight's axis, or equate them with the units it has."""
     labels = tracer.labels(weight)
     if labels.leaf is not None and axis not in labels.leaf.axes:
         labels.leaf.axes[axis] = units
         return
-    known = tracer.free_units(weight, axis)  # a constant kernel, one for each channel, has any
+    known = tracer.free_units(weight, axis)  # a constant kernel repeated for each channel gets some
     if known is None:
         tracer.equations.freeze(units, tracer.explain_meeting(labels))
     else:
@@ -346,9 +348,9 @@ def _sides(tracer: Tracer, read: Ids, groups: int) -> tuple[Ids, Ids | None]:
 
 
 def _count_sides(tracer: Tracer, weight: torch.Tensor, **sides: Ids | None) -> None:
-    """Which channels a layer's sizes count where its weight is computed, as by weight norm.
+    """Note the channels that a layer's sizes count where its weight is computed (weight norm, say).
 
-    Otherwise they follow the weight.
+    For a weight of the model's own, the sizes follow the weight.
     """
     if tracer.labels(weight).leaf is None:
         known = {(tracer.layer, name): units for name, units in sides.items() if units is not None}
@@ -356,7 +358,7 @@ def _count_sides(tracer: Tracer, weight: torch.Tensor, **sides: Ids | None) -> N
 
 
 def weight_name(tracer: Tracer, weight: torch.Tensor) -> str:
-    """The layer whose weight this is, or '' where it was computed."""
+    """The layer that a weight belongs to, or '' for a computed weight."""
     leaf = tracer.labels(weight).leaf
     return leaf.layer if leaf is not None else ""
 
@@ -369,7 +371,7 @@ def _count_convolution(
     batch: Ids | None,
     counted: Sequence[Ids],
 ) -> None:
-    """Batch times positions times what the weight holds."""
+    """Count multiply-accumulates: batch times positions times elements of the weight."""
     axes = [*counted, *([batch] if batch is not None else [])]
     size = positions.numel() // positions.shape[channel] * weight.numel()
     constant = size // math.prod(len(units) for units in axes)
@@ -379,13 +381,13 @@ def _count_convolution(
 
 @rule(aten.scaled_dot_product_attention)
 def attention(tracer: Tracer, call: Call) -> object:
-    """softmax(q k^T / sqrt(d)) v, whole."""
+    """softmax(q k^T / sqrt(d)) v, as one operation."""
     query, key, value = call["query"], call["key"], call["value"]
     output = call.run_one()
     lead = "abcdefgh"[: query.dim() - 2]
     shared = lead
     if call.get("enable_gqa", False) and key.shape[-3] != query.shape[-3]:
-        shared = f"{lead[:-1]}h"  # the heads of keys and values, each read by several of queries
+        shared = f"{lead[:-1]}h"  # each head of keys and values serves several query heads
     tracer.freeze_known(key, "attention sums over it", (key.dim() - 2,))
     tracer.freeze_known(value, "attention sums over it", (value.dim() - 2,))
     places = [(query, f"{lead}qd"), (key, f"{shared}kd"), (value, f"{shared}kv")]
@@ -412,7 +414,7 @@ def attention(tracer: Tracer, call: Call) -> object:
 
 
 def _join_heads(tracer: Tracer, queries: Ids | None, keys: Ids | None) -> None:
-    """Grouped queries: a head of the keys goes with all its queries, or one query of every head."""
+    """Grouped queries: a head of the keys goes with all its query heads."""
     equations = tracer.equations
     if queries is None or keys is None:
         for units in (queries, keys):

@@ -1,4 +1,4 @@
-"""Looking things up by number: the axis looked into may not change, the others are carried."""
+"""Rules for indexing: the indexed axes are frozen, the others are carried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 @rule(aten.embedding)
 def embedding(tracer: Tracer, call: Call) -> object:
-    """A row for each number: rows are picked by the data, columns are channels."""
+    """Rows are selected by the data; columns are channels."""
     weight = call["weight"]
     output = call.run_one()
     tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
@@ -27,7 +27,7 @@ def embedding(tracer: Tracer, call: Call) -> object:
 
 @rule(*packets("_embedding_bag _embedding_bag_forward_only"))
 def embedding_bag(tracer: Tracer, call: Call) -> object:
-    """The sum, mean or largest of several rows; columns are channels."""
+    """The sum, mean or maximum of several rows; columns are channels."""
     weight = call["weight"]
     output = call.run()
     tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
@@ -41,7 +41,7 @@ def embedding_bag(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.index)
 def index(tracer: Tracer, call: Call) -> object:
-    """``x[i, :, j]``: indexed axes may not change; the others are carried."""
+    """``x[i, :, j]``: indexed axes are frozen; the others are carried."""
     x, indices = call.arguments[:2]
     indexed, places = _look_up(indices, x.dim())
     tracer.freeze(x, f"indexed by position at {tracer.where()}", indexed)
@@ -52,10 +52,10 @@ def index(tracer: Tracer, call: Call) -> object:
 
 
 def _look_up(indices: Sequence[torch.Tensor | None], rank: int) -> tuple[list[int], dict[int, int]]:
-    """(axes looked into, for each other axis its place in what is found).
+    """(indexed axes, other axis -> its position in the result).
 
-    What is found has the indices' own axes in the place of the axes looked into; before all others,
-    where these do not stand side by side. A mask takes as many axes as it has.
+    In the result, the axes of the indices replace the indexed axes; they come first of all where
+    the indexed axes are not adjacent. A boolean mask indexes as many axes as it has.
     """
     indexed: list[int] = []
     found = []
@@ -76,7 +76,7 @@ def _look_up(indices: Sequence[torch.Tensor | None], rank: int) -> tuple[list[in
 
 @rule(aten.index_put, aten.index_put_)
 def index_put(tracer: Tracer, call: Call) -> object:
-    """``x[:, i] = y``: indexed axes may not change; the others are one with those of y."""
+    """``x[:, i] = y``: indexed axes are frozen; the others are equal to those of y."""
     x, indices, values = call.arguments[:3]
     indexed, places = _look_up(indices, x.dim())
     why = f"written to by position at {tracer.where()}"
@@ -98,7 +98,7 @@ def index_put(tracer: Tracer, call: Call) -> object:
 
 
 def _width(indices: Sequence[torch.Tensor | None]) -> int:
-    """How many axes the indices have together, broadcast."""
+    """The number of axes of the broadcast indices."""
     shapes = [
         torch.Size([1]) if tensor.dtype is torch.bool else tensor.shape
         for tensor in indices

@@ -1,4 +1,4 @@
-"""Operations that only move elements about: run on the labels, they say themselves what they do.
+"""Rules for operations that only move elements: run on labels, they show where each unit goes.
 
 See ``secateurs.channels.moved_labels``.
 """
@@ -22,7 +22,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def move(tracer: Tracer, call: Call) -> object:
-    """The rule for all movements of one tensor."""
+    """Rule for movements of one tensor: apply the movement to the labels of its units."""
     source = call.arguments[0]
     output = call.run()
     results = list(iterate_tensors(output))
@@ -43,21 +43,21 @@ def move(tracer: Tracer, call: Call) -> object:
 
 
 PIECES = {aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split, aten.slice, aten.narrow}
-"""Movements whose results have the operand's axes in its order."""
+"""Movements whose results have the operand's axes in the operand's order."""
 
 
 def _of_nothing(axes: Axes, result: torch.Tensor) -> Axes:
-    """The units along the axes of an empty piece, which no moved label says: of no rows, say.
+    """Units along the axes of an empty piece, which has no element to carry a label.
 
-    It is what an expert gets that no token is sent to, and what it gets on other inputs is not.
+    An expert that no token is sent to gets such a piece; on other inputs it is not empty.
     """
     return {axis: units for axis, units in axes.items() if len(units) == result.shape[axis]}
 
 
 def _without_spread(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
-    """Values repeated beside each of an axis's channels come and go with these.
+    """Drop units of repeated values where an axis also has proper units: copies go with these.
 
-    Keys repeated for several heads of queries, say: a head of the keys goes with all its copies.
+    For example, keys repeated for several query heads: a head of the keys goes with all its copies.
     """
     if not tracer.spread or len(layers) < 2:
         return layers
@@ -78,12 +78,12 @@ IN_PLACE = {
     aten.transpose_: aten.transpose,
     aten.t_: aten.t,
 }
-"""Movements that give the tensor itself another shape, and those that give another tensor."""
+"""In-place movement -> the movement that returns a new tensor."""
 
 
 @rule(*IN_PLACE)
 def move_in_place(tracer: Tracer, call: Call) -> object:
-    """The same movement of a tensor in place: followed on a view of it as it was."""
+    """An in-place movement: labelled like the movement of a view of the original."""
     packet = IN_PLACE[call.packet]
     name = "int" if packet is aten.transpose else call.function._overloadname
     beside = Call(getattr(packet, name), call.arguments, call.keywords)
@@ -97,7 +97,7 @@ def _move_labels(call: Call, shape: Sequence[int], axis: int, units: Ids) -> obj
     lengths = [1] * len(shape)
     lengths[axis] = len(units)
     labels = torch.from_numpy(units).view(lengths).expand(shape)
-    # A view of the labels may need a copy where a view of the operand does not.
+    # The labels may need a copy where the operand allows a view.
     function = (
         aten.reshape.default if call.packet in (aten.view, aten._unsafe_view) else call.function
     )
@@ -125,7 +125,7 @@ rule(
 
 @rule(aten.roll)
 def roll(tracer: Tracer, call: Call) -> object:
-    """As many come round the end as were asked for; these stay."""
+    """Entries that wrap around the end are frozen."""
     x, shifts, dims = call["self"], call["shifts"], call.get("dims", ())
     known = tracer.axes(x)
     reason = f"rolled round the end at {tracer.where()}"
@@ -150,7 +150,7 @@ def roll(tracer: Tracer, call: Call) -> object:
     aten.split_with_sizes,
 )
 def move_by_sizes(tracer: Tracer, call: Call) -> object:
-    """A movement that is told lengths or places, which the user's code may have hard-coded."""
+    """A movement with lengths or positions as arguments, which user code may hard-code."""
     if tracer.axes(call.arguments[0]):
         tracer.reads_sizes = True
     return move(tracer, call)
@@ -158,9 +158,10 @@ def move_by_sizes(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.expand, aten.repeat, aten.tile, aten.repeat_interleave)
 def spread(tracer: Tracer, call: Call) -> object:
-    """Along an axis of one value that is repeated, as many copies are taken as are needed.
+    """Repeat an axis of length one, as often as the number of channels it is aligned with.
 
-    They have units of their own, which are those of what they meet (``scale.expand(-1, 16)``).
+    The copies get units of their own, which become those they align with (``scale.expand(-1,
+    16)``).
     """
     output = _only(move_by_sizes(tracer, call))
     source = call.tensors()[0]
@@ -176,7 +177,7 @@ def spread(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.view_as_real, aten.view_as_complex)
 def pair(tracer: Tracer, call: Call) -> object:
-    """Two numbers, along a last axis of their own, as one complex number; or the reverse."""
+    """Two real numbers along the last axis as one complex number, or the reverse."""
     x = call["self"]
     if call.packet is aten.view_as_complex:
         tracer.freeze_known(x, "a number's real and imaginary part", (x.dim() - 1,))
@@ -188,7 +189,7 @@ def pair(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.diag_embed)
 def diagonal_of(tracer: Tracer, call: Call) -> object:
-    """Matrices with the last axis on their diagonal: a channel's row goes, and its column."""
+    """Matrices with the last axis on their diagonal: a channel's row and column go together."""
     x = call["self"]
     output = call.run_one()
     rank = output.dim()
@@ -208,7 +209,7 @@ def diagonal_of(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.expand_as)
 def spread_as(tracer: Tracer, call: Call) -> object:
-    """As ``expand``; the copies are one for each channel of the other tensor."""
+    """Like ``expand``, with one copy for each channel of the other tensor."""
     output = _only(move_by_sizes(tracer, call))
     source, other = call.tensors()
     axes = dict(tracer.labels(output).axes)
@@ -220,13 +221,13 @@ def spread_as(tracer: Tracer, call: Call) -> object:
 
 
 def _only(output: object) -> torch.Tensor:
-    """The tensor that an operation gave, where it gives one."""
+    """The single tensor that an operation returned."""
     (tensor,) = iterate_tensors(output)
     return tensor
 
 
 def _length(source: torch.Tensor, output: torch.Tensor, axis: int) -> int:
-    """Of the source's axis that became this one of the result; 1 where it had none."""
+    """Length of the source's axis behind this axis of the result; 1 where there is none."""
     at = axis - output.dim() + source.dim()
     return source.shape[at] if at >= 0 else 1
 
@@ -235,8 +236,8 @@ def _length(source: torch.Tensor, output: torch.Tensor, axis: int) -> int:
 def divide(tracer: Tracer, call: Call) -> object:
     """Equal pieces of an axis: all lose the same channels, so that they stay equal.
 
-    ``chunk`` and ``tensor_split`` divide whatever length there is; ``split`` is told the length of
-    a piece.
+    ``chunk`` and ``tensor_split`` divide whatever length there is; ``split`` takes the length of a
+    piece.
     """
     source, amount = call.arguments[:2]
     axis = (call.arguments[2] if len(call.arguments) > 2 else call.get("dim", 0)) % source.dim()
@@ -259,7 +260,7 @@ def divide(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.cat, aten.concat, aten.concatenate)
 def cat(tracer: Tracer, call: Call) -> object:
-    """One axis is put end to end; the others are one."""
+    """One axis is concatenated; the others are equal."""
     tensors = [t for t in call.arguments[0] if t.dim() > 1 or t.numel()]
     output = call.run_one()
     axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
@@ -267,10 +268,10 @@ def cat(tracer: Tracer, call: Call) -> object:
     for other in range(output.dim()):
         if other != axis:
             axes[other] = tracer.unify([Place(tensor, other) for tensor in tensors])
-    # Constants that are the same all along it, such as a state of zeros, may lose some, too.
+    # A uniform constant, such as a state of zeros, may lose channels too.
     parts = [tracer.free_units(tensor, axis) for tensor in tensors]
     if any(part is not None for part in parts):
-        # A part without channels keeps its place: units of its own that nothing may remove.
+        # A part without channels keeps its positions: it gets units of its own, which are frozen.
         axes[axis] = np.concatenate(
             [
                 add_frozen_side(tracer.equations, tensor.shape[axis]) if part is None else part
@@ -283,7 +284,7 @@ def cat(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.stack)
 def stack(tracer: Tracer, call: Call) -> object:
-    """A new axis without channels; the others are one."""
+    """A new axis without channels; the others are equal."""
     tensors = list(call.arguments[0])
     output = call.run_one()
     axis = (call.arguments[1] if len(call.arguments) > 1 else call.get("dim", 0)) % output.dim()
@@ -298,7 +299,7 @@ def stack(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.pad, aten.constant_pad_nd)
 def pad(tracer: Tracer, call: Call) -> object:
-    """Along an axis of channels, a constant pad adds positions that nothing may remove."""
+    """Constant padding along an axis of channels adds frozen positions."""
     x, amounts = call.arguments[:2]
     mode = call.get("mode", "constant") if call.packet is aten.pad else "constant"
     if len(call.arguments) > 2 and isinstance(call.arguments[2], str):
@@ -321,7 +322,7 @@ def pad(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.im2col)
 def im2col(tracer: Tracer, call: Call) -> object:
-    """Patches: each channel becomes as many entries as the kernel has taps."""
+    """Patches: each channel becomes one entry for each tap of the kernel."""
     x, kernel = call.arguments[:2]
     output = call.run_one()
     channel = x.dim() - 3
@@ -334,7 +335,7 @@ def im2col(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.col2im)
 def col2im(tracer: Tracer, call: Call) -> object:
-    """Patches put back: as many entries as the kernel has taps become one channel."""
+    """Patches summed back to images: entries for all taps of the kernel become one channel."""
     x, _, kernel = call.arguments[:3]
     output = call.run_one()
     channel = x.dim() - 2

@@ -1,4 +1,4 @@
-"""Normalisation: the channels of the input, the scale, the shift and the statistics are one."""
+"""Rules for normalisation: input, scale, shift and statistics have the same channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 def _affine(
     tracer: Tracer, x: torch.Tensor, axis: int, *tensors: tuple[torch.Tensor | None, Role]
 ) -> None:
-    """Vectors along one axis of the input."""
+    """Equate vectors of parameters or statistics with one axis of the input."""
     for tensor, role in tensors:
         if tensor is not None:
             tracer.unify([Place(x, axis), Place(tensor, 0)])
@@ -29,7 +29,7 @@ def _affine(
     aten.instance_norm,
 )
 def batch_norm(tracer: Tracer, call: Call) -> object:
-    """Each channel on its own, with numbers kept for it; or measured, over all other axes."""
+    """Each channel by itself, with stored statistics or with statistics over all other axes."""
     x = call["input"]
     output = call.run()
     axes = tracer.axes(x)
@@ -48,14 +48,14 @@ def batch_norm(tracer: Tracer, call: Call) -> object:
         tracer.mixes(call, [units for axis, units in axes.items() if axis != 1])
     first, *kept = iterate_tensors(output)
     tracer.put(first, axes)
-    for statistic in kept:  # one for each channel, where it was measured
+    for statistic in kept:  # one for each channel, where statistics were computed
         tracer.put(statistic, {0: axes.get(1)} if statistic.dim() == 1 else {})
     return output
 
 
 @rule(aten.layer_norm, aten.native_layer_norm, aten.rms_norm)
 def layer_norm(tracer: Tracer, call: Call) -> object:
-    """The mean and variance over the last axes: each channel's result depends on all of them."""
+    """Mean and variance over the last axes: each channel's result depends on all of them."""
     x, shape = call["input"], call["normalized_shape"]
     output = call.run()
     first = x.dim() - len(shape)
@@ -66,14 +66,14 @@ def layer_norm(tracer: Tracer, call: Call) -> object:
             tracer.play(Place(tensor, place), role)
     axes = tracer.axes(x)
     tracer.mixes(call, [axes[axis] for axis in range(first, x.dim()) if axis in axes])
-    for result in iterate_tensors(output):  # the statistics have the axes before, and ones
+    for result in iterate_tensors(output):  # statistics have length one along the last axes
         tracer.put(result, axes)
     return output
 
 
 @rule(aten.group_norm)
 def group_norm(tracer: Tracer, call: Call) -> object:
-    """Channels form a grid of groups by channels in each; only those in one group are mixed."""
+    """Channels form a grid (groups, channels in each); only channels of one group are mixed."""
     x, groups = call["input"], call["num_groups"]
     output = call.run_one()
     weight = call.get("weight")
@@ -97,12 +97,12 @@ def group_norm(tracer: Tracer, call: Call) -> object:
 
 @rule(aten._weight_norm_interface)
 def weight_norm(tracer: Tracer, call: Call) -> object:
-    """``g v / |v|``, the length of each filter over all its inputs."""
+    """``g v / |v|``, with the norm of each filter over all its inputs."""
     v, axis = call["v"], call.get("dim", 0)
     tracer.unify([Place(v, axis), Place(call["g"], axis)])
     axes = dict(tracer.axes(v))
     tracer.mixes(call, [units for at, units in axes.items() if at != axis])
     output = call.run()
-    for result in iterate_tensors(output):  # the weight, and its lengths, of ones along other axes
+    for result in iterate_tensors(output):  # the weight, and its norms with other axes of one
         tracer.put(result, axes)
     return output

@@ -1,4 +1,4 @@
-"""Operations that work element by element, and those that change nothing."""
+"""Rules for element-wise operations, and for those that change no value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def meet(tracer: Tracer, operands: Sequence[torch.Tensor], result: torch.Tensor) -> None:
-    """Axes of the operands that meet in one axis of the result are one."""
+    """Equate axes of the operands that broadcast to the same axis of the result."""
     axes = {}
     for axis in range(result.dim()):
         places = [
@@ -29,21 +29,21 @@ def meet(tracer: Tracer, operands: Sequence[torch.Tensor], result: torch.Tensor)
 
 
 def _note_roles(tracer: Tracer, places: Sequence[Place]) -> None:
-    """A bare weight that meets an activation scales or shifts it; which, does not matter."""
+    """Note that a weight combined with an activation scales or shifts it; which does not matter."""
     if any(tracer.labels(place.tensor).weight is None for place in places):
         for place in places:
             tracer.play(place, Role.SCALE)
 
 
 def apply_pointwise(tracer: Tracer, call: Call) -> object:
-    """Element by element: axes that meet, counted from the last, are one."""
+    """Apply an element-wise operation: axes aligned by broadcasting are equal."""
     output = call.run()
     for tensor in iterate_tensors(output):
         meet(tracer, call.tensors(), tensor)
     return output
 
 
-# Element by element, but not tagged so in every release.
+# Element-wise operations that are not tagged as pointwise in every release of PyTorch.
 rule(
     aten.hardswish,
     aten.hardswish_,
@@ -107,7 +107,7 @@ def prelu(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.glu)
 def glu(tracer: Tracer, call: Call) -> object:
-    """Half of an axis times the sigmoid of the other: both lose the same channels."""
+    """One half of an axis times the sigmoid of the other: both lose the same channels."""
     x = call["self"]
     axis = call.get("dim", -1) % x.dim()
     output = call.run_one()

@@ -1,4 +1,4 @@
-"""Pooling, resampling and the like: channels are carried, positions are read."""
+"""Rules for pooling, resampling and the like: channels are carried, positions are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 
 def _carry(tracer: Tracer, call: Call, spatial: int) -> object:
-    """All axes but the last ``spatial`` are carried; those may not change, if anything is done."""
+    """Carry all axes except spatial ones that the operation acts along, which are frozen."""
     x = call.tensors()[0]
     first = x.dim() - spatial
     output = call.run()
@@ -20,18 +20,18 @@ def _carry(tracer: Tracer, call: Call, spatial: int) -> object:
     tracer.freeze_known(x, f"{call.name} reads every position", changed)
     axes = {axis: units for axis, units in tracer.axes(x).items() if axis not in changed}
     if any(axis >= first for axis in axes):
-        tracer.reads_sizes = True  # as many results as positions may be asked for by a number
+        tracer.reads_sizes = True  # an output size may be a hard-coded number of positions
     for tensor in iterate_tensors(output):
         tracer.put(tensor, axes)
     return output
 
 
 def _changed_axes(call: Call, x: torch.Tensor, output: object, spatial: int) -> list[int]:
-    """Those of the last ``spatial`` axes along which something is done.
+    """Those of the last ``spatial`` axes that the operation acts along.
 
-    A pool over images whose axes were moved may leave the channels' axis as it is: windows of one
-    position, or as many results as there are positions. Numbers of positions count along all axes
-    at once, so where they are given, every axis matters.
+    A pool over images whose axes were moved may leave the channels' axis unchanged: with windows of
+    one position, or as many results as positions. Operations outside the table act along all of
+    them.
     """
     positions = range(x.dim() - spatial, x.dim())
     if not isinstance(output, torch.Tensor) or call.packet not in _AXIS_BY_AXIS[spatial]:
@@ -51,10 +51,10 @@ def _changed_axes(call: Call, x: torch.Tensor, output: object, spatial: int) -> 
 
 
 _LEAVES_AS_IT_IS = {"kernel_size": 1, "stride": 1, "padding": 0, "scale_factors": 1}
-"""Settings along an axis whose positions stay what they are."""
+"""Settings along an axis that leave its positions unchanged."""
 
 _SCALES = {-1: ("scales", "scales_w"), -2: ("scales_h",), -3: ("scales_d",)}
-"""Axis, from the end -> what resizing that is not given as many lengths as axes calls its scale."""
+"""Axis, counted from the end -> name of its scale argument in resizing operations."""
 
 _AXIS_BY_AXIS = {
     1: (
@@ -84,11 +84,11 @@ _AXIS_BY_AXIS = {
         aten.upsample_trilinear3d,
     ),
 }
-"""Number of axes -> operations in which what is done along one does not ask for the others."""
+"""Number of axes -> operations that act along each axis independently of the others."""
 
 
 def _along(value: object, axis: int, spatial: int) -> float | None:
-    """A setting along an axis that is counted from the end; None where it is not given."""
+    """A setting along an axis counted from the end; None where it is not given."""
     if isinstance(value, list | tuple):
         found = [*value, *value][axis + spatial] if len(value) in (1, spatial) else None
     else:
@@ -104,7 +104,7 @@ def _along(value: object, axis: int, spatial: int) -> float | None:
     aten.replication_pad1d,
 )
 def carry_1d(tracer: Tracer, call: Call) -> object:
-    """Over sequences."""
+    """Pooling and resampling of sequences."""
     return _carry(tracer, call, 1)
 
 
@@ -120,7 +120,7 @@ def carry_1d(tracer: Tracer, call: Call) -> object:
     aten.replication_pad2d,
 )
 def carry_2d(tracer: Tracer, call: Call) -> object:
-    """Over images."""
+    """Pooling and resampling of images."""
     return _carry(tracer, call, 2)
 
 
@@ -132,13 +132,13 @@ def carry_2d(tracer: Tracer, call: Call) -> object:
     aten.replication_pad3d,
 )
 def carry_3d(tracer: Tracer, call: Call) -> object:
-    """Over volumes and videos."""
+    """Pooling and resampling of volumes and videos."""
     return _carry(tracer, call, 3)
 
 
 @rule(aten.max_unpool2d, aten.max_unpool3d)
 def put_back(tracer: Tracer, call: Call) -> object:
-    """Each channel's values go where a pooling of as many channels found them."""
+    """Unpooling: each channel's values go to the positions that a pooling found for it."""
     x, indices = call.tensors()[:2]
     first = x.dim() - (2 if call.packet is aten.max_unpool2d else 3)
     for axis in range(first):
@@ -149,7 +149,7 @@ def put_back(tracer: Tracer, call: Call) -> object:
 
 @rule(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)
 def sample(tracer: Tracer, call: Call) -> object:
-    """Channels are read at places that the grid gives as so many coordinates."""
+    """Sample each channel at positions whose coordinates the grid holds."""
     x, grid = call.tensors()[:2]
     tracer.unify([Place(x, 0), Place(grid, 0)])
     tracer.freeze_known(grid, f"{call.name} reads places from it", range(1, grid.dim()))

@@ -1,8 +1,7 @@
-"""Fake quantisation: values rounded to the steps of a scale, one for all or one for each channel.
+"""Rules for fake quantisation: values are rounded to the steps of a scale, per tensor or channel.
 
-The channels of the values, the scales, the zero points and the ranges that an observer keeps are
-one, as with batch normalisation. An observer that is switched on takes the range of all values that
-come by, so that it mixes channels.
+The channels of the values, the scales, the zero points and an observer's running ranges are equal,
+as in batch normalisation. An active observer takes the range over all values, so it mixes channels.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from secateurs.pytorch.tracing.rules.registry import packets, rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
 KEPT = ("scale", "zero_point", "running_min", "running_max")
-"""What is kept for each channel, or once for all of them."""
+"""Arguments with one element for each channel, or one for all of them."""
 
 
 @rule(
@@ -28,7 +27,7 @@ KEPT = ("scale", "zero_point", "running_min", "running_max")
     )
 )
 def fake_quantise(tracer: Tracer, call: Call) -> object:
-    """``round(x / scale + zero) ...``, and which values were within the range."""
+    """``round(x / scale + zero) ...``, and a mask of the values within the range."""
     x: torch.Tensor = call["self"]
     output = call.run()
     is_observer = "observer_on" in call.named
@@ -49,5 +48,5 @@ def fake_quantise(tracer: Tracer, call: Call) -> object:
 
 
 def _is_on(switch: torch.Tensor) -> bool:
-    """Whether a switch of one number is on; one without a value may be."""
+    """Whether a switch of one element is on; one on the meta device counts as on."""
     return switch.is_meta or bool(switch.any())

@@ -1,4 +1,4 @@
-"""Recurrent layers, whole: the gates of a unit go with it, in every layer and both directions."""
+"""Rule for whole recurrent layers: all gates of a hidden unit go with it, in every layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GATES = {aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1}
 
 @rule(*GATES)
 def follow_recurrent(tracer: Tracer, call: Call) -> object:
-    """h_t from x_t and h_(t-1), each gate a matrix product of both."""
+    """h_t from x_t and h_(t-1), with matrix products of both for each gate."""
     weights: Sequence[torch.Tensor] | None = call.get("params")
     if weights is None or _has_projection(call, weights):
         return unknown(tracer, call)
@@ -39,7 +39,7 @@ def follow_recurrent(tracer: Tracer, call: Call) -> object:
             _gates(tracer, tensor, hidden, gates)
         for number in range(0, step, step // directions):
             read = tracer.unify([*sources, Place(layer[number], 1)])
-            if not sources:  # the layers before give one hidden state for each direction
+            if not sources:  # deeper layers read one hidden state for each direction
                 _join(tracer, layer[number], hidden, directions)
                 read = tracer.labels(layer[number]).axes.get(1)
             _note(tracer, layer[number : number + 2])
@@ -63,13 +63,13 @@ def _has_projection(call: Call, weights: Sequence[torch.Tensor]) -> bool:
 
 
 def _hidden_places(weights: Sequence[torch.Tensor], step: int, directions: int) -> Iterator[Place]:
-    """Where the hidden state is read again: one number says how wide it is everywhere."""
+    """Axes that read the hidden state again; all of them have its width."""
     for place in range(0, len(weights), step // directions):
         yield Place(weights[place + 1], 1)
 
 
 def _gates(tracer: Tracer, tensor: torch.Tensor, hidden: Ids | None, gates: int) -> None:
-    """The first axis of a weight or bias: gates by hidden units."""
+    """The first axis of a weight or bias: a grid of gates by hidden units."""
     units = tracer.axes(tensor).get(0)
     if units is None:
         return
@@ -101,7 +101,7 @@ def _count(
     hidden: Ids | None,
     gates: int,
 ) -> None:
-    """Every step of every sequence multiplies by the whole weight."""
+    """Count multiply-accumulates: every step of every sequence multiplies by the whole weight."""
     steps = x.numel() // x.shape[-1]
     fixed = 1 if read is not None else weight.shape[1]
     fixed *= gates if hidden is not None else weight.shape[0]

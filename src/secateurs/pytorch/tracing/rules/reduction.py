@@ -1,4 +1,4 @@
-"""Sums, means, maxima and the like over some axes."""
+"""Rules for reductions over axes: sums, means, maxima and the like."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _axes_argument(call: Call, rank: int, name: str = "dim") -> Sequence[int]:
 
 
 def _reduce(tracer: Tracer, call: Call, exact: bool) -> object:
-    """The other axes are carried. A sum over channels ignores removed ones; a mean does not."""
+    """Carry the other axes. A sum over channels ignores zeroed ones; a mean does not."""
     x = call.tensors()[0]
     output = call.run()
     gone = set(_axes_argument(call, x.dim()))
@@ -44,7 +44,8 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> object:
         tracer.put(tensor, kept)
         is_number = not tensor.is_floating_point() and x.is_floating_point()
         if over and is_number and call.packet not in (aten.count_nonzero, aten.any, aten.all):
-            # Where the largest is, say: whoever reads that wants the channels where they were.
+            # Indices, such as a maximum's: whoever reads them relies on the positions of the
+            # channels.
             numbered = np.unique(np.concatenate(over))
             follow(tensor, replace(tracer.labels(tensor), positions=numbered))
     return output
@@ -52,7 +53,7 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> object:
 
 @rule(aten.sum, aten.nansum, aten.count_nonzero)
 def total(tracer: Tracer, call: Call) -> object:
-    """Zeros do not count."""
+    """Reductions that zeros do not change."""
     return _reduce(tracer, call, exact=True)
 
 
@@ -75,7 +76,7 @@ def total(tracer: Tracer, call: Call) -> object:
     aten.aminmax,
 )
 def statistic(tracer: Tracer, call: Call) -> object:
-    """Depends on how many there are, or on zeros too; or is a length that others are divided by."""
+    """Reductions that depend on the number of channels or on zeros, or are norms to divide by."""
     if len(call.tensors()) > 1:  # max(x, y), element by element
         return apply_pointwise(tracer, call)
     return _reduce(tracer, call, exact=False)
@@ -90,7 +91,7 @@ def statistic(tracer: Tracer, call: Call) -> object:
     aten.binary_cross_entropy_with_logits,
 )
 def loss_between(tracer: Tracer, call: Call) -> object:
-    """Element by element, and then the mean of it, say: a commitment loss beside the answer."""
+    """An element-wise loss, maybe with a reduction, as for a commitment loss beside the output."""
     output = call.run_one()
     operands = call.tensors()
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in operands))
@@ -114,7 +115,7 @@ def loss_between(tracer: Tracer, call: Call) -> object:
     aten._fft_c2c,
 )
 def along(tracer: Tracer, call: Call) -> object:
-    """Each result along the axis depends on all of it: nothing there may go."""
+    """Freeze an axis along which each result depends on all of it."""
     x = call.tensors()[0]
     over = _axes_argument(call, x.dim())
     tracer.freeze_known(x, f"{call.name} over it", over)

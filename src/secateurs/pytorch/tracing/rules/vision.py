@@ -1,4 +1,4 @@
-"""The operations that torchvision brings. It need not be installed."""
+"""Rules for torchvision's operations; torchvision need not be installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from secateurs.pytorch.tracing.tracer import Tracer
 
 @rule("torchvision::deform_conv2d")
 def deformable_convolution(tracer: Tracer, call: Call) -> object:
-    """A convolution that looks where ``offset`` says, weighing by ``mask`` what it finds.
+    """A convolution that samples at positions moved by ``offset``, weighted by ``mask``.
 
-    Offsets and weights are one for each place of the kernel, so their channels stay; so do those
-    of the input where groups of them have offsets of their own.
+    Offsets and weights belong to the taps of the kernel, so their channels are frozen. So are those
+    of the input where groups of channels have offsets of their own.
     """
     x, weight = call["input"], call["weight"]
     layer = "a deformable convolution"
