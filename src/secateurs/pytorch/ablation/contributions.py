@@ -1,7 +1,7 @@
-"""What one input channel adds to the result of a convolution or a matrix product.
+"""The contribution of one input channel to the result of a convolution or matrix product.
 
-For many pairs of a channel and an image at once: each takes its own channel of its own image, so
-all of them are one batch of small matrix products.
+It is computed for many pairs of a channel and an image at once: each pair takes its own channel of
+its own image, so all pairs together are one batch of small matrix products.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
 LONG = 16
-"""Pairs of the same channel from which on they are multiplied on their own, with its kernels."""
+"""Mean number of pairs for each channel from which on channels are multiplied one by one."""
 
 
 def subtract_(
@@ -28,28 +28,28 @@ def subtract_(
     images: torch.Tensor,
     index: torch.Tensor,
 ) -> None:
-    """Take from each pair's output what its channel adds to it.
+    """Subtract from each pair's output the contribution of its channel.
 
     Args:
-        output: what the operation gives for the image of each pair; of pairs with the same channel
-            next to each other. Images with their channels last, as ``operand``'s.
-        call: a convolution that is not grouped, or a matrix product.
-        operand: what it reads of every image.
-        images: of the pairs; (pairs,).
-        index: of what each pair's channel is, along the axis that is read; (pairs, each).
+        output: result of the operation for the image of each pair, changed in place; pairs of the
+            same channel are consecutive. Images are in channels-last format, as in ``operand``.
+        call: an ungrouped convolution, or a matrix product.
+        operand: input of the operation for every image.
+        images: image of each pair, shape (pairs,).
+        index: indices of each pair's channel along the axis that is read, shape (pairs, each).
     """
     if call.packet not in CONVOLUTIONS:
         if index.shape[1] == 1:
             _subtract_outer_products_(output, call, operand[images, ..., index[:, 0]], index[:, 0])
             return
     elif _has_small_kernels(call, index):
-        last = operand.movedim(1, -1)  # nothing is copied
+        last = operand.movedim(1, -1)  # a view
         _subtract_patches_(output, call, last[images[:, None], ..., index], index)
         return
     axis = 1 if call.packet in CONVOLUTIONS else operand.dim() - 1
     for rows in _runs(index[:, 0]):
         input_index = index[rows][0]
-        # Narrowed first: to select along the channels would lay all of the operand out anew.
+        # Narrowed first: selecting along the channels would copy all of the operand.
         slices = [operand.narrow(axis, place, 1) for place in input_index.tolist()]
         part = torch.cat(slices, axis).index_select(0, images[rows])
         output[rows] -= summand(call, part, input_index)
@@ -64,7 +64,7 @@ def _subtract_outer_products_(
 
 
 def _has_small_kernels(call: Call, index: torch.Tensor) -> bool:
-    """Whether the patches of a pair are no more than its output, and how they lie is known."""
+    """Whether a pair's patches are no larger than its output, and the padding is known."""
     weight = call["weight"]
     taps = weight[0, 0].numel() * index.shape[1]
     return taps <= len(weight) and not isinstance(call.get("padding", 0), str)
@@ -73,7 +73,7 @@ def _has_small_kernels(call: Call, index: torch.Tensor) -> bool:
 def _subtract_patches_(
     output: torch.Tensor, call: Call, values: torch.Tensor, index: torch.Tensor
 ) -> None:
-    """The convolution of each pair's channel as one matrix product: its patches by its kernels.
+    """Convolve each pair's channel as one matrix product of patches and kernels.
 
     The values of the channels have the shape (pairs, each, *space).
     """
@@ -85,12 +85,12 @@ def _subtract_patches_(
         return
     for rows in parts:
         kernels = by_input[index[rows][0]].transpose(0, 1).flatten(1)
-        same = kernels.expand(len(patches[rows]), *kernels.shape)  # nothing is copied
+        same = kernels.expand(len(patches[rows]), *kernels.shape)  # a view
         _subtract_products_(output[rows], patches[rows], same)
 
 
 def _subtract_products_(output: torch.Tensor, patches: torch.Tensor, kernels: torch.Tensor) -> None:
-    """From each pair's output, its kernels (outputs, taps) times its patches (taps, places)."""
+    """Subtract from each pair's output its kernels (outputs, taps) times patches (taps, places)."""
     if output.dim() == 4:
         rows = output.permute(0, 2, 3, 1).flatten(1, 2)
         rows.baddbmm_(patches.transpose(1, 2), kernels.transpose(1, 2), alpha=-1)
@@ -99,7 +99,7 @@ def _subtract_products_(output: torch.Tensor, patches: torch.Tensor, kernels: to
 
 
 def _patches(values: torch.Tensor, call: Call) -> torch.Tensor:
-    """What each place of the output meets; (pairs, each, *space) -> (pairs, taps, places)."""
+    """Inputs of each output position: (pairs, each, *space) -> (pairs, taps, places)."""
     space = values.dim() - 2
     sizes = call["weight"].shape[2:]
     stride, padding, dilation = (
@@ -128,7 +128,7 @@ def _of_each_axis(value: int | list[int], axes: int) -> list[int]:
 
 
 def _runs(channels: torch.Tensor) -> Iterator[slice]:
-    """Where pairs of the same channel are."""
+    """Slices of consecutive pairs of the same channel."""
     _, counts = torch.unique_consecutive(channels, return_counts=True)
     start = 0
     for count in counts.tolist():
@@ -138,13 +138,13 @@ def _runs(channels: torch.Tensor) -> Iterator[slice]:
 
 def inputs_first(call: Call) -> torch.Tensor:
     """The weight of a matrix product as (inputs, outputs)."""
-    # Only steps with a weight of the model's own are linear (``Routes``).
+    # ``Routes`` counts only steps with a weight of the model's own as linear.
     weight = cast(torch.Tensor, weight_of(call)).detach()
     return weight.T if call.packet is aten.linear else weight
 
 
 def summand(call: Call, part: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """What some input channels add to the result."""
+    """The contribution of some input channels to the result."""
     if call.packet in CONVOLUTIONS:
         weight = channels_last(call["weight"].detach().index_select(1, index))
         small = call.with_arguments(input=channels_last(part), weight=weight, bias=None)

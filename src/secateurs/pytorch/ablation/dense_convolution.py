@@ -1,7 +1,7 @@
-"""Convolutions over maps smaller than their kernel, as matrix products.
+"""Run convolutions over maps smaller than their kernel as matrix products.
 
-Most of such a kernel lies outside the map, on padding, and is multiplied with zeros. What such a
-convolution does to an image is one matrix, no larger than the kernel.
+Most of such a kernel lies on the padding, and multiplies zeros. The effect of such a convolution on
+an image is a single matrix, no larger than the kernel.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from torch.nn import functional as F
 from secateurs.pytorch.tracing.op_call import Call
 
 SIDE = 8
-"""Rows are multiplied as places of maps with sides so long, by a 1x1 convolution: the same product,
-two to three times as fast as PyTorch's own on processors that its BLAS is not made for."""
+"""Side of the maps that rows are arranged in, to multiply them by a 1x1 convolution.
+
+That is the same product, two to three times as fast as PyTorch's matrix product on CPUs that its
+BLAS is not tuned for.
+"""
 
 
 class DenseConvolution:
     """A convolution with a fixed weight, for images of one size.
 
     Args:
-        call: the convolution; its input does not count.
+        call: the convolution; its input is ignored.
         space: height and width of the images.
     """
 
@@ -40,7 +43,7 @@ class DenseConvolution:
         self._bias = None if bias is None else bias.detach().repeat(math.prod(self._shape[:2]))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """What the convolution gives for images; channels last."""
+        """Apply the convolution to images, (N, C, H, W) in channels-last format."""
         rows = images.permute(0, 2, 3, 1).flatten(1)
         missing = -len(rows) % SIDE**2
         padded = F.pad(rows, (0, 0, 0, missing)) if missing else rows
@@ -52,6 +55,6 @@ class DenseConvolution:
 
 
 def is_mostly_padding(call: Call, space: Sequence[int]) -> bool:
-    """Whether the kernel has more taps than the images have places."""
+    """Whether the kernel has more taps than the images have positions."""
     weight = call["weight"]
     return weight.dim() == 4 and len(space) == 2 and math.prod(space) < math.prod(weight.shape[2:])

@@ -1,6 +1,6 @@
-"""How a group's channels reach the output: which steps, and what may be spared on the way.
+"""The path of a group's channels to the output: steps to rerun, and shortcuts on the way.
 
-Found once for each group, on a sample of images, and good for any batch.
+It is found once for each group, on a sample of images, and is valid for any batch.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from secateurs.pytorch.tracing.op_record import OpRecord
 CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution}
 PRODUCTS = {aten.linear, aten.addmm, aten.mm, aten.matmul}
 MAKE_NEW = CONVOLUTIONS | PRODUCTS | {aten.batch_norm, aten.add, aten.mul, aten.sub, aten.relu}
-"""Operations whose result shares no memory with anything."""
+"""Operations whose result shares no memory with their operands."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DownstreamRead:
-    """Where one step reads a group's channels.
+    """An operand from which a step reads a group's channels.
 
     Attributes:
-        operand: which of its tensor arguments.
-        axis: along which axis of it.
-        index: the indices of each channel, shape (channels, each).
+        operand: index among its tensor arguments.
+        axis: axis along which the channels lie.
+        index: indices of each channel, shape (channels, each).
     """
 
     operand: int
@@ -57,17 +57,17 @@ class DownstreamRead:
 
 @dataclass(eq=False, slots=True)
 class DownstreamPath:
-    """How a group's channels reach the output.
+    """The path of a group's channels to the output.
 
     Attributes:
-        steps: the steps that depend on the group's channels, in order.
-        reads: step number -> where it reads them.
-        subtract: numbers of steps that read them from values that do not depend on them yet, and
-            are linear: their results are less one summand.
-        in_place: numbers of steps that may write over their first operand.
-        drop: step number -> values that nobody reads after it.
-        ends: whether the output depends on them at all.
-        numbers: in the largest value a pair needs.
+        steps: steps that depend on the group's channels, in order.
+        reads: step number -> operands from which it reads them.
+        subtract: numbers of linear steps that read them from values of the dense run: each pair's
+            result is the dense one minus one channel's contribution.
+        in_place: numbers of steps that may overwrite their first operand.
+        drop: step number -> values that no later step reads.
+        ends: whether the output depends on the channels at all.
+        numbers: number of elements in the largest value of a pair.
     """
 
     steps: list[Step]
@@ -80,16 +80,16 @@ class DownstreamPath:
 
 
 class Routes:
-    """The routes of all groups of a network.
+    """The downstream paths of all groups of a network.
 
     Args:
-        network: as traced.
-        sample: the network's run on two images.
-        other: its run on three.
+        network: the traced network.
+        sample: tape of the network on two images.
+        other: its tape on three images.
 
     Attributes:
-        sample: as given.
-        rows: value -> where the images lie in it.
+        sample: tape of the network on two images.
+        rows: value -> location of the images in it.
     """
 
     def __init__(self, network: Network, sample: Tape, other: Tape) -> None:
@@ -106,7 +106,7 @@ class Routes:
         self._products: dict[int, DenseConvolution | None] = {}
 
     def product(self, step: Step) -> DenseConvolution | None:
-        """The step as a matrix product; None where it is none, or none that is worth it."""
+        """The step as a matrix product; None where it is none, or that does not pay."""
         if step.number not in self._products:
             self._products[step.number] = self._find_product(step)
         return self._products[step.number]
@@ -140,7 +140,7 @@ class Routes:
         return next(step for step in self._steps if step.number == number)
 
     def of(self, group: Group) -> DownstreamPath | None:
-        """The group's route; None where its channels have to be removed one by one."""
+        """The group's path; None where its channels have to be removed one by one."""
         if group.name not in self._known:
             self._known[group.name] = self._find_route(group)
         return self._known[group.name]
@@ -159,7 +159,7 @@ class Routes:
                 if part.rows is None or rows is None or rows.axis == mask.axis:
                     return None
                 index = torch.from_numpy(part.rows)
-                if not self._is_idle(group, step, operation, part.rows):
+                if not self._reads_only_itself(group, step, operation, part.rows):
                     reads.setdefault(step.number, []).append(
                         DownstreamRead(mask.operand, mask.axis, index)
                     )
@@ -186,7 +186,7 @@ class Routes:
         )
 
     def _is_mixed(self, group: Group) -> bool:
-        """Whether an operation's result for a channel depends on which others there are."""
+        """Whether an operation mixes the group's channels with others."""
         stays = self._network.solution.mark_kept(self._network.alive(group.channels))
         return any(
             not stays[units].all()
@@ -195,11 +195,11 @@ class Routes:
             for units in axes.values()
         )
 
-    def _is_idle(self, group: Group, step: Step, operation: OpRecord, index: Ids) -> bool:
-        """Whether what a step reads of a channel only goes to that same channel.
+    def _reads_only_itself(self, group: Group, step: Step, operation: OpRecord, index: Ids) -> bool:
+        """Whether a step reads a channel only to compute that same channel.
 
-        A depthwise convolution reads a channel to make the channel: it need not be masked, as
-        everything that reads what it makes is.
+        A depthwise convolution does: the channel need not be masked there, since it is masked
+        wherever the result is read.
         """
         call = Call(step.function, step.arguments, step.keywords)
         groups = call.get("groups", 1)
@@ -219,7 +219,7 @@ class Routes:
         return bool((readers | ~reached).all())
 
     def _is_linear(self, step: Step, reads: Sequence[DownstreamRead]) -> bool:
-        """Whether the step's result is a sum over what it reads, with a weight of the model's."""
+        """Whether the step's result is a sum over what it reads, with a model's own weight."""
         call = Call(step.function, step.arguments, step.keywords)
         if len(reads) > 1 or call.packet not in CONVOLUTIONS | PRODUCTS:
             return False
@@ -234,7 +234,7 @@ class Routes:
         return plain and isinstance(weight, torch.Tensor) and weight.dim() == 2
 
     def _may_overwrite(self, step: Step, steps: Sequence[Step], changed: set[Ref]) -> bool:
-        """Whether the step may write over its first operand, which is new and read by it alone."""
+        """Whether the step may overwrite its first operand, new memory that it alone reads."""
         if in_place_of(step.function) is None or not step.reads:
             return False
         first = step.operands[0]
@@ -258,7 +258,7 @@ class Routes:
 
 
 def depending_on(steps: Sequence[Step], first: set[int]) -> list[Step]:
-    """The steps numbered in ``first`` and all that depend on what they give."""
+    """The steps numbered in ``first`` and all that depend on their results."""
     changed: set[TensorSource] = set()
     found = []
     for step in steps:
@@ -269,7 +269,7 @@ def depending_on(steps: Sequence[Step], first: set[int]) -> list[Step]:
 
 
 def channels_last(value: torch.Tensor) -> torch.Tensor:
-    """The same values, with the channels of images next to each other in memory."""
+    """The same values; 4-d tensors in channels-last format."""
     return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
 
 
@@ -289,7 +289,7 @@ def _fold_norms(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
     """The program's steps, with batch normalisation folded into the convolution before it.
 
     Returns:
-        (steps, number of a folded step -> number of the operation whose channels it reads)
+        (steps, number of a folded step -> number of the convolution whose channels it reads)
     """
     readers: dict[Operand, int] = {}
     everything: list[Operand] = [s for step in program.steps for s in step.reads]
@@ -313,7 +313,7 @@ def _fold_norms(program: BatchedTape) -> tuple[list[Step], dict[int, int]]:
 
 
 def _merge(convolution: Step, norm: Step) -> Step | None:
-    """One convolution that does both; None where these are not such a pair."""
+    """One convolution equivalent to both steps; None where they are no such pair."""
     first = Call(convolution.function, convolution.arguments, convolution.keywords)
     second = Call(norm.function, norm.arguments, norm.keywords)
     if first.packet not in CONVOLUTIONS or second.packet is not aten.batch_norm:

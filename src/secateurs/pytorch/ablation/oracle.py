@@ -1,4 +1,4 @@
-"""Oracle pruning made affordable: what the loss does without each channel, exactly or by racing."""
+"""Oracle pruning at affordable cost: the loss without each channel, exactly or by racing."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def ablate_channels(
     confidence: float = 0.97,
     loss: Loss | None = None,
 ) -> Ablation:
-    """What the loss does when each channel is removed, alone, wherever it is read.
+    """Measure the change of the loss when each channel is removed alone, wherever it is read.
 
     Args:
-        network: as ``trace`` made it; its model comes back exactly as it was.
+        network: network made by ``trace``; its model comes back exactly as it was.
         data: (images, labels) as two arrays, or an iterable of such batches.
-        mode: 'exact' removes every channel on every image. 'racing' finds the ``share`` of channels
-            whose removal costs least, removing only those in doubt; for the rest it gives an
-            estimate and its error.
-        share: in racing mode, the share of channels to find, in (0, 1).
-        scope: in racing mode, the lowest of the whole 'network' or of each 'group'.
-        confidence: in racing mode, the expected share of the channels found that are right, in
+        mode: 'exact' removes every channel on every image. 'racing' finds the fraction ``share`` of
+            channels whose removal costs least, removing only uncertain ones; for the rest it gives
+            an estimate and its error.
+        share: in racing mode, the fraction of channels to find, in (0, 1).
+        scope: in racing mode, whether to find the lowest of the whole 'network' or of each 'group'.
+        confidence: in racing mode, the expected fraction of the channels found that are correct, in
             (0, 1).
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
 

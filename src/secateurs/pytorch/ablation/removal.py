@@ -1,15 +1,15 @@
-"""Running a network without one channel, many times over, as cheaply as that can be exact.
+"""Run a network without one channel, many times over, at the lowest exact cost.
 
 Removing a channel changes nothing before the first operation that reads it, so everything up to
 there is taken from one dense run (prefix caching). That first operation is linear in what it reads:
-what it gives without the channel is what it gave, less one summand, and the summand is a
-convolution of one channel, or an outer product. On images where the channel is zero wherever it is
-read, nothing changes at all, so they are left out. What remains are pairs of a channel and an
-image; they go through the rest of the network together, whatever their channels, in batches as
-large as suits the machine, with batch normalisation folded into the convolutions before it.
+its result without the channel is the dense result minus one contribution, which is a convolution of
+one channel, or an outer product. On images where the channel is zero wherever it is read, nothing
+changes at all, so these are skipped. What remains are pairs of a channel and an image. Pairs of
+different channels go through the rest of the network together, in batches of a size that suits the
+machine, with batch normalisation folded into the convolutions before it.
 
-Where a model does not allow that (images that cannot be told apart, operations that mix channels),
-its channels are removed one by one, as the masked twin does, from the first consumer on.
+Where a model does not allow that (images that cannot be separated, operations that mix channels),
+its channels are removed one by one, as in the masked twin, from the first consumer on.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 NUMBERS_AT_A_TIME = 2**20
-"""Numbers in the largest value of a batch of pairs: as many as stay near the processor."""
+"""Elements in the largest value of a batch of pairs, so that it stays in the CPU's cache."""
 
 MOST_PAIRS = 4096
 
 Index = int | slice | torch.Tensor
-"""Which rows or columns of a table."""
+"""Indices of rows or columns of a table."""
 
 
 @dataclass(eq=False, slots=True)
@@ -69,12 +69,12 @@ class DenseBatch:
     """The dense network's run on one batch.
 
     Attributes:
-        batch: as given.
-        tape: what every operation gave.
-        labels: of the images, where the model is.
-        losses: of the images.
-        right: which images are classified right; None where labels are not classes.
-        classes: how many classes the outputs score; 0 where labels are not classes.
+        batch: the batch.
+        tape: recorded run, with every result.
+        labels: labels of the images, on the model's device.
+        losses: loss of each image, shape (images,).
+        right: which images are classified correctly; None where labels are not classes.
+        classes: number of classes that the outputs score; 0 where labels are not classes.
     """
 
     batch: CalibrationBatch
@@ -90,7 +90,7 @@ class DenseBatch:
         return len(self.losses)
 
     def value(self, source: Operand) -> torch.Tensor:
-        """A recorded value; images with their channels last, which convolutions like best."""
+        """A recorded value; images in channels-last format, in which convolutions are fastest."""
         known = self._laid_out.get(source)
         if known is None:
             known = channels_last(self.tape.find(source))
@@ -98,7 +98,7 @@ class DenseBatch:
         return known
 
     def nonzero(self, source: Operand, axis: int, rows: ImageAxis) -> torch.Tensor:
-        """Where along an axis each image has a value other than zero; (images, indices)."""
+        """Whether each image has a nonzero value at each index of an axis; (images, indices)."""
         key = (source, axis)
         if key not in self._nonzero:
             value = self.tape.find(source).movedim((rows.axis, axis), (0, 1))
@@ -109,11 +109,12 @@ class DenseBatch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Changes:
-    """What removing channels did, image by image.
+    """Effects of removing channels, image by image.
 
     Attributes:
         loss: change of the loss, shape (channels, images), double.
-        right: 1 where an image is now classified right and was not, -1 the other way round.
+        right: 1 where an image becomes correctly classified, -1 where it becomes misclassified,
+            shape (channels, images).
     """
 
     loss: torch.Tensor
@@ -121,12 +122,12 @@ class Changes:
 
 
 class Removals:
-    """Removes channels of a network one at a time and says what that does to each image's loss.
+    """Removes channels of a network one at a time and measures the change of each image's loss.
 
     Args:
-        network: as traced; its model comes back exactly as it was.
-        objective: the loss.
-        first: some images, to learn from how the model treats them.
+        network: the traced network; its model comes back exactly as it was.
+        objective: loss of each image.
+        first: images on which the layout of images in the model is found.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Removals:
             return DenseBatch(batch, tape, labels, losses, right, classes)
 
     def slopes(self, dense: DenseBatch) -> Sums:
-        """How each image's loss changes with a gate on each atom; (images, atoms)."""
+        """Gradients of each image's loss with respect to a gate on each atom; (images, atoms)."""
         if self.places.by_image:
             losses = partial(self.objective.losses, labels=dense.labels)
             return self._gates.terms(self.places.slopes_of_run(dense.tape, losses, len(dense)))
@@ -170,11 +171,11 @@ class Removals:
         """Remove each of these channels of a group, one at a time, on a batch.
 
         Args:
-            dense: the dense network's run on the batch.
-            group: whose channels.
-            channels: which of them.
-            where: on which images, (channels, images); None is all. The others' changes mean
-                nothing.
+            dense: dense network's run on the batch.
+            group: group of the channels.
+            channels: indices of the channels in the group.
+            where: mask of the images to run, shape (channels, images); None is all. The results for
+                the other images are meaningless.
         """
         changes = Changes(
             torch.zeros((len(channels), len(dense)), dtype=torch.float64),
@@ -208,7 +209,7 @@ class Removals:
         images: torch.Tensor | None,
         at: tuple[Changes, Index, Index],
     ) -> None:
-        """Write down what became of these images' losses."""
+        """Record the changes of these images' losses."""
 
         def choose(values: torch.Tensor) -> torch.Tensor:
             return values if images is None else values[images]
@@ -251,7 +252,7 @@ class Removals:
             yield Pairs(places[rows], chosen[places[rows]], images[rows])
 
     def _run(self, dense: DenseBatch, route: DownstreamPath, pairs: Pairs) -> object:
-        """The model's output for pairs."""
+        """The model's outputs for pairs."""
         values: dict[Ref, torch.Tensor] = {}
         value = self._finder(dense, pairs, values)
 
@@ -279,7 +280,7 @@ class Removals:
     def _finder(
         self, dense: DenseBatch, pairs: Pairs, values: dict[Ref, torch.Tensor]
     ) -> Callable[[Operand], torch.Tensor]:
-        """What a source is for these pairs: computed for them, or taken from the dense run."""
+        """A function from a source to its value for these pairs, computed or from the dense run."""
         taken: dict[Operand, torch.Tensor] = {}
 
         def value(source: Operand) -> torch.Tensor:
@@ -296,7 +297,7 @@ class Removals:
         return value
 
     def _mask(self, call: Call, step: Step, reads: Sequence[DownstreamRead], pairs: Pairs) -> Call:
-        """The operation with each pair's channel taken as zero."""
+        """The operation with each pair's channel set to zero."""
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
         for read in reads:
@@ -314,7 +315,7 @@ class Removals:
     def _less_one(
         self, dense: DenseBatch, step: Step, read: DownstreamRead, pairs: Pairs
     ) -> torch.Tensor:
-        """What a linear step gives without each pair's channel: what it gave, less one summand."""
+        """A linear step's result minus the contribution of each pair's channel."""
         ref = Ref(step.number)
         output = select(dense.value(ref), self.routes.rows[ref], pairs.images)
         operand = dense.value(step.operands[read.operand])
@@ -325,7 +326,7 @@ class Removals:
     # -- one by one
 
     def _twin(self, dense: DenseBatch, group: Group, channel: int) -> object:
-        """The model's output for the whole batch without one channel, as the masked twin has it."""
+        """The model's outputs for the whole batch without one channel, by the masked twin."""
         network, tape = self.network, dense.tape
         stays = network.solution.mark_kept(network.alive([group.channels[channel]]))
         twin = MaskedTwin(self.source.operations, stays)
@@ -350,12 +351,12 @@ class Removals:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pairs:
-    """Pairs of a channel and an image, by channel.
+    """Pairs of a channel and an image, ordered by channel.
 
     Attributes:
-        places: the channel's place among those asked for.
-        channels: the channel's number in its group.
-        images: the image's number in the batch.
+        places: index of the channel among those asked for, shape (pairs,).
+        channels: index of the channel in its group, shape (pairs,).
+        images: index of the image in the batch, shape (pairs,).
     """
 
     places: torch.Tensor
@@ -368,7 +369,7 @@ class Pairs:
 
 def select(value: torch.Tensor, rows: ImageAxis, images: torch.Tensor) -> torch.Tensor:
     """A new tensor of these images' values, in the same memory layout."""
-    if value.dim() == 4 and rows == ImageAxis(0):  # index_select would lay it out anew
+    if value.dim() == 4 and rows == ImageAxis(0):  # index_select would change the layout
         return value.permute(0, 2, 3, 1).index_select(0, images).permute(0, 3, 1, 2)
     return rows.select(value, images)
 

@@ -1,4 +1,4 @@
-"""Removing channels one at a time where the loss takes the model: a masked twin makes the step."""
+"""Ablate channels for losses that take the model: a masked twin runs the task's step."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class StepRun:
     """The dense network's steps on one batch.
 
     Attributes:
-        examples: each as a batch of its own, where the model is.
-        losses: of the examples.
-        labels: none: what targets are is the task's affair.
-        right: likewise.
-        classes: likewise.
+        examples: examples as batches of their own, on the model's device.
+        losses: loss of each example, shape (examples,).
+        labels: None: targets are left to the task.
+        right: None; likewise.
+        classes: 0; likewise.
     """
 
     examples: list[object]
@@ -48,11 +48,11 @@ class StepRun:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StepChanges:
-    """What removing channels did, example by example.
+    """Effects of removing channels, example by example.
 
     Attributes:
         loss: change of the loss, shape (channels, examples), double.
-        right: zeros.
+        right: zeros of the same shape.
     """
 
     loss: torch.Tensor
@@ -60,11 +60,11 @@ class StepChanges:
 
 
 class StepRemovals:
-    """Removes channels of a network one at a time and says what that does to each step's loss.
+    """Removes channels of a network one at a time and measures the change of each step's loss.
 
     Args:
-        network: as traced; its model comes back exactly as it was.
-        runner: of the task's step.
+        network: the traced network; its model comes back exactly as it was.
+        runner: runs the task's step.
     """
 
     def __init__(self, network: Network, runner: StepRunner) -> None:
@@ -80,7 +80,7 @@ class StepRemovals:
         return StepRun(examples, self.runner.losses(self.source.to_run(), given))
 
     def slopes(self, dense: StepRun) -> Sums:
-        """How each example's loss changes with a gate on each atom; (examples, atoms)."""
+        """Gradients of each example's loss with respect to gates on atoms; (examples, atoms)."""
         found = []
         for example in dense.examples:
             tape, records = self.runner.record(self.source, example)
@@ -93,10 +93,10 @@ class StepRemovals:
         """Remove each of these channels of a group, one at a time, on a batch.
 
         Args:
-            dense: the dense network's steps on the batch.
-            group: whose channels.
-            channels: which of them.
-            where: on which examples, (channels, examples); None is all.
+            dense: dense network's steps on the batch.
+            group: group of the channels.
+            channels: indices of the channels in the group.
+            where: mask of the examples to run, shape (channels, examples); None is all.
         """
         loss = torch.zeros((len(channels), len(dense)), dtype=torch.float64)
         for place, channel in enumerate(channels.tolist()):
@@ -108,7 +108,7 @@ class StepRemovals:
         return StepChanges(loss, torch.zeros(loss.shape, dtype=torch.int8))
 
     def supports_subsets(self, group: Group) -> bool:
-        """Whether cost scales with the number of examples: each is run alone."""
+        """Whether cost scales with the number of examples: yes, since each is run alone."""
         del group
         return True
 
@@ -127,12 +127,12 @@ class StepRemovals:
 
 
 class StepTwin(MaskedTwin):
-    """Makes a step of training as if the removed channels were not there.
+    """Runs a training step as if the removed channels did not exist.
 
     Args:
-        network: as traced.
-        stays: which units do.
-        step: of the model, up to its loss.
+        network: the traced network.
+        stays: mask of the units that are kept, shape (units,).
+        step: step of the model, up to its loss.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class StepTwin(MaskedTwin):
         return self._step(model)
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
-        """One operation, of the model's or of its loss; nothing is sampled."""
+        """Run one operation of the model or of its loss, without sampling."""
         arguments = self._copies(function, arguments)
         keywords = self._copies(function, keywords)
         name = str(function.overloadpacket)

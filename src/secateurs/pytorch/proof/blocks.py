@@ -1,8 +1,8 @@
-"""The proof that blocks went and nothing else: against the dense model with their branches silent.
+"""The proof of removed blocks: against the dense model with zeros in place of their branches.
 
-The dense model does all that it did, but at each sum of a block its branch counts as zero. Where a
-block normalises its skip, too, nothing of that is left: there the dense model's block is run and
-what it gives is left out, and the proof says so.
+The dense model runs as before, but in each sum of a removed block the branch counts as zero. Where
+a block also normalises its skip, that normalisation is removed too: there the dense model's block
+runs and its output is replaced by its input, and the proof says so.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 SAMPLES = 64
 NEVER_ZERO = ("running_var", "weight_v", "original1")
-"""What others are divided by the root or the norm of."""
+"""Tensors whose root or norm is a divisor."""
 
 LayerSamples = dict[str, NDArray[np.float64]]
 
 
-class _Silent(OpInterpreter):
-    """Runs a model with zero in place of one operand of some additions.
+class _ZeroedBranches(OpInterpreter):
+    """Runs a model with zeros for one operand of some additions.
 
     Args:
-        branches: number of the addition -> which of its operands.
+        branches: index of the addition -> which of its operands.
     """
 
     def __init__(self, branches: Mapping[int, int]) -> None:
@@ -66,16 +66,16 @@ class _Silent(OpInterpreter):
 def prove_blocks(
     source: TracedModel, small: nn.Module, blocks: Sequence[BlockCut], example_inputs: Any
 ) -> Proof:
-    """Run the model without its blocks and the dense one with their branches silent.
+    """Compare the model without blocks with the dense one whose branches are zeroed.
 
     Args:
-        source: of the dense model.
-        small: without the blocks, and cut in no other way.
-        blocks: those that went.
-        example_inputs: as the models' forward takes.
+        source: the traced dense model.
+        small: the model without the blocks, otherwise uncut.
+        blocks: removed blocks.
+        example_inputs: inputs of the models' forward.
 
     Raises:
-        CutError: the small model cannot run, or does something else.
+        CutError: the small model cannot run, or its outputs differ.
     """
     dense = source.to_run()
     found = {one.path: one for one in watch_blocks(source.to_run(), example_inputs)}
@@ -95,7 +95,7 @@ def prove_blocks(
         and not any(block.takes_with_it(name) for block in blocks)
         and (new := after(name)) is not None
     }
-    twins, expected = _watch_run(dense, example_inputs, names, _Silent(silent), skipped)
+    twins, expected = _watch_run(dense, example_inputs, names, _ZeroedBranches(silent), skipped)
     try:
         ours, received = _watch_run(
             share_tensors(small), example_inputs, {new: new for new in names.values()}
@@ -162,7 +162,7 @@ def _watch_run(
     mode: OpInterpreter | None = None,
     skipped: Sequence[BlockCut] = (),
 ) -> tuple[LayerSamples, Any]:
-    """(some numbers of what each module gave first, what the model gives)."""
+    """(a sample of each module's first output, the model's outputs)."""
     samples: LayerSamples = {}
 
     def watching(name: str) -> Any:
@@ -211,18 +211,18 @@ def _clone_inputs(example_inputs: Any, model: nn.Module) -> tuple[Any, dict[str,
 def prove_blocks_independently(
     model: nn.Module, small: nn.Module, blocks: Sequence[BlockCut], inputs: Any
 ) -> Independent:
-    """Set every number that goes with the blocks to zero in a copy of the dense model, and compare.
+    """Zero all parameters of the removed blocks in a copy of the dense model, and compare.
 
-    Nothing is asked of how blocks were found: a branch of weights that are zero gives zero.
+    This does not rely on how blocks were found: a branch whose weights are zero gives zero.
 
     Args:
-        model: the dense one; unchanged.
-        small: without the blocks.
-        blocks: those that went, with nothing but their branch's sums on their skips.
-        inputs: real ones.
+        model: the dense model; unchanged.
+        small: the model without the blocks.
+        blocks: removed blocks, with nothing but the sums with their branches on their skips.
+        inputs: inputs with values.
 
     Raises:
-        CutError: the answers are not the same.
+        CutError: the outputs differ.
     """
     zeroed = cut_copy(model, Cut()).eval()
     with torch.no_grad():

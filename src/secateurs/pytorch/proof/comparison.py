@@ -40,15 +40,15 @@ def prove(
     alive: NDArray[np.bool_],
     example_inputs: object,
 ) -> Proof:
-    """Run the small model and the masked twin on the same inputs.
+    """Run the small model and the masked twin on the same inputs and compare.
 
-    A difference that single precision may explain is looked at again in double precision.
+    A difference that single precision may explain is checked again in double precision.
 
     Args:
-        network: the dense model's, as traced.
+        network: traced network of the dense model.
         small: the cut model.
-        alive: the atoms that stay.
-        example_inputs: as the models' forward takes.
+        alive: mask of the atoms that are kept, shape (atoms,).
+        example_inputs: inputs of the models' forward.
 
     Raises:
         CutError: the small model cannot run, the difference is larger than rounding explains, or
@@ -69,7 +69,7 @@ def prove(
 
 
 def _of_decisions(network: Network) -> str:
-    """What else may be behind a mismatch, for a model whose forward decides by values."""
+    """Another possible cause of a mismatch, for a model whose forward depends on values."""
     if not any(note.startswith(BY_VALUES) for note in network.notes):
         return ""
     return (
@@ -84,9 +84,9 @@ def _prove_on_smaller_images(
     alive: NDArray[np.bool_],
     example_inputs: object,
 ) -> Proof | None:
-    """The proof on cropped images; None where it does not hold, or the full ones are needed.
+    """The proof on cropped images; None where it fails, or the full images are needed.
 
-    A model's forward may refuse smaller images however it likes: that says nothing of the cut.
+    A model's forward may raise anything on smaller images, which says nothing about the cut.
     """
     source = source_of(network)
     images = crop_images(example_inputs, source.operations)
@@ -97,7 +97,7 @@ def _prove_on_smaller_images(
         proof = _compare(
             network, dense, small, alive, images.inputs, frugal=True, sizes_as_traced=False
         )
-    except Exception:  # noqa: BLE001 - whatever a forward raises of images of another size
+    except Exception:  # noqa: BLE001 - a forward may raise anything on images of another size
         return None
     return replace(proof, images=images.text) if proof.holds else None
 
@@ -105,17 +105,17 @@ def _prove_on_smaller_images(
 def compare_in_double_precision(
     network: Network, small: nn.Module, alive: NDArray[np.bool_], example_inputs: object
 ) -> Proof | None:
-    """The proof in double precision where it holds there; None where it does not, or cannot run.
+    """The proof in double precision; None where it fails there, or the models cannot run.
 
-    Some models make tensors of single precision themselves, or cannot be copied: that says nothing
-    of the cut, so it is the first look that counts then.
+    Some models create tensors of single precision themselves, or cannot be copied. That says
+    nothing about the cut, so the proof in single precision counts then.
     """
     try:
         dense = copy_model(source_of(network).to_run()).double()
         exact = _compare(
             network, dense, copy_model(small).double(), alive, _in_double(example_inputs)
         )
-    except Exception:  # noqa: BLE001 - whatever a forward raises of types that it does not expect
+    except Exception:  # noqa: BLE001 - a forward may raise anything on an unexpected dtype
         return None
     return exact if exact.holds else None
 
@@ -135,7 +135,7 @@ def _compare(
     stays = network.solution.mark_kept(alive)
     twin = MaskedTwin(operations, stays, frugal=frugal, sizes_as_traced=sizes_as_traced)
     sampled = Sampled(operations, stays, sizes_as_traced=sizes_as_traced)
-    # After smaller images, the full ones are run by copies of their own.
+    # The full images, if needed afterwards, are run by new copies.
     twin.is_last = sampled.is_last = not sizes_as_traced
     try:
         expected = twin.run(dense, arguments, keywords)
@@ -185,7 +185,7 @@ def _largest_inside(
     tolerance: float,
     factors: Sequence[float],
 ) -> tuple[float, str]:
-    """How far the samples are apart of those operations that both models do alike."""
+    """The largest mismatch between the models' samples of like operations, and its layer."""
     layers, ours, twins = [], [], []
     for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
         if mine is not None and theirs is not None and mine.shape == theirs.shape:

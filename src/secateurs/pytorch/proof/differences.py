@@ -1,4 +1,4 @@
-"""How far two models' answers are apart, and what rounding explains."""
+"""Differences between the outputs of two models, and the tolerance for rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateurs.channels.proof import finite_or_inf
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 TOLERANCE = {getattr(torch, name): value for name, value in proof.TOLERANCE.items()}
-"""The same by PyTorch's types."""
+"""Relative tolerance by PyTorch dtype."""
 
 
 def largest_difference(one: object, other: object) -> tuple[float, float]:
@@ -26,9 +26,9 @@ def largest_difference(one: object, other: object) -> tuple[float, float]:
 
 
 def has_values(one: object, other: object) -> bool:
-    """Whether there is any value in two results that tells something.
+    """Whether two results hold any value that a comparison can use.
 
-    Whole numbers do where they agree: an index may be another one by rounding alone.
+    Integers count only where they agree: an index may differ by rounding alone.
     """
     for mine, theirs in zip(iterate_tensors(one), iterate_tensors(other), strict=True):
         is_number = mine.is_floating_point() or mine.is_complex()
@@ -38,6 +38,6 @@ def has_values(one: object, other: object) -> bool:
 
 
 def precision_of(model: nn.Module) -> torch.dtype:
-    """The coarsest floating-point type of the model's parameters."""
+    """The coarsest floating-point dtype of the model's parameters."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)

@@ -1,17 +1,18 @@
-"""A second proof that shares nothing with the rules: silence who reads, and nothing may change.
+"""A second proof, independent of the tracing rules: zero the readers and compare.
 
-The masked twin ignores what the rules say is read, so a mistake in a rule may be in twin and cut
-alike. Here nothing is asked of the rules but which slices of which tensors go. In a copy of the
-dense model the *readers* among these slices are set to zero; who is one is seen by poking at the
-weights and watching values. What the reading layer computes of its weights (a parametrisation such
-as ``2 w + 0.1``) is no zero where they are; it is set to zero where it is computed. Then
+The masked twin ignores what the rules call read, so a mistake in a rule may affect twin and cut
+alike. Here the rules contribute nothing but the list of tensor slices to remove. In a copy of the
+dense model, the *readers* among these slices are set to zero; they are found by perturbing weights
+and watching which values change. A weight that the reading layer computes from its parameters (a
+parametrisation such as ``2 w + 0.1``) need not be zero where the parameters are; it is zeroed where
+it is computed. Then
 
-1. poking at every other slice that goes must leave the answers as they are: nobody reads it; and
-2. the small model must answer what this copy answers.
+1. perturbing any other slice to be removed must leave the outputs unchanged: nothing reads it; and
+2. the small model must give the outputs of this copy.
 
-Where the first fails, something besides a consumer's weights still looks at the channels: a norm of
-weights, a sum, a normalisation. Channels that the rules themselves call mixed are left out, and are
-named in the proof as ever.
+Where the first fails, something besides a consumer's weights depends on the channels: a norm of
+weights, a sum, a normalisation. Channels that the rules call mixed are excluded, and the proof
+names them as usual.
 """
 
 from __future__ import annotations
@@ -45,51 +46,59 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.interpreter import in_mode
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors, map_tensors
 
-_HEARD_BELOW = 0.01
-"""Of the tolerance: what nobody reads changes nothing at all, and many that are each read a little
-would together be more than the tolerance."""
+_NEGLIGIBLE = 0.01
+"""Fraction of the tolerance below which a change of the outputs counts as none.
 
-_HEARD = 1e-4
-"""A value has changed if it did by this share of the largest change, or of the largest value."""
+A slice that nothing reads changes nothing at all, and many slices that are each read a little could
+add up to more than the tolerance.
+"""
+
+_CHANGED = 1e-4
+"""Fraction of the largest change above which an element counts as changed."""
 
 
 NOTHING: Mapping[int, Sequence[Any]] = MappingProxyType({})
 
 Poke = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(the values of a slice, the whole tensor) -> other values."""
+"""(values of a slice, the whole tensor) -> other values."""
 
 
 ZeroMasks = Mapping[int, torch.Tensor]
-"""The number of an operation -> where its result is zero."""
+"""Index of an operation -> mask of the elements of its result to zero."""
 
 
 class Seen(NamedTuple):
-    """What an operation gave: whether it depends on the input, and its values."""
+    """An operation's result.
+
+    Attributes:
+        is_live: whether it depends on the input.
+        values: its values.
+    """
 
     is_live: bool
     values: torch.Tensor
 
 
 def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> Independent:
-    """Silence what reads the channels that go, and compare.
+    """Zero whatever reads the removed channels, and compare outputs.
 
     Args:
         model: the dense model; unchanged.
-        cut: of channels that no operation mixes.
-        example_inputs: as its forward takes; real ones: what they do not reach proves nothing.
+        cut: cut of channels that no operation mixes.
+        example_inputs: inputs with values; weights that they do not reach are not proven.
 
     Raises:
-        CutError: something else reads the channels, or the answers are not the same.
+        CutError: something else reads the channels, or the outputs differ.
     """
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
-    silent = _Silenced(model, cut, example_inputs)
+    silent = _ZeroedReaders(model, cut, example_inputs)
     unheard = silent.find_unread()
     received = silent.answers_of(cut_copy(model, cut))
     loud, difference, scale = silent.compare(received)
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if loud or not difference <= tolerance:
-        factors = _Silenced(model, cut, example_inputs)
+        factors = _ZeroedReaders(model, cut, example_inputs)
         still, other, size = factors.compare(received, by_activations=True)
         if not still:
             loud, difference, scale, silent = still, other, size, factors
@@ -101,11 +110,11 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
     return Independent(cut.removed_channels, difference, scale, tolerance, unheard)
 
 
-class _Silenced:
-    """A copy of the dense model, and which of the slices that go read the others.
+class _ZeroedReaders:
+    """A copy of the dense model, in which the slices that read the others are zeroed.
 
     Attributes:
-        zero: those that were found to read, and are at zero.
+        zero: slices that were found to be readers, and are zero.
     """
 
     def __init__(self, model: nn.Module, cut: Cut, example_inputs: object) -> None:
@@ -115,15 +124,15 @@ class _Silenced:
         self._random = torch.Generator().manual_seed(0)
         self._parts = [part for part in slices_of(cut) if _has_values(self._tensors[part.tensor])]
         self.zero: list[Slice] = []
-        self._present: Mapping[int, Seen] | None = None  # of a pass as things are
-        self._computed: set[Slice] = set()  # of weights that their layer computes others of
-        self._muted: dict[int, list[Slice]] = {}  # what is zero in what an operation computes
-        self._zeros: dict[int, list[torch.Tensor]] = {}  # and in what it makes of the input
+        self._present: Mapping[int, Seen] | None = None  # results of a pass in the present state
+        self._computed: set[Slice] = set()  # slices from which a layer computes its weight
+        self._muted: dict[int, list[Slice]] = {}  # operation -> zeroed slices of computed weights
+        self._zeros: dict[int, list[torch.Tensor]] = {}  # operation -> zeroed masks of activations
 
-    # -- answers
+    # -- outputs
 
     def answers(self) -> object:
-        """What the copy answers as it is now."""
+        """The outputs of the copy in its present state."""
         return self.answers_of(self._model, self._muted, self._zeros)
 
     def answers_of(
@@ -132,7 +141,7 @@ class _Silenced:
         muted: Mapping[int, Sequence[Slice]] = NOTHING,
         zeros: Mapping[int, Sequence[torch.Tensor]] = NOTHING,
     ) -> object:
-        """What a model answers in eval mode; it and the inputs stay as they are."""
+        """A model's outputs in eval mode; the model and the inputs stay unchanged."""
         twin = share_tensors(model)
         arguments, keywords = self._inputs()
         with (
@@ -142,7 +151,7 @@ class _Silenced:
             torch.random.fork_rng(devices=[]),
         ):
             torch.manual_seed(0)
-            with _Mute(muted, zeros) if muted or zeros else nullcontext():
+            with _ZeroedResults(muted, zeros) if muted or zeros else nullcontext():
                 return twin(*arguments, **keywords)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
@@ -150,17 +159,17 @@ class _Silenced:
         given = map_tensors(list(arguments), lambda t: t.clone())
         return given, map_tensors(dict(keywords), lambda t: t.clone())
 
-    # -- who reads
+    # -- finding readers
 
     def compare(
         self, received: object, by_activations: bool = False
     ) -> tuple[list[Slice], float, float]:
-        """(what the answers still depend on, the largest difference to these, the largest answer).
+        """(slices still read, the largest difference from ``received``, the largest output).
 
         Args:
-            received: what the small model answers.
-            by_activations: also silence what is multiplied with others behind an activation that
-                makes no zeros of zeros, such as ``elu(x) + 1``.
+            received: outputs of the small model.
+            by_activations: also zero activations that are multiplied with others, after a function
+                that does not map zero to zero, such as ``elu(x) + 1``.
         """
         loud = self.silence(by_activations)
         if loud:
@@ -168,21 +177,23 @@ class _Silenced:
         return [], *largest_difference(received, self.answers())
 
     def silence(self, by_activations: bool = False) -> list[Slice]:
-        """Set the readers to zero; returns the slices that the answers depend on all the same."""
+        """Zero the readers; return the slices that the outputs still depend on."""
         kinds, loud = self._silence_readers()
         if by_activations:
             loud = self._silence_factors(loud, kinds)
-        # Of weights that others are computed of, either side may look like the reader; and where
-        # two activations are multiplied, each reads the other. It was one if filters fall silent.
+        # Either of two weights may look like the reader: where one is computed from the other, and
+        # where two activations are multiplied. It is the reader if zeroing it makes filters unread.
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
-        # A channel that is zero for these inputs tells nothing of its readers: it may have several.
+        # A channel that is zero for these inputs does not reveal its readers, of which there may be
+        # several.
         inputs = [part for part in unsure if part.axis > 0]
         for parts in [*([part] for part in reversed(unsure)), inputs, *self._factors(loud, kinds)]:
             if not loud:
                 break
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
-                still = self._loud(but=parts)
-            # Of two weights that are multiplied each reads the other, and neither is a filter.
+                still = self._still_read_slices(but=parts)
+            # Two weights that are multiplied with each other read each other, and neither is a
+            # filter.
             tensors = {part.tensor for part in parts}
             are_weights = all(map(self._is_matrix, parts))
             others = [
@@ -199,30 +210,30 @@ class _Silenced:
             if any(part not in still for part in others):
                 for part in parts:
                     self._keep_zero(part)
-                loud = self._still_loud(loud)
+                loud = self._filter_still_read(loud)
         return loud
 
     def _silence_readers(self) -> tuple[dict[Slice, str], list[Slice]]:
-        """(what each slice is, those that the answers depend on though readers are at zero)."""
+        """(kind of each slice, slices that the outputs depend on although the readers are zero)."""
         kinds = {part: self._kind(part) for part in self._parts if self._is_matrix(part)}
         for part, kind in kinds.items():
             if kind == "reader":
                 self._keep_zero(part)
-        loud = self._loud()
+        loud = self._still_read_slices()
         kinds |= {part: self._kind(part) for part in loud if part not in kinds}
         for part in loud:
             if kinds[part] == "reader" and not self._is_matrix(part):
-                self._keep_zero(part)  # the one row of a layer with one output
-        return kinds, self._still_loud(loud) if loud else []
+                self._keep_zero(part)  # the single row of a layer with one output
+        return kinds, self._filter_still_read(loud) if loud else []
 
-    def _still_loud(self, parts: Sequence[Slice]) -> list[Slice]:
-        now = self._loud()
+    def _filter_still_read(self, parts: Sequence[Slice]) -> list[Slice]:
+        now = self._still_read_slices()
         return [part for part in parts if part in now]
 
     def find_unread(self) -> tuple[str, ...]:
-        """Layers whose filters that go do not show in the answers though nobody is silenced yet.
+        """Layers whose removed filters do not affect the outputs even before readers are zeroed.
 
-        A normalisation with the wrong statistics lets nothing through, say; or an activation.
+        For example, a normalisation with wrong statistics, or an activation, lets nothing through.
         """
         filters: dict[str, list[Slice]] = {}
         for part in self._parts:
@@ -247,9 +258,9 @@ class _Silenced:
             self._muted.setdefault(number, []).append(part)
 
     def _last_computing(self, part: Slice) -> int | None:
-        """The last operation on weights alone that gives just this slice of a weight anew.
+        """The last operation on weights alone whose result changes in exactly this slice.
 
-        None where there is none, or what it gives is zero as it should be.
+        None where there is none, or where its result is zero in that slice already.
         """
         before = self._watch_pass(None).seen
         with self._change([part], self._poke):
@@ -269,9 +280,9 @@ class _Silenced:
         return whole.index_fill_(part.axis, torch.tensor(part.indices), True)
 
     def _factors(self, loud: Sequence[Slice], kinds: Mapping[Slice, str]) -> Iterator[list[Slice]]:
-        """Filters and biases of a layer, or of its halves or thirds, that may be one factor.
+        """Filters and biases of a layer, or of its halves or thirds, that may form one factor.
 
-        Filters lie along the first axis of a weight, or where they were seen to.
+        Filters lie along the first axis of a weight, or along the axis where they were observed.
         """
         layers = list(dict.fromkeys(part.layer for part in loud))
         for pieces in (1, 2, 3):
@@ -286,14 +297,14 @@ class _Silenced:
                     piece = [self._piece(part, number, pieces) for part in parts]
                     if all(part.indices for part in piece) and piece:
                         yield piece
-        # Of several that are multiplied with each other, each reads all the others.
+        # Of several layers multiplied with each other, each reads all the others.
         for layer in layers if len(layers) > 2 else ():
             yield [part for part in loud if part.layer != layer]
 
     def _silence_factors(self, loud: list[Slice], kinds: Mapping[Slice, str]) -> list[Slice]:
-        """Silence two of which each falls silent when what the other becomes is zero.
+        """Zero pairs of factors each of which becomes unread when the other's activations are zero.
 
-        Both are needed: what reads a channel by itself (a norm) is not silenced by another one.
+        Both directions are required: what reads a channel by itself (a norm) stays a reader.
         """
         pieces = [
             (piece, zeros)
@@ -308,11 +319,11 @@ class _Silenced:
             if self._falls_silent(other, its_zeros) and self._falls_silent(one, others_zeros):
                 self._mute(its_zeros)
                 self._mute(others_zeros)
-                loud = self._still_loud(loud)
+                loud = self._filter_still_read(loud)
         return loud
 
     def _zeros_behind(self, parts: Sequence[Slice]) -> ZeroMasks | None:
-        """The operations in which what these make lies apart from all else, and where it lies."""
+        """Operation -> mask of its result that these slices make, where it is separate."""
         if not parts:
             return None
         before = self._watch_pass(None).seen
@@ -329,7 +340,7 @@ class _Silenced:
         return zeros or None
 
     def _falls_silent(self, parts: Sequence[Slice], zeros: ZeroMasks) -> bool:
-        """Whether these are heard as things are, and no more with zeros there."""
+        """Whether these slices are read at present, and no longer with zeros there."""
         if not self._is_read(parts, self.answers(), ()):
             return False
         before = {number: list(known) for number, known in self._zeros.items()}
@@ -349,10 +360,11 @@ class _Silenced:
         return Slice(part.tensor, part.axis, inside)
 
     def _kind(self, part: Slice) -> str:
-        """'filter', 'reader', or 'unsure': by where values change when it does, and when others do.
+        """Classify a slice as 'filter', 'reader' or 'unsure'.
 
-        What filters make lies apart from what the filters that stay make; what is read goes into
-        the same sums as what stays.
+        Compares where values change when the slice is perturbed, and when the rest of the tensor
+        is. What removed filters make is separate from what the kept filters make; what a reader
+        reads goes into the same sums as the rest.
         """
         rest = self._rest_of(part)
         if self._present is None:
@@ -370,10 +382,10 @@ class _Silenced:
             there = self._watch_pass(before).changed
         weights = [n for n in here.keys() & there.keys() if not before[n].is_live]
         if any(bool((here[number] & there[number]).any()) for number in weights):
-            return "unsure"  # weights computed of others: what goes moves what stays
+            return "unsure"  # a computed weight: removed parameters change kept elements of it
         first = {n for found in (here, there) for n in found if before[n].is_live}
         if len(first) != 1 or not first <= here.keys() & there.keys():
-            return "unsure"  # what is read there is zero for these inputs, say
+            return "unsure"  # the activation read may be zero for these inputs, for example
         (number,) = first
         return "filter" if _lie_apart(here[number], there[number]) else "reader"
 
@@ -383,7 +395,7 @@ class _Silenced:
         return Slice(part.tensor, part.axis, tuple(i for i in range(length) if i not in gone))
 
     def _watch_pass(self, before: Mapping[int, Seen] | None, to_end: bool = False) -> _Watch:
-        """Each operation's result; or, held against those before, where it has changed."""
+        """Run a pass and record each operation's result or, given earlier ones, its changes."""
         twin = share_tensors(self._model)
         arguments, keywords = self._inputs()
         for tensor in iterate_tensors([arguments, keywords]):
@@ -403,10 +415,10 @@ class _Silenced:
                 pass
         return watch
 
-    # -- what is heard
+    # -- effects on the outputs
 
-    def _loud(self, but: Sequence[Slice] = ()) -> list[Slice]:
-        """Of the slices that are not zero, those that change the answers when they change."""
+    def _still_read_slices(self, but: Sequence[Slice] = ()) -> list[Slice]:
+        """The slices not zeroed that change the outputs when they are perturbed."""
         zero = [*self.zero, *but]
         parts = [part for part in self._parts if not is_all_in(part, zero)]
         expected = self.answers()
@@ -418,7 +430,7 @@ class _Silenced:
         with self._change(parts, self._poke, spare=[*self.zero, *but]):
             difference, scale = largest_difference(self.answers(), expected)
         rounding = TOLERANCE.get(precision_of(self._model), 1e-4)
-        return difference > _HEARD_BELOW * rounding * scale
+        return difference > _NEGLIGIBLE * rounding * scale
 
     def _poke(self, values: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(values.shape, generator=self._random).to(values)
@@ -429,7 +441,7 @@ class _Silenced:
     def _change(
         self, parts: Sequence[Slice], change: Poke, spare: Sequence[Slice] = ()
     ) -> Iterator[None]:
-        """With other values in these slices, but not in those spared."""
+        """Context in which these slices have other values, except in the slices to spare."""
         before = {name: self._tensors[name].detach().clone() for name in {p.tensor for p in parts}}
         with torch.no_grad():
             for part in parts:
@@ -453,7 +465,7 @@ class _Silenced:
 
 @contextmanager
 def _keep_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back what a pass writes into buffers, as observers of fake quantisation do."""
+    """Restore buffers that a pass writes into, such as those of fake quantisation's observers."""
     kept = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -464,11 +476,11 @@ def _keep_buffers(model: nn.Module) -> Iterator[None]:
 
 
 class _SeenEnoughError(Exception):
-    """The first value that depends on the input has changed: nothing more is to be learnt."""
+    """The first value that depends on the input has changed: the rest of the pass is not needed."""
 
 
 class _Watch(TorchDispatchMode):
-    """What each operation gives, whether it depends on the input, and where it has changed."""
+    """Records each operation's result, whether it depends on the input, and where it changed."""
 
     def __init__(self, before: Mapping[int, Seen] | None, to_end: bool = False) -> None:
         super().__init__()
@@ -508,13 +520,13 @@ class _Watch(TorchDispatchMode):
         most = change.max().item()
         if not math.isfinite(most) or most <= 1e-6 * max(known.values.abs().max().item(), 1e-12):
             return
-        self.changed[self._number] = change > _HEARD * most
+        self.changed[self._number] = change > _CHANGED * most
         if is_live and not self._to_end:
             raise _SeenEnoughError
 
 
-class _Mute(TorchDispatchMode):
-    """Zeros in slices of what some operations give: a weight's, as a layer computes it."""
+class _ZeroedResults(TorchDispatchMode):
+    """Zeroes slices of some operations' results: of computed weights, and of activations."""
 
     def __init__(
         self,
@@ -545,19 +557,19 @@ class _Mute(TorchDispatchMode):
 
 
 def _has_values(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds numbers, real or complex, that may be changed a little."""
+    """Whether a tensor is floating-point or complex, so that it can be perturbed."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _lie_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether along some axis no index changes in both."""
+    """Whether there is an axis along which no index changes in both."""
     return _lines_apart(one, other) is not None
 
 
 def _lines_apart(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
-    """All that lies at the indices of the first along an axis where none changes in both.
+    """Mask of the first's indices along an axis where no index changes in both; None without one.
 
-    An activation that has died away does not change, and is no zero for that.
+    The mask covers whole lines, since a dead activation does not change and still need not be zero.
     """
     for axis in range(one.dim()):
         rest = [at for at in range(one.dim()) if at != axis]

@@ -1,7 +1,7 @@
-"""The masked twin: the dense model run as if the removed channels were not there.
+"""The masked twin: the dense model run as if the removed channels did not exist.
 
-What a run keeps to be compared is here too; what is compared with what, and what rounding explains,
-is the proof's.
+The samples that a run keeps for comparison are here too; ``comparison.py`` decides what is compared
+and which differences rounding explains.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Sampled(OpInterpreter):
-    """Runs a model and keeps a few values of every operation's result.
+    """Runs a model and samples a few values of every operation's result.
 
-    A model's output alone can prove nothing where it hardly depends on the weights (a head that
-    starts at zero, activations that have died away), so the proof also compares what is inside.
+    The output alone may prove nothing where it hardly depends on the weights (a head initialised to
+    zero, dead activations), so the proof also compares values inside the model.
     """
 
-    may_lack_data = False  # there is nothing to compare without
+    may_lack_data = False  # a comparison needs values
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Sampled(OpInterpreter):
         """Prepare a run.
 
         Args:
-            operations: of the trace.
-            stays: which units do.
+            operations: operations of the trace.
+            stays: mask of the units that are kept, shape (units,).
             sizes_as_traced: False for images of another size: then every operation has to be the
-                one that was traced, and every result is sampled, or the run ends.
+                traced one, and every result is sampled, or the run raises.
         """
         super().__init__(rules.is_whole)
         self._sizes_as_traced = sizes_as_traced
@@ -71,7 +71,7 @@ class Sampled(OpInterpreter):
         self._rows = PackedRows(SAMPLES_EACH)
         self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
         self._models: set[int] = set()
-        self._instead: dict[int, torch.Tensor] = {}
+        self._copies_of_written: dict[int, torch.Tensor] = {}
 
     def run(
         self,
@@ -80,27 +80,27 @@ class Sampled(OpInterpreter):
         keywords: Keywords,
         training: bool = False,
     ) -> object:
-        """The model's forward pass; what it writes into tensors of its own, copies take."""
-        self._models, self._instead = set(), {}
+        """Run the model's forward pass; writes into its parameters and buffers go to copies."""
+        self._models, self._copies_of_written = set(), {}
         for _, module in list_modules(model):
             self._models.update(map(id, module._parameters.values()))
             self._models.update(map(id, module._buffers.values()))
         return super().run(model, arguments, keywords, training)
 
     def _copies(self, function: OpOverload, values: AnyValue) -> AnyValue:
-        """The arguments of an operation, with copies of what it or one before wrote into.
+        """An operation's arguments, with copies of what it or an earlier one writes into.
 
-        An observer of ranges, say, goes on observing whenever it runs.
+        An observer of fake quantisation, for example, updates its range at every run.
         """
         is_mutable = function._schema.is_mutable
-        if not is_mutable and not self._instead:
+        if not is_mutable and not self._copies_of_written:
             return values
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             key = id(tensor)
             if is_mutable and key in self._models:
-                self._instead.setdefault(key, tensor.clone())
-            return self._instead.get(key, tensor)
+                self._copies_of_written.setdefault(key, tensor.clone())
+            return self._copies_of_written.get(key, tensor)
 
         return map_tensors(values, copy)
 
@@ -117,13 +117,14 @@ class Sampled(OpInterpreter):
         return output
 
     def _find_record(self, name: str) -> OpRecord | None:
-        """What is known of the operation that is being done.
+        """The trace's record of the operation that is running.
 
-        It is known by its number, until the path is another than when it was traced (values decide
-        what a detector does); from there on as its layer's first, second, ... of its kind.
+        Operations are matched by number, until the path differs from the trace (in a detector,
+        values decide); from there on by layer, name and occurrence.
 
         Raises:
-            OtherPathError: its layer does more of its kind than it did, and channels go there.
+            OtherPathError: the layer runs more operations of this name than traced, and they act on
+                channels.
         """
         key = (self.layer, name)
         nth = self._done[key]
@@ -138,12 +139,12 @@ class Sampled(OpInterpreter):
         return self._by_layer.find(self.layer, name, nth, self.index)
 
     def find_by_layer(self) -> None:
-        """Know operations by their layers from the beginning: the path is another."""
+        """Match operations by layer from the start, for a run on another path."""
         self._by_layer = RecordsByLayer(self._operations)
 
     @property
     def has_done_all(self) -> bool:
-        """Whether the run did every operation that was traced, and no other."""
+        """Whether the run matched every traced operation, and no other."""
         return self._by_layer is None and self.index + 1 == len(self._operations)
 
     def do(
@@ -153,14 +154,14 @@ class Sampled(OpInterpreter):
         arguments: Arguments,
         keywords: Keywords,
     ) -> object:
-        """The operation itself."""
+        """Run the operation; the masked twin overrides this."""
         del operation
         return function(*arguments, **keywords)
 
     def _sample(
         self, tensor: torch.Tensor | None, operation: OpRecord
     ) -> NDArray[np.float64] | None:
-        """Values at places that depend on the small model's shape alone."""
+        """Values at positions that depend on the small model's shape alone."""
         if tensor is None or not tensor.is_floating_point():
             return None
         dense, axes = operation.outputs[0]
@@ -181,7 +182,7 @@ class Sampled(OpInterpreter):
         return self._rows.of(found.numpy(), np.float64)
 
     def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
-        """Where to sample, as flat indices; None where this model's result is not as traced."""
+        """Flat indices to sample at; None where this model's result has not the traced shape."""
         whole = dense if self._sizes_as_traced else shape
         small = tuple(
             len(self._list_kept(axes[axis])) if axis in axes else size
@@ -200,22 +201,23 @@ class Sampled(OpInterpreter):
             return None
 
     def _list_kept(self, units: Ids) -> Ids:
-        """Where those units are that stay."""
+        """Positions of the kept units in an array."""
         known = self._kept.get(id(units))  # the operations keep these arrays alive
         if known is None:
             known = self._kept[id(units)] = np.flatnonzero(self._stays[units])
         return known
 
     def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
-        """Where this model has what the small one has at these places."""
+        """Positions in this model's result of the small model's positions."""
         del axes
         return tuple(places)
 
 
 class PackedRows:
-    """Short rows of numbers, many to a block.
+    """Short rows of numbers, packed into large blocks.
 
-    Small pieces of memory that outlive the large ones around them keep these from being given back.
+    Small allocations that outlive large ones around them would keep the allocator from releasing
+    these.
     """
 
     number = 1024
@@ -226,7 +228,7 @@ class PackedRows:
         self._blocks: dict[np.dtype[np.generic], NDArray[np.generic]] = {}
 
     def of(self, values: NDArray[np.generic], kind: type[Scalar] | None = None) -> NDArray[Scalar]:
-        """A copy of these, no more than the width; of another type where one is asked for."""
+        """A copy of at most ``width`` numbers, in another dtype if one is given."""
         dtype: np.dtype[np.generic] = values.dtype if kind is None else np.dtype(kind)
         used = self._used.get(dtype, 0)
         if used % self.number == 0:
@@ -238,13 +240,14 @@ class PackedRows:
 
 
 class MaskedTwin(Sampled):
-    """Runs the dense model as if the removed channels were not there.
+    """Runs the dense model as if the removed channels did not exist.
 
     Args:
-        operations: of its trace.
-        stays: which units do.
-        frugal: whether to silence a convolution's weight rather than its input where that is
-            smaller. A removed channel that is infinite or NaN is not silenced that way.
+        operations: operations of its trace.
+        stays: mask of the units that are kept, shape (units,).
+        frugal: whether to zero a convolution's weight instead of its input where that is smaller. A
+            removed channel that is infinite or NaN still reaches the result then.
+        sizes_as_traced: as for ``Sampled``.
     """
 
     def __init__(
@@ -283,6 +286,7 @@ class MaskedTwin(Sampled):
         )
 
     def ignore_removed(self, call: Call, operation: OpRecord) -> Call:
+        """The operation with zeros in place of removed channels."""
         changes: dict[int, torch.Tensor] = {}
         tensors = call.tensors()
         for mask in operation.masks:
@@ -291,7 +295,7 @@ class MaskedTwin(Sampled):
                 continue
             of_input = mask.operand == 0 and mask.axis == 1
             if self._frugal and of_input and _has_small_weight(call):
-                call = call.with_arguments(weight=_deaf_to(call, gone))
+                call = call.with_arguments(weight=_mask_weight(call, gone))
             else:
                 present = changes.get(mask.operand, tensors[mask.operand])
                 changes[mask.operand] = present.index_fill(mask.axis, gone, 0)
@@ -327,7 +331,9 @@ class MaskedTwin(Sampled):
             longer = list(tensor.shape)
             longer[axis] = shape[axis]
             index = self._index(units, True, tensor.device)
-            tensor = tensor.new_ones(longer).index_copy(axis, index, tensor)  # nobody divides by 0
+            tensor = tensor.new_ones(longer).index_copy(
+                axis, index, tensor
+            )  # ones, since a division may follow
         return tensor
 
     def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
@@ -338,14 +344,14 @@ class MaskedTwin(Sampled):
 
 
 def _has_small_weight(call: Call) -> bool:
-    """Whether to ignore channels takes less memory in a convolution's weight than in its input."""
+    """Whether a convolution's weight takes less memory than its input."""
     if call.packet not in (aten.conv1d, aten.conv2d, aten.conv3d):
         return False
     return bool(call["weight"].numel() < call["input"].numel())
 
 
-def _deaf_to(call: Call, gone: torch.Tensor) -> torch.Tensor:
-    """The convolution's weight with zeros for what it reads of these input channels."""
+def _mask_weight(call: Call, gone: torch.Tensor) -> torch.Tensor:
+    """The convolution's weight with zeros where it reads these input channels."""
     weight: torch.Tensor = call["weight"].detach()
     groups = call.get("groups", 1)
     if groups == 1:

@@ -1,9 +1,9 @@
-"""Smaller images for a proof: which channel goes where does not depend on how large they are.
+"""Crop images for a proof: which channel goes where does not depend on the image size.
 
-A forward pass takes most of a proof's time and memory, and both follow the number of pixels. So
-large images are cropped to their middle, as far as no map gets smaller than three by three. The
-proof on them counts only if both models do exactly the operations that were traced, so nothing that
-happens on the full images goes unproven; a model that asks for its size, or goes another way, is
+A forward pass takes most of a proof's time and memory, and both grow with the number of pixels. So
+large images are cropped to their centre, as long as no feature map gets smaller than three by
+three. The proof on them counts only if both models run exactly the traced operations, so nothing
+that happens on the full images goes unproven; a model whose path depends on the image size is
 proven on the full ones.
 """
 
@@ -21,11 +21,11 @@ from secateurs.pytorch.tracing.op_record import OpRecord
 
 @dataclass(frozen=True, slots=True)
 class SmallerImages:
-    """Example inputs whose images are cropped.
+    """Example inputs with cropped images.
 
     Attributes:
-        inputs: as the model's forward takes them.
-        text: '96 x 96 of 224 x 224'.
+        inputs: inputs as the model's forward takes them.
+        text: the sizes, as in '96 x 96 of 224 x 224'.
     """
 
     inputs: object
@@ -33,14 +33,14 @@ class SmallerImages:
 
 
 def crop_images(example_inputs: object, operations: Sequence[OpRecord]) -> SmallerImages | None:
-    """The middle of the images, where the inputs are images alone, and large ones.
+    """Crop large images to their centre, where images are the only inputs.
 
     Args:
-        example_inputs: as they were traced.
-        operations: of that trace.
+        example_inputs: inputs of the trace; images of shape (N, C, H, W).
+        operations: operations of the trace.
 
     Returns:
-        None where there is nothing to crop.
+        The cropped inputs; None where there is nothing to crop.
     """
     tensors = list(iterate_tensors(example_inputs))
     sides = {tuple(tensor.shape[2:]) for tensor in tensors if tensor.dim() == 4}

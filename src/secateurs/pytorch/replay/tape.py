@@ -1,9 +1,9 @@
-"""A forward pass as a flat list of operations, to be played again from any of them.
+"""Record a forward pass as a flat list of operations, and replay it from any of them.
 
-What a tape holds is below Python: no module, no control flow, only operations of PyTorch's and
-where each takes its arguments from. So the part of any model that depends on a changed value can be
-run alone (that is all that ablating a channel needs), with another number of images, or under
-autograd with gates put in, and the user's model is not touched.
+A tape holds no modules and no control flow, only PyTorch operations and the sources of their
+arguments. So the part of any model that depends on a changed value can be run by itself (which is
+all that ablating a channel needs), with another number of images, or under autograd with inserted
+gates, and the user's model is not touched.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from secateurs.training.memory import is_out_of_memory
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """The ``item``-th tensor that step number ``step`` gave."""
+    """The ``item``-th tensor that step number ``step`` returned."""
 
     step: int
     item: int = 0
@@ -51,28 +51,28 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The ``number``-th tensor that the model was given."""
+    """The ``number``-th input tensor of the model."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """A whole number that is ``each`` times the number of images."""
+    """An integer that is ``each`` times the number of images."""
 
     each: int
 
 
 TensorSource = Ref | Input
-"""Where a tensor comes from that depends on the run."""
+"""The source of a tensor that depends on the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """A source's values as another type: a mask of whole numbers made one of truth values.
+    """A source's values in another dtype, such as an integer mask converted to a boolean one.
 
-    Operations that change nothing but the type have no number, hence no ``Ref`` of their own. From
-    one type of real numbers to another, values count as the same, and are left as they are.
+    Operations that change nothing but the dtype have no number, hence no ``Ref`` of their own.
+    Between real dtypes values count as the same, and no ``Cast`` is needed.
     """
 
     source: TensorSource | Cast
@@ -80,29 +80,29 @@ class Cast:
 
 
 Operand = torch.Tensor | TensorSource
-"""A tensor that an operation reads: a weight or a constant as it is, or where it comes from."""
+"""A tensor that an operation reads: a weight or a constant itself, or a source."""
 
 Slot = Operand | Length
-"""What is looked up for each run."""
+"""A value looked up for each run."""
 
 Find = Callable[[Slot], object]
-"""What a slot holds in a run."""
+"""Maps a slot to its value in a run."""
 
 
 @dataclass(slots=True)
 class Step:
-    """One operation, and where its arguments come from.
+    """One operation, and the sources of its arguments.
 
     Attributes:
-        number: its place on the tape, and in the trace's operations.
-        function: what is run; an operation that writes in place is replaced by its twin that does
-            not, where nothing else shares the memory.
-        arguments: with ``Ref``, ``Input`` and ``Length`` in the place of what differs from run to
-            run.
-        keywords: likewise.
-        results: how many tensors it gives.
-        mutates: whether it writes in place all the same.
-        has_gradient: whether it was run where gradients are taken.
+        number: its index on the tape, and among the trace's operations.
+        function: the operator to run; an in-place operator is replaced by its out-of-place form
+            where no other tensor shares the memory.
+        arguments: positional arguments, with ``Ref``, ``Input`` and ``Length`` for values that
+            differ from run to run.
+        keywords: keyword arguments; likewise.
+        results: number of tensors it returns.
+        mutates: whether it still writes in place.
+        has_gradient: whether gradients were enabled when it ran.
     """
 
     number: int
@@ -120,11 +120,11 @@ class Step:
 
     @property
     def reads(self) -> list[TensorSource]:
-        """Those of them that depend on the run."""
+        """Those of its operands that depend on the run."""
         return [operand for operand in self.operands if isinstance(operand, Ref | Input)]
 
     def call(self, find: Find) -> Call:
-        """The operation with arguments for one run."""
+        """The operation with its arguments for one run."""
         arguments = [fill(value, find) for value in self.arguments]
         keywords = {key: fill(value, find) for key, value in self.keywords.items()}
         return Call(self.function, arguments, keywords)
@@ -136,11 +136,11 @@ class Tape:
 
     Attributes:
         steps: its operations, in order.
-        values: what each gave.
-        inputs: the tensors that the model was given.
-        output: what the model returned, with sources in the place of tensors.
-        written: which memory of the model's or the caller's it writes into, by its storages' ids.
-        memories: in which memory each value lay.
+        values: the result of each.
+        inputs: input tensors of the model.
+        output: outputs of the model, with sources in place of tensors.
+        written: ids of the storages of the model or the caller that it writes into.
+        memories: id of the memory of each value.
     """
 
     steps: list[Step]
@@ -152,9 +152,10 @@ class Tape:
 
     @property
     def resumable(self) -> bool:
-        """Whether it can be played from the middle: nothing writes into memory others share.
+        """Whether it can be replayed from the middle: no step writes into shared memory.
 
-        Tables that a model fills in before it looks at its input are never played again.
+        Writes that do not depend on the inputs (tables that a model fills first) do not matter,
+        since those steps are never replayed.
         """
         if self.written:
             return False
@@ -162,7 +163,7 @@ class Tape:
         return not any(step.mutates and not live.isdisjoint(step.reads) for step in self.steps)
 
     def depending_on_inputs(self) -> set[Operand]:
-        """The inputs and all that was made from them, also by way of memory written into."""
+        """The inputs and all values computed from them, also through memory written into."""
         live: set[Operand] = {Input(number) for number in range(len(self.inputs))}
         if any(step.mutates for step in self.steps):
             return self._with_memory(live)
@@ -180,7 +181,7 @@ class Tape:
                     live.add(operand)
             if any(operand in live for operand in operands):
                 live.update(Ref(step.number, item) for item in range(step.results))
-                if step.mutates:  # what it writes into is its first operand
+                if step.mutates:  # it writes into its first operand
                     memory.add(self._memory(operands[0]))
         return live
 
@@ -210,17 +211,18 @@ def record(
     keep: bool = True,
     values: bool = True,
 ) -> Tape:
-    """Run the model in eval mode and write down what it does.
+    """Run the model in eval mode and record its operations.
 
     Args:
-        model: a copy of the caller's own (``TracedModel.to_run``).
-        operations: of its trace; the run must take the same path.
-        arguments: of its forward.
-        keywords: likewise.
+        model: a private copy (``TracedModel.to_run``).
+        operations: operations of its trace; the run must take the same path.
+        arguments: positional arguments of its forward.
+        keywords: keyword arguments of its forward.
         watch: called before each operation, with its number.
-        keep: whether to keep the tape; without, only ``watch`` is of use.
-        values: whether to keep what each operation gave; without, its shape and type are kept, as
-            an empty tensor, and a pass takes no more memory than the model's own.
+        keep: whether to keep the tape; without it, only ``watch`` is of use.
+        values: whether to keep the results of operations. Otherwise only shapes and dtypes are
+            kept, as tensors on the meta device, and a pass takes no more memory than the model
+            itself.
 
     Raises:
         DataError: the model takes another path on these inputs than on the example inputs.
@@ -249,7 +251,7 @@ def record(
 
 
 class _Plain(OpInterpreter):
-    """Runs a model as it is."""
+    """Runs a model unchanged."""
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         return function(*arguments, **keywords)
@@ -258,7 +260,7 @@ class _Plain(OpInterpreter):
 def _answers_alike(
     model: nn.Module, arguments: Arguments, keywords: Keywords, returned: object
 ) -> bool:
-    """Whether a model gives the same on its own path, as far as rounding allows."""
+    """Whether a model on its own path gives the same outputs, up to rounding."""
     answer = _Plain(rules.is_whole).run(model, arguments, keywords)
     pairs = itertools.zip_longest(iterate_tensors(returned), iterate_tensors(answer))
     return all(
@@ -285,18 +287,18 @@ def record_step(
     *,
     training: bool,
 ) -> tuple[Tape, list[OpRecord]]:
-    """Write down a step of training, up to its loss: the model's operations and those of its loss.
+    """Record a training step up to its loss: the operations of the model and of the loss.
 
     Args:
-        model: a copy of the caller's own (``TracedModel.to_run``).
-        operations: of its trace. The step may take another path: what it does in a layer is found
-            as that layer's first, second, ... of its kind.
+        model: a private copy (``TracedModel.to_run``).
+        operations: operations of its trace. The step may take another path: its operations are
+            matched by layer, name and occurrence.
         run: the step.
-        given: what it is about to use, tensors among it.
-        training: whether in train mode.
+        given: the batch it will use, tensors included.
+        training: whether to run in train mode.
 
     Returns:
-        (the tape, what is known of each of its operations)
+        (the tape, the record of each of its operations)
     """
     inputs = list(iterate_tensors([given]))
     recorder = _StepRecorder(operations, inputs, run)
@@ -307,23 +309,23 @@ def record_step(
     return tape, recorder.records
 
 
-# ``contiguous`` is not on the tape: whether it does anything depends on the sizes. Where it did,
-# a view of what it gave would be a view of something that is not contiguous in the replay.
-# A reshape is a view wherever it can be, and a copy where ``contiguous`` made one.
+# ``contiguous`` is not on the tape, since whether it copies depends on the sizes. Where it did, a
+# view of its result would be a view of a non-contiguous tensor in the replay. A reshape is a view
+# where that is possible, and a copy where ``contiguous`` copied.
 _LAYOUT_FREE = {aten.view.default: aten.reshape.default}
 
 
 def memory_of(tensor: torch.Tensor) -> int:
-    """Which memory a tensor lies in; as long as that lives, no other has this number."""
+    """Id of the memory that a tensor lies in, unique while that memory lives."""
     number: int = tensor.untyped_storage()._cdata
     return number
 
 
 class Memory:
-    """The memory that one play of a tape writes into, in place of the model's and the caller's.
+    """Private memory that one replay writes into, in place of the model's and the caller's.
 
     Args:
-        written: which memory a tape writes into (``Tape.written``).
+        written: ids of the storages that the tape writes into (``Tape.written``).
     """
 
     def __init__(self, written: frozenset[int]) -> None:
@@ -335,7 +337,7 @@ class Memory:
         return bool(self._written) and memory_of(tensor) in self._written
 
     def find(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor; in this play's own memory if it is written into."""
+        """The tensor, in this replay's private memory if that is written into."""
         if not self.holds(tensor):
             return tensor
         key = memory_of(tensor)
@@ -344,7 +346,7 @@ class Memory:
         return _place_in_storage(tensor, self._private[key])
 
     def branch(self, values: Mapping[Ref, torch.Tensor]) -> tuple[Memory, dict[Ref, torch.Tensor]]:
-        """Copies of this memory and of values, which share with each other what these share."""
+        """Copy this memory and values, preserving which of them share storage."""
         copies: dict[int, torch.UntypedStorage] = {}
 
         def copy(storage: torch.UntypedStorage) -> torch.UntypedStorage:
@@ -361,13 +363,13 @@ class Memory:
 
 
 def _place_in_storage(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
-    """A tensor of this layout in other memory."""
+    """A tensor with this layout in another storage."""
     empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 class _Recorder(OpInterpreter):
-    """Writes down each operation as it runs."""
+    """Records each operation as it runs."""
 
     def __init__(
         self,
@@ -385,7 +387,7 @@ class _Recorder(OpInterpreter):
         self._watch = watch
         self._keep = keep
         self.decided_otherwise = False
-        """Whether a value was taken to decide as in the trace, and decides otherwise here."""
+        """Whether a boolean was replaced by its value in the trace, which differed."""
         self._sources: dict[int, TensorSource | Cast | torch.Tensor] = {
             id(x): Input(n) for n, x in enumerate(inputs)
         }
@@ -393,13 +395,13 @@ class _Recorder(OpInterpreter):
         self.memories: dict[Ref, int] = {}
         self._sharing: dict[int, set[int]] = {}
         self._copies: dict[int, torch.Tensor] = {}
-        self._alive: list[torch.Tensor] = list(inputs)  # so that no id is used twice
+        self._alive: list[torch.Tensor] = list(inputs)  # keeps ids from being reused
         self._ends: dict[int, weakref.ref[torch.Tensor]] = {}
         self._memory_numbers: dict[int, int] = {}
         self._unused_numbers = itertools.count(-1, -1)
 
     def off_course(self, difference: str) -> str:
-        """That the model took another path than when it was traced."""
+        """Message that the model takes another path than when it was traced."""
         return (
             f"calibration data: expected the forward pass that was traced "
             f"({len(self._operations)} operations); received images for which {difference}. The "
@@ -413,9 +415,9 @@ class _Recorder(OpInterpreter):
         output = function(*arguments, **keywords)
         source = self._sources.get(id(arguments[0])) if arguments else None
         if source is not None and isinstance(output, torch.Tensor):
-            # The same values, so they come from the same place.
+            # Same values, hence the same source.
             self._sources[id(output)] = _as_type(source, arguments[0], output)
-            self._hold(output)
+            self._protect_id(output)
         return output
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
@@ -427,21 +429,21 @@ class _Recorder(OpInterpreter):
             self._watch(self.index, call)
         if not self._keep:
             return self._decide(operation, function(*arguments, **keywords))
-        return self._decide(operation, self._write_down(call))
+        return self._decide(operation, self._record_call(call))
 
     def _decide(self, operation: OpRecord, output: object) -> object:
-        """A truth value as it was when the model was traced, anything else as it is.
+        """Replace a boolean by its value in the trace; return anything else unchanged.
 
-        A mask that hides nothing is left out by some models: a shortcut. Whoever takes the long
-        way, on which the mask is used, gets the same answer; ``record`` holds them to it.
+        Some models skip a mask that hides nothing, as a shortcut. The path that applies the mask
+        gives the same outputs, which ``record`` verifies.
         """
         if not isinstance(output, bool) or operation.decision is None:
             return output
         self.decided_otherwise |= output != operation.decision
         return operation.decision
 
-    def _write_down(self, call: Call) -> object:
-        call = self._sparing(call)
+    def _record_call(self, call: Call) -> object:
+        call = self._with_private_copy(call)
         step = Step(
             self.index,
             _LAYOUT_FREE.get(call.function, call.function),
@@ -460,7 +462,7 @@ class _Recorder(OpInterpreter):
         return output
 
     def sources_of(self, value: object) -> object:
-        """The value with sources in the place of tensors that were given or made."""
+        """The value with sources in place of inputs and results."""
 
         def source(tensor: Slot) -> object:
             made_of_nothing = getattr(tensor, "_secateurs_source", tensor)
@@ -475,18 +477,19 @@ class _Recorder(OpInterpreter):
             self._sources[id(tensor)] = ref
             self.values[ref] = self._value(tensor)
         else:
-            # PyTorch adds an operation where somebody holds what torch.zeros and the like made.
+            # On the tensor itself: holding the result of torch.zeros and the like makes PyTorch add
+            # an operation.
             tensor._secateurs_source = ref  # type: ignore[attr-defined]
             self.values[ref] = self._value(tensor.view_as(tensor))
         if hold or not self._keep_values:
-            self._hold(tensor)
+            self._protect_id(tensor)
 
     def _value(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What is kept of a tensor: itself, or its shape and type."""
+        """The tensor itself, or its shape and dtype where values are not kept."""
         return tensor if self._keep_values else torch.empty_like(tensor, device="meta")
 
-    def _hold(self, tensor: torch.Tensor) -> None:
-        """See to it that no later tensor is taken for this one, whose id it may come to have."""
+    def _protect_id(self, tensor: torch.Tensor) -> None:
+        """Make sure that no later tensor with a reused id is taken for this one."""
         if self._keep_values:
             self._alive.append(tensor)
             return
@@ -500,33 +503,33 @@ class _Recorder(OpInterpreter):
         self._ends[key] = weakref.ref(tensor, forget)
 
     def _number_memory(self, tensor: torch.Tensor) -> int:
-        """A number that only tensors in the same memory have, whether or not values are kept."""
+        """A number shared by tensors in the same memory, whether or not values are kept."""
         memory = memory_of(tensor)
         if self._keep_values or memory in self._given:
             return memory
-        if not self._sharing.get(memory):  # what lay there before has gone
+        if not self._sharing.get(memory):  # the id is reused for new memory
             self._memory_numbers[memory] = next(self._unused_numbers)
         return self._memory_numbers[memory]
 
     def _restore(self) -> None:
-        for ref, value in self.values.items():  # they stay what they are in this run
+        for ref, value in self.values.items():  # recorded values must not change with the restore
             if self.memories[ref] in self.written:
                 self.values[ref] = value.clone()
         super()._restore()
 
-    def _sparing(self, call: Call) -> Call:
-        """Write into a copy of what is the user's: a buffer, an input."""
+    def _with_private_copy(self, call: Call) -> Call:
+        """Redirect writes into the user's tensors (a buffer, an input) to a copy."""
         if self._copies:
             call = self._with_copies(call)
         target = _find_written(call)
         if target is None or isinstance(self.sources_of(target), Ref):
             return call
         if _twin(call.function) is None or self._sharing.get(memory_of(target)):
-            return call  # others look into that memory, too: it is written into, and put back
+            return call  # other tensors share the memory: it is written into, and restored later
         copy = target.clone()
         self._alive.append(target)
         self._copies[id(target)] = copy
-        self._sources[id(copy)] = self._sources.get(id(target), target)  # as it was, and stays
+        self._sources[id(copy)] = self._sources.get(id(target), target)  # the unchanged original
         self._alive.append(copy)
         return self._with_copies(call)
 
@@ -539,7 +542,7 @@ class _Recorder(OpInterpreter):
         return Call(call.function, arguments, keywords)
 
     def _make_functional(self, step: Step, target: torch.Tensor) -> None:
-        """Let the step give a new tensor instead; from now on the old one's name means that."""
+        """Make an in-place step return a new tensor, which replaces its operand from now on."""
         twin = _twin(step.function)
         memory = memory_of(target)
         if memory in self._given:
@@ -551,12 +554,12 @@ class _Recorder(OpInterpreter):
         step.function = twin
         old = self.sources_of(target)
         if isinstance(old, Ref):
-            # As it was, for whoever starts from there.
+            # The value before the write, for replays that start there.
             self.values[old] = target.clone() if self._keep_values else self._value(target)
 
 
 class _StepRecorder(_Recorder):
-    """Writes down a step of training, wherever it leads."""
+    """Records a training step, on whatever path it takes."""
 
     def __init__(
         self,
@@ -572,14 +575,15 @@ class _StepRecorder(_Recorder):
 
     def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
         del arguments, keywords
-        # Nothing takes gradients in here; so that what the step switches off is seen to be off.
+        # No gradients are computed here; they are enabled so that the step's own no_grad is
+        # noticed.
         with torch.enable_grad():
             return self._run(model)
 
     def pass_through(
         self, function: OpOverload, arguments: Arguments, keywords: Keywords
     ) -> object:
-        """Nothing, but that a loss is not to go back past what is detached."""
+        """Pass an unnumbered operation through, but record ``detach``, at which gradients stop."""
         if function.overloadpacket is not aten.detach:
             return super().pass_through(function, arguments, keywords)
         self.index += 1
@@ -588,7 +592,7 @@ class _StepRecorder(_Recorder):
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         name = str(function.overloadpacket)
         known = None if self.is_outside else self._find_record(name)
-        output = self._write_down(Call(function, arguments, keywords))
+        output = self._record_call(Call(function, arguments, keywords))
         self.steps[-1].has_gradient = torch.is_grad_enabled()
         if known is None:
             known = OpRecord(name, self.layer)
@@ -605,7 +609,7 @@ class _StepRecorder(_Recorder):
 def _as_type(
     source: TensorSource | Cast | torch.Tensor, before: object, after: torch.Tensor
 ) -> TensorSource | Cast | torch.Tensor:
-    """The source of a tensor of which only the type may have changed."""
+    """The source of a tensor that at most the dtype distinguishes from another."""
     if not isinstance(before, torch.Tensor) or isinstance(source, torch.Tensor):
         return source
     both_real = before.is_floating_point() and after.is_floating_point()
@@ -613,7 +617,7 @@ def _as_type(
 
 
 def _find_written(call: Call) -> torch.Tensor | None:
-    """The tensor that an operation writes into; None where it writes into none."""
+    """The tensor that an operation writes into; None where there is none."""
     if not call.function._schema.is_mutable:
         return None
     for argument in call.function._schema.arguments:
@@ -625,7 +629,7 @@ def _find_written(call: Call) -> torch.Tensor | None:
 
 
 def _twin(function: OpOverload) -> OpOverload | None:
-    """``aten.relu`` for ``aten.relu_``; None where there is none that has a derivative."""
+    """``aten.relu`` for ``aten.relu_``; None where there is no such differentiable form."""
     if function.overloadpacket is aten.copy_:
         return None
     name = function._schema.name.partition("::")[2]
@@ -638,7 +642,7 @@ def _twin(function: OpOverload) -> OpOverload | None:
 
 
 def fill(value: object, find: Find) -> object:
-    """``find`` of each tensor, source and length in nested lists, tuples and dictionaries."""
+    """Apply ``find`` to each tensor, source and length in nested lists, tuples and dictionaries."""
     if isinstance(value, torch.Tensor | Ref | Input | Length):
         return find(value)
     if isinstance(value, Cast):
@@ -674,7 +678,7 @@ def operands_in(values: object) -> Iterator[Operand]:
 
 
 def with_operands(call: Call, changes: Mapping[int, torch.Tensor]) -> Call:
-    """The call with some of its tensor arguments, by number, replaced."""
+    """The call with some of its tensor arguments, given by number, replaced."""
     numbers = itertools.count()
 
     def replace(tensor: Slot) -> Slot:
@@ -690,12 +694,13 @@ def replay(
     change: Callable[[Step, Call], Call],
     outside: Callable[[torch.Tensor], torch.Tensor],
 ) -> object:
-    """Play a whole tape again; returns what the model would.
+    """Replay a whole tape and return the model's outputs.
 
     Args:
-        tape: as recorded.
-        change: an operation about to be run -> the one to run instead.
-        outside: a tensor that no operation gave (a weight, a constant, an input) -> the one to use.
+        tape: recorded tape.
+        change: maps an operation about to run to the one to run instead.
+        outside: maps a tensor that no operation returned (a weight, a constant, an input) to the
+            one to use.
     """
     values: dict[Ref, torch.Tensor] = {}
     memory = Memory(tape.written)
@@ -719,7 +724,7 @@ def replay(
 
 
 def last_readers(steps: Iterable[Step], output: object) -> dict[int, list[Ref]]:
-    """Step number -> what nobody reads after it."""
+    """Step number -> values that no later step reads."""
     last: dict[Ref, int] = {}
     for step in steps:
         for source in step.reads:
@@ -734,12 +739,12 @@ def last_readers(steps: Iterable[Step], output: object) -> dict[int, list[Ref]]:
     return by_step
 
 
-# -- any number of images
+# -- tapes for any number of images
 
 
 @dataclass(frozen=True, slots=True)
 class ImageAxis:
-    """Where the images lie in a tensor: ``each`` neighbouring indices of ``axis`` are one image."""
+    """Location of images in a tensor: each image has ``each`` consecutive indices of ``axis``."""
 
     axis: int
     each: int = 1
@@ -755,12 +760,12 @@ class ImageAxis:
 
 @dataclass(eq=False, slots=True)
 class BatchedTape:
-    """A tape that can be played with any number of images.
+    """A tape that can be replayed with any number of images.
 
     Attributes:
-        steps: with ``Length`` in the place of whole numbers that count images.
-        output: what the model returns.
-        rows: where the images lie in each value; values that are not listed hold none.
+        steps: steps with ``Length`` in place of integers that count images.
+        output: outputs of the model.
+        rows: location of the images in each value; values without images are not listed.
     """
 
     steps: list[Step]
@@ -769,10 +774,10 @@ class BatchedTape:
 
     @classmethod
     def between(cls, one: Tape, other: Tape) -> BatchedTape | None:
-        """What two tapes of the same model, with different numbers of images, have in common.
+        """Merge two tapes of the same model with different numbers of images.
 
-        None where they cannot be made into one another: the images do not lie along one axis, a
-        number in between is no multiple of theirs, or operations write into shared memory.
+        None where that is impossible: the images do not lie along one axis, an integer that differs
+        is no multiple of the number of images, or operations write into shared memory.
         """
         sizes = one.inputs[0].shape[0], other.inputs[0].shape[0]
         same = [s.function for s in one.steps] == [s.function for s in other.steps]
@@ -800,13 +805,13 @@ class _ImagesElsewhereError(Exception):
 
 
 def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operand, ImageAxis]:
-    """Where the images lie in each value: the axis whose length follows their number.
+    """Locate the images in each value: the axis whose length grows with their number.
 
     Args:
         one: a tape.
-        other: of the same model, with another number of images.
-        strict: refuse values in which images do not lie along one axis, instead of leaving them
-            out.
+        other: a tape of the same model with another number of images.
+        strict: raise for values in which images do not lie along one axis, instead of omitting
+            them.
     """
     sizes = one.inputs[0].shape[0], other.inputs[0].shape[0]
     pairs: list[tuple[TensorSource, torch.Tensor, torch.Tensor]] = [
@@ -828,7 +833,7 @@ def rows_between(one: Tape, other: Tape, *, strict: bool = False) -> dict[Operan
 
 
 def _rows(one: Sequence[int], other: Sequence[int], sizes: tuple[int, int]) -> ImageAxis | None:
-    """Where the images lie, given the shapes for two numbers of them; None where there are none."""
+    """Location of the images, given the shapes for two numbers of them; None without images."""
     differ = [axis for axis, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
     if len(one) == len(other) and not differ:
         return None
@@ -846,7 +851,7 @@ def _merge_all(one: Arguments, other: Arguments, sizes: tuple[int, int]) -> list
 
 
 def _merge(one: object, other: object, sizes: tuple[int, int]) -> object:
-    """The arguments of one step on both tapes as one, with ``Length`` where they count images."""
+    """Merge an argument of a step on both tapes, with ``Length`` for integers that count images."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return type(one)(_merge_all(one, other, sizes))
     if isinstance(one, dict) and isinstance(other, dict):
@@ -864,7 +869,7 @@ def _merge(one: object, other: object, sizes: tuple[int, int]) -> object:
 
 
 def _merge_constant(one: torch.Tensor, other: object) -> torch.Tensor:
-    """A weight, or a constant made anew in each run, which must then be the same."""
+    """A weight, or a constant created in each run, which must be equal in both."""
     same = isinstance(other, torch.Tensor) and (
         one is other or (one.shape == other.shape and torch.equal(one, other))
     )

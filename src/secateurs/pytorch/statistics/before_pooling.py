@@ -1,4 +1,4 @@
-"""What values are pooled from, found on a tape."""
+"""Find the activations that pooled values come from, on a tape."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from secateurs.pytorch.replay.tape import Operand, Ref, Step, Tape
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 POOLING = ("pool", "upsample", "_pad", "aten.pad", "batch_norm")
-"""Parts of the names of operations that make one value of several, add some by position, or shift
-and scale each channel."""
+"""Parts of the names of operations that pool, pad, or shift and scale channels."""
 
 REDUCING = frozenset({"aten.mean", "aten.amax", "aten.max", "aten.sum"})
-"""Operations that do so over whole axes; of two operands, the largest is an activation."""
+"""Operations that pool over whole axes; with two operands, a maximum is an activation."""
 
 MOVING = (
     "view view_as reshape flatten unflatten squeeze unsqueeze permute transpose t mT mH numpy_T "
@@ -23,7 +22,7 @@ MOVING = (
     "repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle select slice narrow split "
     "split_with_sizes chunk tensor_split unbind index_select unfold as_strided _to_copy to"
 )
-"""Operations whose values are those of their operand."""
+"""Operations whose results hold the values of their operand."""
 
 EFFECTS = {
     **{f"aten.{name}": Effect.MOVES for name in MOVING.split()},
@@ -32,18 +31,18 @@ EFFECTS = {
     **{f"aten.{name}": Effect.CHOOSES for name in ("maximum", "minimum", "max", "min")},
     **{f"aten.{name}": Effect.SCALES for name in ("mul", "div")},
 }
-"""By name; those in place have the names of their twins."""
+"""Effects by name; in-place operations are looked up without their underscore."""
 
 
 def effect_of(name: str, operands: int) -> Effect:
-    """What an operation of this name does to the values that it is given."""
+    """The effect of an operation of this name on its operands' values."""
     if any(part in name for part in POOLING) or (name in REDUCING and operands == 1):
         return Effect.POOLS
     return EFFECTS.get(name, Effect.ACTS)
 
 
 class Pooled:
-    """What every value of a run was pooled from."""
+    """The activations that every value of a run was pooled from."""
 
     def __init__(self, tape: Tape, operations: Sequence[OpRecord], solution: Solution) -> None:
         self._operations = operations
@@ -58,7 +57,7 @@ class Pooled:
             self._origins.follow(step.number, effect_of(name, len(keys)), keys, results)
 
     def activations_of(self, read: Operand, units: Ids) -> tuple[Activation, ...]:
-        """What the values read at a source are pooled from; none if they are read as they are."""
+        """The activations that the values read at a source are pooled from, if they are pooled."""
         origins = []
         for origin in self._origins.of(read):
             source = self._steps[origin.step].operands[origin.operand]

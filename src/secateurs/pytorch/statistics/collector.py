@@ -1,9 +1,9 @@
-"""One pass of calibration data through a PyTorch model, for all that criteria ask of it.
+"""Collect criteria's statistics in one pass of calibration data through a PyTorch model.
 
-What is looked at are the operands that consumers read: the places where the trace noted masks.
-Sums of values are taken while the model runs; gradients come from playing its tape again under
-autograd, with a gate of ones on each operand, so the user's model, its modes, its gradients and
-what it keeps frozen are not touched.
+Statistics are of the operands that consumers read: the places where the trace recorded masks. Sums
+of values are taken while the model runs; gradients come from replaying its tape under autograd,
+with a gate of ones on each operand. So the user's model, its mode, its gradients and its frozen
+parameters are not touched.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 
 ZeroTotals = tuple[int, NDArray[np.float64]]
-"""How many values there are at each index, and how many of them are zero."""
+"""(number of values at each index, number of zeros at each index)."""
 
 
 class OperandSums(StatisticsCollector):
-    """The sums over what consumers read.
+    """Sums over the operands that consumers read.
 
     Attributes:
-        rows_of_groups: (group, reading, indices of each channel) where a group's channels are read.
+        rows_of_groups: (group, reading, indices of each channel) for groups read there.
     """
 
     rows_of_groups: list[tuple[str, int, torch.Tensor]]
 
     def sum_operand(self, number: int, mask: Mask, operand: torch.Tensor) -> None:
-        """Add the values that are read to a reading's sums, and to the grams of groups there."""
+        """Add an operand to a reading's sums, and to the Gram matrices of groups read there."""
         values = operand.movedim(mask.axis, -1).flatten(0, -2)
         if self.needs & Need.ACTIVATIONS:
             self.readings[number].add(
@@ -76,14 +76,14 @@ class OperandSums(StatisticsCollector):
         )
 
     def rows_at(self, number: int, mask: Mask) -> list[tuple[str, int, torch.Tensor]]:
-        """(group, reading, indices of each channel) of the groups that are read there."""
+        """(group, reading, indices of each channel) of the groups read there."""
         found = self.groups_among(mask.units)
         return [(name, number, torch.from_numpy(rows)) for name, rows in found]
 
     def add_zeros(
         self, number: int, parts: Sequence[Activation], zeros: Mapping[Activation, ZeroTotals]
     ) -> None:
-        """Add the zeros of the activations that a reading is pooled from."""
+        """Add the numbers of zeros of the activations that a reading is pooled from."""
         reading = self.readings[number]
         reading.activations = reading.activations or tuple(ZeroCounts(part.units) for part in parts)
         for own_zeros, part in zip(reading.activations, parts, strict=True):
@@ -91,7 +91,7 @@ class OperandSums(StatisticsCollector):
 
 
 def zeros_in(tensor: torch.Tensor, before: Activation) -> ZeroTotals:
-    """How many values an activation has at each index, and how many are zero."""
+    """Numbers of values and of zeros at each index of an activation."""
     values = tensor.movedim(before.axis, -1).flatten(0, -2)
     return len(values), as_numbers((values == 0).sum(0))[before.index]
 
@@ -101,8 +101,8 @@ class Pass(OperandSums):
     """The sums of one pass, batch by batch.
 
     Attributes:
-        objective: the loss.
-        first: the first batch, to learn from how the model treats images.
+        objective: loss of each image.
+        first: first batch, on which the layout of images in the model is found.
     """
 
     objective: PerExampleLoss
@@ -117,7 +117,7 @@ class Pass(OperandSums):
     # -- values
 
     def add_values(self, batch: CalibrationBatch) -> None:
-        """Add to the readings, the grams or both, as is needed."""
+        """Add a batch to the readings, the Gram matrices or both, as needed."""
         arguments, keywords, _ = on_device(batch, self.source.model)
         fresh = not self.readings
         seen: set[int] = set()
@@ -154,12 +154,12 @@ class Pass(OperandSums):
     # -- gradients
 
     def add_gates(self, batch: CalibrationBatch) -> None:
-        """Add to the gates."""
+        """Add a batch to the sums over gates."""
         for slopes in self.places.slopes(batch, self.objective):
             self.gates.add(slopes)
 
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
-        """Add to the curvature; of one image."""
+        """Add one image to the curvature."""
         tape, labels = record_batch(self.source, image)
         losses = partial(self.objective.losses, labels=labels)
         add_squared_gradients_(self.curvature, self.network, tape, losses)
@@ -171,13 +171,13 @@ def add_squared_gradients_(
     tape: Tape,
     losses: Callable[[object], torch.Tensor],
 ) -> None:
-    """Add the squares of what one image's loss has for gradients.
+    """Add the squared gradients of one image's loss.
 
     Args:
-        curvature: tensor name -> their sum so far.
-        network: as traced.
-        tape: a run on the image.
-        losses: what it gave -> its loss.
+        curvature: tensor name -> sum so far, in the tensor's shape.
+        network: the traced network.
+        tape: run on the image.
+        losses: maps the run's outputs to its loss.
     """
     source = source_of(network)
     wanted = {
@@ -208,9 +208,9 @@ def add_squared_gradients_(
 
 
 def strength_of(call: Call, mask: Mask) -> NDArray[np.float64]:
-    """For each index of what is read, the squared norm of what the consumer's weight does with it.
+    """Squared norm of the consumer's weight at each index that it reads, shape (indices,).
 
-    1 where no weight meets it.
+    Ones where no weight is involved.
     """
     length = len(mask.units)
     ones = np.ones(length)

@@ -1,4 +1,4 @@
-"""What a cut does to the loss, before anything is trained."""
+"""Evaluate a cut by its loss, without any training."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def evaluate_cut(
     loss: Loss | None = None,
     task: LearningTask | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
-    """(the loss of each image, the share put into the right class or None) after a cut.
+    """(loss of each image, shape (N,); accuracy or None) after a cut.
 
-    Where there is a task, its metric stands in the place of the share.
+    With a task, its metric replaces the accuracy.
 
     Args:
-        network: as traced; its model is not changed.
-        cut: what goes.
-        images: to judge by.
-        recalibrate: images from which batch normalisation takes its statistics anew; none leaves
-            them as they were.
+        network: the traced network; its model is unchanged.
+        cut: cut to evaluate.
+        images: evaluation images.
+        recalibrate: images from which batch-normalisation statistics are re-estimated; none keeps
+            the statistics.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        task: whose metric is measured; None measures accuracy.
+        task: task whose metric is measured; None measures accuracy.
     """
     model = cut_copy(source_of(network).model, cut).eval()
     if isinstance(loss, StepLoss):
@@ -100,13 +100,13 @@ def _call(model: nn.Module, batch: CalibrationBatch) -> None:
 
 
 def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:
-    """Statistics of batch normalisation as these images have them: the plain mean over batches."""
+    """Re-estimate batch-normalisation statistics on these images: the plain mean over batches."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm)]
     norms = [one for one in norms if one.running_mean is not None]
     momenta = [one.momentum for one in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's name for the plain mean
+        norm.momentum = None  # a cumulative average, in PyTorch
         norm.train()
     for batch in batches:
         if len(batch) > 1:

@@ -1,7 +1,7 @@
-"""How each image's loss changes with a gate on what consumers read.
+"""Gradients of each image's loss with respect to gates on what consumers read.
 
-A gate of ones is put on each operand that a consumer reads channels of, and the model's tape is
-played again under autograd.
+A gate of ones multiplies each operand from which a consumer reads channels, and the model's tape is
+replayed under autograd.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ def record_batch(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, to
 
 
 def runs_of_two_and_three(source: TracedModel, batch: CalibrationBatch) -> tuple[Tape, Tape]:
-    """The model's tapes on two images and on three: where they differ, images lie."""
+    """Tapes of two and of three images; images lie where these differ."""
     two, three = (record_batch(source, batch.rows(np.arange(n) % len(batch)))[0] for n in (2, 3))
     return two, three
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSite:
-    """One operand that a consumer reads channels of.
+    """One operand from which a consumer reads channels.
 
     Attributes:
-        step: the operation's number.
-        mask: which operand, along which axis, which units.
-        reading: the number of the values that are read; consumers of the same values share it.
-        rows: where the images lie in the operand; None where that cannot be told.
+        step: index of the operation.
+        mask: operand, axis and units that are read.
+        reading: index of the values that are read; consumers of the same values share it.
+        rows: location of the images in the operand; None if unknown.
     """
 
     step: int
@@ -72,18 +72,18 @@ class ReadSite:
 
 
 class ReadSites:
-    """Every operand that depends on the images and that a consumer reads channels of.
+    """Every operand that depends on the images and from which a consumer reads channels.
 
     Args:
-        network: as traced.
-        one: a run of its model on some images.
-        other: a run on another number of them; None where there is one example.
-        operations: what is known of the operations of the runs; None: those of the trace.
+        network: the traced network.
+        one: tape of its model on some images.
+        other: tape on another number of images; None for a single example.
+        operations: records of the operations on the tapes; None: those of the trace.
 
     Attributes:
-        all: the places, in the order of the run.
-        at: number of an operation -> the places it reads.
-        activations: reading -> what its values are pooled from, where they are.
+        all: the sites, in the order of the run.
+        at: index of an operation -> its sites.
+        activations: reading -> activations that its values are pooled from, if any.
     """
 
     def __init__(
@@ -117,19 +117,19 @@ class ReadSites:
 
     @classmethod
     def find(cls, network: Network, batch: CalibrationBatch) -> ReadSites:
-        """The places of a model, found on some images."""
+        """The sites of a model, found on some images."""
         return cls(network, *runs_of_two_and_three(source_of(network), batch))
 
     @property
     def by_image(self) -> bool:
-        """Whether every image of a batch can have gates of its own; if not, it has to be alone."""
+        """Whether every image of a batch can have gates of its own; otherwise images run singly."""
         return all(place.by_image for place in self.all)
 
     def slopes(self, batch: CalibrationBatch, objective: PerExampleLoss) -> Iterator[Slopes]:
-        """How each image's loss changes with gates, for as many images at a time as can be."""
+        """Gradients of each image's loss with respect to gates, in parts of the batch."""
         parts = [batch]
         if not self.by_image:
-            # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
+            # In such a batch, gradients cannot be assigned to images; so each image runs by itself.
             parts = [batch.rows(slice(image, image + 1)) for image in range(len(batch))]
         for part in parts:
             tape, labels = record_batch(self._source, part)
@@ -138,12 +138,12 @@ class ReadSites:
     def slopes_of_run(
         self, tape: Tape, losses: Callable[[object], torch.Tensor], images: int
     ) -> Slopes:
-        """The same for a recorded run.
+        """Gradients with respect to gates for a recorded run.
 
         Args:
             tape: the run.
-            losses: what it gave -> the loss of each image.
-            images: how many have gates of their own; one, where the batch cannot be told apart.
+            losses: maps the run's outputs to the loss of each image.
+            images: number of images with gates of their own; one, where images cannot be separated.
         """
         gated = _Gated(self.at, images, not self.by_image)
         with autograd():
@@ -163,11 +163,11 @@ class ReadSites:
 
 @dataclass(eq=False)
 class _Gated:
-    """Puts a gate of ones on what consumers read, one for each reading.
+    """Inserts gates of ones at the sites, one for each reading.
 
     Attributes:
-        at: operation number -> what it reads.
-        images: in the batch.
+        at: index of an operation -> its sites.
+        images: number of images in the batch.
         whole: whether all images share a gate.
         gates: reading -> its gate, of shape (images, indices).
     """
@@ -179,7 +179,7 @@ class _Gated:
     _gated: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def change(self, step: Step, call: Call) -> Call:
-        """The operation with gates on what it reads."""
+        """The operation with gates on its operands."""
         changes: dict[int, torch.Tensor] = {}
         for place in self.at.get(step.number, ()):
             number = place.mask.operand
@@ -211,17 +211,17 @@ class _Gated:
 
 @contextmanager
 def autograd() -> Iterator[None]:
-    """Gradients, whatever the caller has switched off."""
+    """Enable gradients, whatever the caller has disabled."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         yield
 
 
 def detach(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the model's or the user's that takes no gradient here."""
+    """A tensor without gradient history, usable under autograd."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def as_numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
-    """A tensor as NumPy's, in double precision."""
+    """The tensor as a NumPy array in double precision."""
     values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
     return values

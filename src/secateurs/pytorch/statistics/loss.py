@@ -1,4 +1,4 @@
-"""The loss of each image, and whether it is classified right."""
+"""The loss of each image, and whether it is classified correctly."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 
 class PerExampleLoss:
-    """Cross-entropy with labels, or a loss of the user's own, image by image.
+    """Cross-entropy with labels, or a user's loss, image by image.
 
     Args:
         loss: (outputs, labels) -> a tensor with one loss for each image; None is cross-entropy.
-        who: what needs it, for messages.
+        caller: name of the caller, for messages.
     """
 
     def __init__(self, loss: Loss | None, caller: str) -> None:
         self._loss = loss
-        self._who = caller
+        self._caller = caller
 
     @property
     def needs_labels(self) -> bool:
-        """Whether there is no loss without labels."""
+        """Whether the loss requires labels."""
         return self._loss is None
 
     def losses(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor:
-        """One loss for each image.
+        """The loss of each image, shape (N,).
 
         Raises:
-            DataError: the outputs and labels do not make one.
+            DataError: the outputs and labels do not fit the loss.
         """
         if self._loss is None:
             return self._cross_entropy(outputs, labels)
@@ -48,33 +48,34 @@ class PerExampleLoss:
         if not isinstance(losses, torch.Tensor) or losses.shape != (images,):
             received = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses)
             raise DataError(
-                f"{self._who}: expected loss(outputs, labels) to return one loss for each image, "
-                f"shape ({images},); received {received}. Leave out its mean: reduction='none'."
+                f"{self._caller}: expected loss(outputs, labels) to return one loss for each "
+                f"image, shape ({images},); received {received}. Leave out its mean: "
+                "reduction='none'."
             )
         return losses
 
     def _call_loss(self, outputs: object, labels: torch.Tensor | None) -> object:
-        """What the user's function returns; where it raises, what it was given is said."""
+        """Call the user's loss; report an exception with the outputs and labels it received."""
         function = self._loss
         try:
             return None if function is None else function(outputs, labels)
         except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
             raise DataError(
-                f"{self._who}: loss= raised {type(error).__name__} "
+                f"{self._caller}: loss= raised {type(error).__name__} "
                 f"({' '.join(str(error).split())[:200]}) on outputs that are "
                 f"{_describe(outputs)} and labels that are {_describe(labels)}. Expected a "
                 "function of these that returns one loss for each example."
             ) from error
 
     def right(self, outputs: object, labels: torch.Tensor | None) -> torch.Tensor | None:
-        """Which images are classified right; None where labels are not classes."""
+        """Which images are classified correctly, shape (N,); None where labels are not classes."""
         scores = _scores_in(outputs)
         if labels is None or not self.classifies(scores, labels):
             return None
         return scores.argmax(1) == labels
 
     def classifies(self, outputs: object, labels: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
-        """Whether outputs are scores of classes and labels are classes."""
+        """Whether outputs are class scores and labels are classes."""
         return (
             isinstance(outputs, torch.Tensor)
             and outputs.dim() == 2
@@ -89,21 +90,21 @@ class PerExampleLoss:
         outputs = _scores_in(given)
         if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
             raise DataError(
-                f"{self._who}: expected a model that gives scores of shape (N, classes); received "
-                f"{type(given).__name__}. Pass loss=, a function (outputs, labels) -> one loss "
-                "for each image, or task=, such as 'language-modelling'."
+                f"{self._caller}: expected a model that gives scores of shape (N, classes); "
+                f"received {type(given).__name__}. Pass loss=, a function (outputs, labels) -> one "
+                "loss for each image, or task=, such as 'language-modelling'."
             )
         expected = (outputs.shape[0], *outputs.shape[2:])
         if labels is None or labels.is_floating_point() or tuple(labels.shape) != expected:
             received = "none" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
             raise DataError(
-                f"{self._who}: expected labels that are whole numbers of shape {expected}; "
+                f"{self._caller}: expected labels that are whole numbers of shape {expected}; "
                 f"received {received}"
             )
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= outputs.shape[1]:
             raise DataError(
-                f"{self._who}: expected labels from 0 to {outputs.shape[1] - 1}, the model's "
+                f"{self._caller}: expected labels from 0 to {outputs.shape[1] - 1}, the model's "
                 f"classes; received {low if low < 0 else high}"
             )
         losses = F.cross_entropy(outputs, labels, reduction="none")
@@ -111,7 +112,7 @@ class PerExampleLoss:
 
 
 def _scores_in(outputs: object) -> object:
-    """Scores of classes, as they are or as what a Transformers model gives holds them."""
+    """Class scores: the outputs themselves, or the ``logits`` of a Transformers model's output."""
     if isinstance(outputs, torch.Tensor):
         return outputs
     found = getattr(outputs, "logits", None)
@@ -119,7 +120,7 @@ def _scores_in(outputs: object) -> object:
 
 
 def _describe(value: object) -> str:
-    """'a CausalLMOutput with logits (1, 4, 10)', for messages."""
+    """Describe a value for messages: 'a CausalLMOutput with logits (1, 4, 10)'."""
     if isinstance(value, torch.Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
@@ -133,13 +134,13 @@ def _describe(value: object) -> str:
 def on_device(
     batch: CalibrationBatch, model: nn.Module
 ) -> tuple[tuple[object, ...], dict[str, object], torch.Tensor | None]:
-    """(arguments, keywords, labels) of a batch, where the model is."""
+    """(arguments, keywords, labels) of a batch on the model's device."""
     arguments, keywords = parse_example_inputs(batch.images, model)
     return arguments, keywords, labels_on_device(batch.labels, model)
 
 
 def labels_on_device(labels: NDArray[np.generic] | None, model: nn.Module) -> torch.Tensor | None:
-    """A batch's labels, if it has any, where the model is."""
+    """A batch's labels, if it has any, on the model's device."""
     if labels is None:
         return None
     whole = labels.dtype.kind in "iub"

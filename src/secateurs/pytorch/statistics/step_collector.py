@@ -1,4 +1,4 @@
-"""One pass of calibration data of any kind through a PyTorch model, by steps of its task."""
+"""Collect criteria's statistics by steps of a task, for calibration data of any kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StepPass(OperandSums):
     """The sums of one pass, example by example.
 
     Attributes:
-        runner: of the task's step.
+        runner: runs the task's step.
     """
 
     runner: StepRunner
@@ -45,13 +45,13 @@ class StepPass(OperandSums):
     # -- values
 
     def add_values(self, batch: CalibrationBatch) -> None:
-        """Add to the readings, the grams or both, of passes for inference."""
+        """Add inference passes to the readings, the Gram matrices or both."""
         for example in self._examples(batch):
             tape, records = self.runner.record_pass(self.source, example)
             self._add_run(tape, records, ReadSites(self.network, tape, None, records))
 
     def _add_run(self, tape: Tape, records: Sequence[OpRecord], sites: ReadSites) -> None:
-        seen: dict[int, int] = {}  # of this run's readings, their numbers in all of them
+        seen: dict[int, int] = {}  # this run's reading -> its index over all runs
         for site in sites.all:
             record, call = records[site.step], tape.steps[site.step].call(tape.find)
             key = (id(record), record.masks.index(site.mask))
@@ -80,13 +80,13 @@ class StepPass(OperandSums):
     # -- gradients
 
     def add_gates(self, batch: CalibrationBatch) -> None:
-        """Add to the gates."""
+        """Add a batch to the sums over gates."""
         for example in self._examples(batch):
             tape, records = self.runner.record(self.source, example)
             self.gates.add(slopes_of_step(self.network, tape, records))
 
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
-        """Add to the curvature; of one example."""
+        """Add one example to the curvature."""
         for example in self._examples(image):
             tape, _ = self.runner.record(self.source, example)
             with alike():
@@ -97,14 +97,14 @@ class StepPass(OperandSums):
 
 
 def slopes_of_step(network: Network, tape: Tape, records: Sequence[OpRecord]) -> Slopes:
-    """How the loss of one step changes with gates on what consumers read."""
+    """Gradients of one step's loss with respect to gates on what consumers read."""
     sites = ReadSites(network, tape, None, records)
-    with alike():  # what is drawn as it is played again is what was drawn
+    with alike():  # the replay draws the same random numbers as the recording
         return sites.slopes_of_run(tape, as_losses, 1)
 
 
 def as_losses(loss: object) -> torch.Tensor:
-    """What a step gave, as the losses of its one example."""
-    if not isinstance(loss, torch.Tensor):  # the step has been held to it
+    """A step's loss as the losses of its single example, shape (1,)."""
+    if not isinstance(loss, torch.Tensor):  # TaskStep has checked it
         raise TypeError(f"expected a tensor; received {type(loss).__name__}")
     return loss.reshape(1)

@@ -1,4 +1,4 @@
-"""The loss of a task whose model has to be there for it, example by example."""
+"""Losses of a task's own step, example by example."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Returned = TypeVar("Returned")
 class StepRunner:
     """Runs a task's step, up to the loss, on one example at a time.
 
-    A detector gives its losses in train mode alone. So a step is made in eval mode if that gives a
-    loss, else in train mode, but for normalisations and dropouts, which stay as for inference.
-    Whatever it draws (which boxes count, say) is drawn alike each time.
+    Detectors return losses in train mode only. So a step runs in eval mode if that gives a loss,
+    and otherwise in train mode with normalisations and dropouts in eval mode. Random draws (such as
+    the boxes that are sampled) are the same each time.
 
     Args:
-        loss: with the task.
-        caller: what needs it, for messages.
+        loss: loss with the task.
+        caller: name of the caller, for messages.
     """
 
     def __init__(self, loss: StepLoss, caller: str) -> None:
@@ -43,26 +43,26 @@ class StepRunner:
 
     @property
     def task(self) -> LearningTask:
-        """Whose step it is."""
+        """The task whose step runs."""
         return self.step.task
 
     def examples(self, batch: ExampleBatch, model: nn.Module) -> list[object]:
-        """Each example of a batch as a batch of its own, where the model is."""
+        """Each example of a batch as a batch of its own, on the model's device."""
         like = next(model.parameters(), torch.zeros(0))
         rows = (rows_of(batch.images, [row]) for row in range(len(batch)))
         return [on_device(row, like.device) for row in rows]
 
     def losses(self, model: nn.Module, batch: ExampleBatch) -> torch.Tensor:
-        """One loss for each example, in double precision.
+        """The loss of each example, shape (examples,), in double precision.
 
         Args:
-            model: a copy of the user's; it is switched while it runs.
-            batch: some examples.
+            model: a private copy; its mode is switched while it runs.
+            batch: examples.
         """
         return torch.stack([self._loss(model, one) for one in self.examples(batch, model)])
 
     def record(self, source: TracedModel, example: object) -> tuple[Tape, list[OpRecord]]:
-        """The step's tape on one example, and what is known of its operations."""
+        """The tape of the step on one example, and the records of its operations."""
 
         def run(training: bool) -> tuple[Tape, list[OpRecord]]:
             step = self.step_on(example, training)
@@ -72,7 +72,7 @@ class StepRunner:
         return self.in_fitting_mode(run)
 
     def record_pass(self, source: TracedModel, example: object) -> tuple[Tape, list[OpRecord]]:
-        """The tape of a pass for inference, and what is known of its operations."""
+        """The tape of an inference pass on one example, and the records of its operations."""
 
         def run(model: nn.Module) -> object:
             return self.step.forward(model, example)[0]
@@ -82,13 +82,13 @@ class StepRunner:
             return record_step(model, source.operations, run, example, training=False)
 
     def in_fitting_mode(self, run: Callable[[bool], Returned]) -> Returned:
-        """What is given in the mode in which there is a loss.
+        """Call a function in the mode in which the step gives a loss.
 
         Args:
-            run: whether in train mode -> what is wanted.
+            run: function of whether to run in train mode.
 
         Raises:
-            DataError: the step raises in either.
+            DataError: the step raises in both modes.
         """
         if self._training is None:
             self._training = False
@@ -112,7 +112,7 @@ class StepRunner:
         return self.in_fitting_mode(run)
 
     def step_on(self, example: object, training: bool) -> Callable[[nn.Module], torch.Tensor]:
-        """Model -> the loss of its step on one example."""
+        """A function that maps a model to the loss of its step on one example."""
 
         def step(model: nn.Module) -> torch.Tensor:
             if training:
@@ -123,7 +123,7 @@ class StepRunner:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Say in our own words what a step raised."""
+        """Convert exceptions of a step to DataErrors."""
         try:
             yield
         except SecateursError:
