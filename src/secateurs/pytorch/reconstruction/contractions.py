@@ -1,8 +1,8 @@
-"""Convolutions and linear layers as matrix products of patches: what least squares are solved for.
+"""Convolutions and linear layers as matrix products of patches, for least squares.
 
 A convolution of any rank, stride, padding, dilation and number of groups, a transposed one, a
-linear layer, and the scale and shift of a normalisation (one input and one output a channel) all
-become ``y = u Z + b`` with ``u`` of shape (groups, rows, inputs).
+linear layer, and the scale and shift of a normalisation (one input and one output for each channel)
+all become ``y = u Z + b`` with ``u`` of shape (groups, rows, inputs).
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ TRANSPOSED = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3
 NORMS = (aten.layer_norm, aten.rms_norm, aten.group_norm, aten.batch_norm)
 
 NUMBERS_OF_PATCHES = 2**24
-"""In patches that are made at a time: 64 MB in single precision."""
+"""Maximum number of elements in the patches of one step: 64 MB in single precision."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Geometry:
-    """How patches lie in what a convolution reads.
+    """Geometry of the patches that a convolution reads.
 
     Attributes:
-        kernel: its lengths.
-        stride: of the patches.
-        padding: (before, after) of each axis; negative ones crop.
-        dilation: of the kernel.
-        spread: zeros and values alternate by this, for a transposed convolution.
-        groups: of channels.
-        transposed: whether it is one.
+        kernel: kernel size along each axis.
+        stride: stride of the patches along each axis.
+        padding: (before, after) along each axis; negative values crop.
+        dilation: dilation of the kernel along each axis.
+        spread: distance between input values after zeros are inserted, for a transposed
+            convolution.
+        groups: number of groups.
+        transposed: whether the convolution is transposed.
     """
 
     kernel: tuple[int, ...]
@@ -54,7 +55,7 @@ class Geometry:
 
     @classmethod
     def of(cls, call: Call) -> Geometry | None:
-        """Of a convolution; None where its arguments are of no known kind."""
+        """The geometry of a convolution; None where its arguments are not supported."""
         weight = call["weight"]
         rank = weight.dim() - 2
         transposed = call.packet in TRANSPOSED or bool(call.get("transposed", False))
@@ -101,14 +102,14 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Map:
-    """One contraction, or one normalisation's scale and shift, as a linear map of patches.
+    """A contraction, or a normalisation's scale and shift, as a linear map of patches.
 
     Attributes:
-        weight: of the model that is looked at.
-        channel: the axis of its result that its outputs lie along.
-        geometry: of a convolution; None of anything else.
+        weight: weight of the model under examination.
+        channel: axis of the outputs in its result.
+        geometry: geometry of a convolution; None for other maps.
         columns: whether a linear layer's weight is (inputs, outputs).
-        norm: a normalisation's call without scale and shift; its patches are what that gives.
+        norm: a normalisation without scale and shift, whose result is the patches.
     """
 
     weight: torch.Tensor
@@ -119,19 +120,19 @@ class Map:
 
     @property
     def groups(self) -> int:
-        """Of channels, each with a matrix of its own."""
+        """Number of groups, each with a matrix of its own."""
         if self.norm is not None:
             return len(self.weight)
         return 1 if self.geometry is None else self.geometry.groups
 
     @property
     def taps(self) -> int:
-        """How many inputs each channel makes."""
+        """Number of inputs for each channel."""
         return 1 if self.geometry is None else math.prod(self.geometry.kernel)
 
     @property
     def inputs(self) -> int:
-        """How many inputs an output has."""
+        """Number of inputs for each output."""
         if self.norm is not None:
             return 1
         if self.geometry is None:
@@ -155,7 +156,7 @@ class Map:
         return numbers
 
     def weight_from(self, matrix: NDArray[np.float64]) -> torch.Tensor:
-        """The reverse of ``matrix``, in the weight's shape, type and place."""
+        """The inverse of ``matrix``: a tensor of the weight's shape, dtype and device."""
         found = torch.from_numpy(np.ascontiguousarray(matrix))
         if self.norm is not None:
             found = found.reshape(-1)
@@ -178,14 +179,18 @@ class Map:
         seed: int,
         present: Present = EVERYWHERE,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Rows of patches, (groups, rows, inputs), and of values that are as the result is.
+        """Rows of patches, and the same rows of values in the result's shape.
 
         Args:
-            x: what the contraction reads.
+            x: input of the contraction.
             targets: values of the shape of its result.
-            per_image: how many rows to take of each image at most, drawn by lot.
-            seed: of the lots.
-            present: which places hold more than filling.
+            per_image: maximum number of rows sampled from each image.
+            seed: seed of the random sample.
+            present: mask of the positions that are not padding.
+
+        Returns:
+            (patches of shape (groups, rows, inputs), for each target its rows (groups, rows,
+            outputs)).
         """
         rows = [self._rows(target) for target in targets]
         each = max(1, rows[0].shape[1] // len(x))
@@ -214,12 +219,12 @@ class Map:
         return flat.reshape(len(flat), self.groups, -1).transpose(0, 1).float()
 
     def _rows(self, y: torch.Tensor) -> torch.Tensor:
-        """(groups, rows, outputs) of a value of the result's shape."""
+        """A value of the result's shape as rows (groups, rows, outputs)."""
         flat = y.movedim(self.channel, -1).reshape(-1, y.shape[self.channel])
         return flat.reshape(len(flat), self.groups, -1).transpose(0, 1).float()
 
     def long_geometry(self) -> KernelGeometry | None:
-        """Of a convolution over a long kernel, of one group; None of anything else."""
+        """Geometry of an ungrouped convolution with a long kernel; None for other maps."""
         found = self.geometry
         if found is None or found.transposed or found.groups > 1:
             return None
@@ -227,21 +232,21 @@ class Map:
         return geometry if geometry.is_long() else None
 
     def rows_per_image(self, images: int) -> int:
-        """How many rows of each image are wanted."""
+        """Number of rows to sample from each image."""
         return rows_per_image(self.inputs, images)
 
 
 def _normalise(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """What a normalisation gives without its scale and shift."""
+    """The result of a normalisation without its scale and shift."""
     return call.with_arguments(input=x).run_one()
 
 
 def map_of(call: Call, x_dims: int) -> Map | None:
-    """The map that an operation is; None where it is none.
+    """The linear map of an operation; None where it is none.
 
     Args:
-        call: with its weight in place; what depends on the images may be sources.
-        x_dims: how many axes its input has.
+        call: operation with its weight in place; what depends on the images may be sources.
+        x_dims: number of axes of its input.
     """
     if call.packet is aten.linear and call["weight"].dim() == 2:
         return Map(call["weight"], x_dims - 1)
@@ -263,7 +268,7 @@ def _is_plain(call: Call) -> bool:
 
 
 def norm_of(call: Call) -> Map | None:
-    """The scale and shift of a normalisation, as a map; None where it has none of one axis."""
+    """The scale and shift of a normalisation as a map; None unless they have one axis."""
     weight = call.get("weight")
     if call.packet not in NORMS or not isinstance(weight, torch.Tensor) or weight.dim() != 1:
         return None

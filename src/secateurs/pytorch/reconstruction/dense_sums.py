@@ -1,4 +1,4 @@
-"""The dense network's own sums at every contraction that reads channels, in one pass."""
+"""Sums over the dense network at every contraction that reads channels, in one pass."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from secateurs.reconstruction.long_kernels import LongKernel
 
 @dataclass(eq=False, slots=True)
 class _Reader:
-    """A site that reads channels, and its sums so far."""
+    """A contraction that reads channels, and its sums so far."""
 
     site: Site
     reading: Reading
@@ -52,15 +52,15 @@ def contractions_of(
     answers: int = 1,
     groups: Sequence[Group] | None = None,
 ) -> list[MeasuredContraction]:
-    """The sums that orders and curves need, of each contraction that reads channels.
+    """Sums for channel orders and error curves, of each contraction that reads channels.
 
     Args:
-        network: of the dense model, in eval mode; it comes back as it was.
-        images: to sum over.
-        kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
-        seed: of the answers that are drawn to weigh outputs by.
-        answers: that each image gives.
-        groups: whose channels' readers are summed up; None takes all.
+        network: network of the dense model, in eval mode; it comes back unchanged.
+        images: images to sum over.
+        kind: kind of its outputs: 'categorical', 'bernoulli' or 'relative'.
+        seed: seed of the random answers by which outputs are weighted.
+        answers: number of answers that each image gives.
+        groups: groups whose readers are summed; None takes all.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
@@ -75,7 +75,7 @@ def contractions_of(
 
 
 def _images_with_slopes(network: Network, images: CalibrationBatch, answers: int) -> int:
-    """How many images outputs are weighed by: a pass back takes as much as two forward."""
+    """Number of images for output weights: a backward pass costs as much as two forward passes."""
     first = next(iter(iterate_tensors(source_of(network).example_inputs)), None)
     examples = 1 if first is None or first.dim() == 0 else len(first)
     return images_with_slopes(network, examples, len(images), answers)
@@ -123,9 +123,9 @@ def _add(
     kind: str,
     random: np.random.Generator | None,
 ) -> None:
-    """One piece's patches, and its slopes where there is something to draw answers by."""
+    """Add one piece's patches, and its gradients if there is a random generator for answers."""
     made: dict[int, torch.Tensor] = {}
-    # What is written into in the middle of a pass has no derivative that could be trusted.
+    # Gradients through in-place writes in the middle of a pass are not reliable.
     weighs = random is not None and not any(step.mutates for step in piece.steps)
 
     def change(step: Step, call: Call) -> object:
@@ -171,7 +171,7 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
         return
     places = max(1, y[:1].numel() // max(1, y.shape[reader.site.map.channel]))
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * reader.site.map.inputs))
-    counted = y.narrow(reader.site.map.channel, 0, 1)  # what it gives follows from its weights
+    counted = y.narrow(reader.site.map.channel, 0, 1)  # one channel: outputs follow from weights
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
         present_rows = present_part(piece.present, part)
@@ -187,7 +187,7 @@ def _slopes(
     kind: str,
     random: np.random.Generator,
 ) -> Sequence[torch.Tensor | None]:
-    """The derivative of the outputs' loss by what was made, with answers drawn."""
+    """Gradients of the loss with respect to results of contractions, with random answers."""
     drawn = draw_slopes(as_arrays(result), kind, random)
     pairs = [
         (one, torch.from_numpy(slope).to(one.device, one.dtype))
@@ -218,7 +218,7 @@ def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> Measur
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Weights:
-    """A site's, for planning."""
+    """A site's weights, as planning needs them."""
 
     site: Site
     names: Mapping[int, str]

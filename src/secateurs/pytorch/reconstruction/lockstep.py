@@ -1,10 +1,10 @@
-"""The walk: a dense and a cut network, operation by operation on the same images.
+"""Refit a cut network by walking it and the dense one together, operation by operation.
 
-At every contraction whose input or sum is not what it was, the cut network's weights are fitted to
-what the dense network gives there, and only then is the operation done. So each layer makes up for
-what all layers before it are still off by, and the error does not add up.
+At every contraction whose input or sum differs from the dense network's, the cut network's weights
+are fitted to the dense network's result, and only then is the operation run. So each layer
+compensates the errors that remain from all layers before it, and errors do not accumulate.
 
-Of both networks, the values that are still to be read are kept, for all images; nothing else.
+Of both networks, only values that a later step reads are kept, for all images.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ def walk(
     held: CalibrationBatch,
     cut: Cut | None = None,
 ) -> Walked:
-    """Refit the weights of a cut model, in place, to what the dense one gives.
+    """Refit the weights of a cut model, in place, to the dense model's results.
 
     Args:
-        network: of the dense model, which stays as it is.
+        network: network of the dense model; unchanged.
         small: the cut model, in eval mode; its weights change.
-        alive: which atoms of the network stay in it.
+        alive: mask of the network's atoms that are kept, shape (atoms,).
         fit: images to fit.
-        held: images to choose by, layer by layer.
-        cut: of the network, where whole blocks went by it. Sums behind them make up for what their
-            branches gave, as far as what is added there can.
+        held: held-out images, for choices layer by layer.
+        cut: cut of the network, where it removed whole blocks. Operands of the sums after them
+            compensate the removed branches, as far as they can.
 
     Returns:
-        What was done, layer by layer, and the bytes of values that were held at most.
+        The repairs, layer by layer, and the peak number of bytes of values held.
 
     Raises:
-        ModelError: the two do not do the same operations.
+        ModelError: the two models do not run the same operations.
     """
     return _Walk(network, small, alive, fit, held, cut or Cut()).walk()
 
@@ -113,7 +113,7 @@ class _Walk(LockstepWalk[Piece, Site]):
 
     @torch.no_grad()
     def walk(self) -> Walked:
-        """All steps, without gradients."""
+        """Take all steps, without gradients."""
         return super().walk()
 
     def is_left(self, number: int) -> bool:
@@ -122,10 +122,10 @@ class _Walk(LockstepWalk[Piece, Site]):
     def do_small(self, piece: Piece, number: int) -> None:
         self._detour.take(piece, piece.steps[number])
 
-    # -- values of both
+    # -- values of both networks
 
     def _dense(self, piece: Piece, source: TensorSource) -> torch.Tensor:
-        """A value of the dense network, less what was cut from it."""
+        """A value of the dense network without its removed channels."""
         value: torch.Tensor = piece.find(source)
         for axis, units in self._axes(source).items():
             index = self._index(units)
@@ -145,7 +145,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return self._kept[id(units)]
 
     def _off(self, site: Site, pair: Pair[Piece]) -> torch.Tensor | None:
-        """What the sum's other operand is off by, where that is known already."""
+        """The error of the sum's other operand, if it is known already."""
         joined = site.joined
         if joined is None or (isinstance(joined, Ref) and joined not in pair.small.values):
             return None
@@ -176,7 +176,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return Following(scale, shift)
 
     def relaxes(self, site: Site) -> bool:
-        """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
+        """Whether to exclude values that a ReLU cuts off; the rows for it must fit in memory."""
         plain = site.map.groups == 1 and site.map.norm is None
         rows = site.map.rows_per_image(self._images) * self._images
         small = min(rows, self._most_rows(site)) * site.map.inputs * 4 <= BYTES_OF_ROWS
@@ -217,7 +217,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return gathered
 
     def _target(self, site: Site, pair: Pair[Piece]) -> torch.Tensor:
-        """What the dense network gives there, and what the sum behind it is off by as well."""
+        """The dense network's result, plus the error of the sum after it."""
         target = self._dense(pair.dense, Ref(site.step))
         off = self._off(site, pair)
         if off is None:
@@ -255,7 +255,7 @@ class _Walk(LockstepWalk[Piece, Site]):
 
 
 def _narrow(network: Network, cut: Cut) -> nn.Module:
-    """The dense model less the channels that go, its blocks still there."""
+    """The dense model without removed channels, but with its blocks."""
     model = source_of(network).model
     if not cut.channels:
         return model
@@ -264,7 +264,7 @@ def _narrow(network: Network, cut: Cut) -> nn.Module:
 
 
 def _in_step(small: nn.Module, operations: Sequence[OpRecord], first: CalibrationBatch) -> Pieces:
-    """How the small model treats images, if it does what the dense one does."""
+    """The small model in pieces, if it runs the dense model's operations."""
     try:
         return Pieces(small, operations, first)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""What PyTorch models answer, as arrays; and copies of them that a repair may change."""
+"""Outputs of PyTorch models as arrays, and copies of models that a repair may change."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def as_arrays(tensors: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
-    """NumPy arrays of tensors of any floating-point type."""
+    """Convert tensors of any floating-point dtype to float32 NumPy arrays."""
     return [tensor.detach().float().cpu().numpy() for tensor in tensors]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode; every module's own mode comes back afterwards."""
+    """Switch to eval mode; every module's own mode is restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -47,7 +47,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def outputs(
     model: nn.Module, batches: Sequence[CalibrationBatch]
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """What a model gives in eval mode, batch by batch: its floating-point tensors."""
+    """Floating-point outputs of a model in eval mode, batch by batch."""
     with evaluating(model):
         for batch in batches:
             with torch.inference_mode():
@@ -57,24 +57,24 @@ def outputs(
 
 
 def _plain(output: object) -> object:
-    """An output without a class of its own around it."""
+    """An output as a plain dictionary, where it is a mapping of another class."""
     return dict(cast("Mapping[str, object]", output)) if hasattr(output, "keys") else output
 
 
 def skip_blocks(model: nn.Module, blocks: Sequence[BlockCut]) -> nn.Module:
-    """The model without these blocks, around its very own tensors."""
+    """The model without these blocks, around the same tensors."""
     made = share_tensors(model)
     remove_blocks_(made, blocks)
     return made
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """The same, apart; with the evidence of its cut."""
+    """An independent copy, with the evidence of the model's cut."""
     return copy_model(model)
 
 
 def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
-    """Every tensor of a model by its first name; half precision comes as single."""
+    """Every tensor of a model by its first name; half precision becomes single."""
     return {
         leaf.name: (leaf.tensor.detach().float() if leaf.tensor.dtype in HALF else leaf.tensor)
         .detach()
@@ -87,12 +87,12 @@ def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
 def working_copy(
     model: nn.Module, example_inputs: AnyValue, used: tuple[str, ...] | None = None
 ) -> tuple[nn.Module, AnyValue]:
-    """(a copy that may be changed, the example inputs for it): in eval mode, no half precision.
+    """(a private copy in eval mode and at least single precision, the example inputs for it).
 
     Args:
-        model: unchanged.
-        example_inputs: of it.
-        used: the names of the outputs that are used, and that alone the copy gives; None for all.
+        model: model; unchanged.
+        example_inputs: its example inputs.
+        used: names of the outputs in use, which alone the copy returns; None for all.
     """
     twin = copy_model(model).eval()
     if used is not None:
@@ -104,9 +104,10 @@ def working_copy(
 
 @torch.no_grad()
 def copy_weights_(source: nn.Module, target: nn.Module) -> None:
-    """Let a model have another's values, in its own types.
+    """Copy a model's values into another model, in the other's dtypes.
 
-    What a layer keeps of its last pass has the shape of that pass, and stays.
+    Tensors of another shape are skipped: what a layer keeps of its last pass has the shape of that
+    pass.
     """
     theirs = {leaf.name: leaf.tensor for leaf in list_tensors(source)}
     for leaf in list_tensors(target):
@@ -116,7 +117,7 @@ def copy_weights_(source: nn.Module, target: nn.Module) -> None:
 
 
 def reestimate_moments(model: nn.Module, batches: Sequence[CalibrationBatch]) -> nn.Module | None:
-    """A copy with the moments of batch normalisation taken anew; None where there is none."""
+    """A copy with re-estimated batch-normalisation statistics; None where there is none."""
     if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()):
         return None
     twin = copy_model(model).eval()
@@ -128,12 +129,12 @@ def reestimate_moments(model: nn.Module, batches: Sequence[CalibrationBatch]) ->
 def unlike_calibration(
     model: nn.Module, batches: Sequence[CalibrationBatch]
 ) -> tuple[float, str] | None:
-    """How far these images are from what batch normalisation saw in training.
+    """Distance of these images from what batch normalisation saw in training.
 
     Returns:
         (distance, layer): for each layer, the mean over channels of the squared difference of
-        means, relative to the running variance; of the layer where it is largest. None where
-        nothing keeps running means.
+        means, relative to the running variance; the largest one and its layer. None where no layer
+        keeps running means.
     """
     sums: dict[str, list[tuple[Floats, int]]] = {}
     trained: dict[str, tuple[Floats, Floats]] = {}

@@ -1,7 +1,7 @@
-"""The walk past blocks that went: the small model as the dense one's steps, less those of blocks.
+"""Walk dense and small networks together where whole blocks were removed.
 
-Both networks are walked by the same numbers. Where the dense one adds a branch that the small one
-has not, the small one's value is its skip's.
+Steps of both are numbered like the dense model's. Where the dense model adds a branch that the
+small one lacks, the small one's value is that of its skip.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from secateurs.pytorch.tracing.op_record import OpRecord
 
 @dataclass(eq=False, slots=True)
 class Detour:
-    """Which steps the small model does not take.
+    """The steps that the small model skips.
 
     Attributes:
-        left_out: numbers of steps of branches.
-        instead: number of a step -> (the value that a later one would give, what takes its place).
+        left_out: numbers of steps of removed branches.
+        instead: number of a step -> (value that a later step would give, value that replaces it).
     """
 
     left_out: set[int] = field(default_factory=set)
     instead: dict[int, list[tuple[Ref, Ref]]] = field(default_factory=dict)
 
     def take(self, piece: Piece, step: Step) -> None:
-        """A step of the small model, or what there is in its place."""
+        """Take a step of the small model, or its replacement."""
         for target, source in self.instead.get(step.number, ()):
             piece.values[target] = piece.values[source]
         if step.number in self.left_out:
@@ -50,16 +50,16 @@ def find_detour(
     operations: Sequence[OpRecord],
     blocks: Sequence[BlockCut],
 ) -> Detour:
-    """The detour past some blocks of a model.
+    """The detour around removed blocks of a model.
 
     Args:
-        model: the dense one; unchanged.
-        example_inputs: real ones.
-        operations: of its trace.
-        blocks: those that went.
+        model: the dense model; unchanged.
+        example_inputs: inputs with values.
+        operations: operations of its trace.
+        blocks: removed blocks.
 
     Raises:
-        ModelError: they are not found in its pass.
+        ModelError: a block is not found in the model's pass.
     """
     found = {one.path: one for one in watch_blocks(share_tensors(model), example_inputs)}
     detour = Detour()
@@ -76,16 +76,16 @@ def find_detour(
 
 
 def _past_all(detour: Detour, found: FoundBlock, inside: set[int]) -> None:
-    """What the block gives is what it was given, as soon as that is there."""
+    """Replace the block's output by its input, as soon as that is known."""
     target, source = Ref(found.values[0].number), Ref(found.values[-1].number)
-    # The last of what a block gives is not in it where a move follows it: those stay.
+    # A move after the block's last value may belong to a step beyond it: later steps are kept.
     steps = {number for number in inside if number <= target.step}
     detour.left_out |= steps
     detour.instead.setdefault(min(steps), []).append((target, source))
 
 
 def _past_branches(detour: Detour, found: FoundBlock, inside: set[int]) -> None:
-    """Each sum on the skip is what the skip brings; what else is on the skip is done."""
+    """Replace each sum on the skip by the skip's value; other steps on the skip still run."""
     kept = {value.number for value in found.values[:-1] if not value.is_sum}
     detour.left_out |= inside - kept
     for value, before in zip(found.values, found.values[1:], strict=False):
@@ -95,7 +95,7 @@ def _past_branches(detour: Detour, found: FoundBlock, inside: set[int]) -> None:
 
 
 def around_small(dense: nn.Module, small: nn.Module, blocks: Sequence[BlockCut]) -> nn.Module:
-    """The dense model's modules around the small one's tensors, wherever it still has them."""
+    """The dense model's modules around the small model's tensors, wherever it still has them."""
     before = Numbering(blocks).before
     theirs = {before(leaf.name): leaf.tensor for leaf in list_tensors(small)}
     memo: dict[int, object] = {

@@ -1,7 +1,7 @@
-"""A model's pass over many images, one operation after the other, in pieces.
+"""A model's pass over many images, in pieces, one operation after the other.
 
-``play`` gives a whole pass of one piece at a time; the walk in step takes one operation at a time
-for all pieces. Either way only values that are still to be read are kept.
+``play`` runs a whole pass of one piece at a time; the lockstep walk runs one operation at a time
+for all pieces. In both, only values that a later step reads are kept.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from secateurs.reconstruction.drawing import Present
 
 MOST_AT_A_TIME = 256
 NUMBERS_AT_A_TIME = 2**23
-"""Numbers in the largest value of a piece: 32 MB in single precision."""
+"""Maximum number of elements in the largest value of a piece: 32 MB in single precision."""
 
 StepChange = Callable[[Step, Call], object]
-"""(a step, its call) -> what is taken for its result."""
+"""(step, its call) -> replacement of its result."""
 
 
 def call_of(step: Step, find: Find) -> Call:
-    """A step with its arguments; a view copies where memory lies in another way than on the tape.
+    """A step with its arguments; a view becomes a reshape, which copies where it has to.
 
-    The tape does not know of operations that only put memory in order (``contiguous``).
+    The tape does not record operations that only change the memory layout (``contiguous``).
     """
     call = step.call(find)
     if call.function is aten.view.default:
@@ -58,18 +58,18 @@ def call_of(step: Step, find: Find) -> Call:
 
 @dataclass(eq=False)
 class Piece:
-    """Some of the images, and the values of the pass over them that are still to be read.
+    """Some of the images, and the values of their pass that are still needed.
 
     Attributes:
-        steps: what is to be done, for this many images.
-        inputs: what the model is given.
-        output: what it returns, with sources in the place of tensors.
-        images: how many.
-        values: those at hand.
-        done: how many steps have been taken.
-        memory: what it writes into in place of the model's.
-        labels: of the images, if they have any.
-        present: which places of each text hold more than filling.
+        steps: steps to take, for this number of images.
+        inputs: inputs of the model.
+        output: outputs of the model, with sources in place of tensors.
+        images: number of images.
+        values: values held at present.
+        done: number of steps taken.
+        memory: memory that is written into in place of the model's.
+        labels: labels of the images, if there are any.
+        present: mask of the positions of each text that are not padding.
     """
 
     steps: Sequence[Step]
@@ -94,7 +94,7 @@ class Piece:
     @overload
     def find(self, source: Slot) -> torch.Tensor | int: ...
     def find(self, source: Slot) -> torch.Tensor | int:
-        """The value of a source; anything else is itself."""
+        """The value of a source or length; a tensor is itself."""
         if isinstance(source, Ref):
             return self.values[source]
         if isinstance(source, Input):
@@ -108,7 +108,7 @@ class Piece:
         return call_of(step, self.find)
 
     def do(self, step: Step, change: StepChange | None = None) -> object:
-        """Take one step, and forget what nobody reads any more."""
+        """Take one step and keep those of its results that are read later."""
         call = self.call(step)
         output = (
             call.function(*call.arguments, **call.keywords)
@@ -122,12 +122,12 @@ class Piece:
         return output
 
     def forget(self, step: Step) -> None:
-        """Drop what this step was the last to read, and what nobody will read."""
+        """Drop values that no later step reads."""
         for ref in self._last.get(step.number, ()):
             self.values.pop(ref, None)
 
     def measure_memory(self) -> int:
-        """Bytes of the values at hand; memory that several share counts once."""
+        """Bytes of the values held; shared memory counts once."""
         stores = {
             value.untyped_storage()._cdata: value.untyped_storage()
             for value in self.values.values()
@@ -135,15 +135,15 @@ class Piece:
         return sum(store.nbytes() for store in stores.values())
 
     def result(self) -> list[torch.Tensor]:
-        """The floating-point tensors that the model returns."""
+        """The floating-point tensors among the model's outputs."""
         return [tensor for tensor in iterate_tensors(self.outputs()) if tensor.is_floating_point()]
 
     def outputs(self) -> object:
-        """What the model returns."""
+        """The outputs of the model."""
         return fill(self.output, self.find)
 
     def branch(self) -> Piece:
-        """The same, to go on from here in another way."""
+        """A copy, to go on from here in another way."""
         memory, values = self.memory, dict(self.values)
         if any(step.mutates for step in self.steps):
             memory, values = memory.branch(values)
@@ -162,15 +162,15 @@ class Piece:
 
 @dataclass(eq=False)
 class Pieces:
-    """How a model treats any number of images.
+    """A model's pass for any number of images.
 
     Args:
-        model: in eval mode where it is run; it comes back as it was.
-        operations: of the trace, of this model or of the dense one that it was cut from.
-        first: some images, to learn from how the model treats them.
+        model: model in eval mode where it is run; it comes back unchanged.
+        operations: operations of the trace of this model, or of the dense one that it was cut from.
+        first: images on which the layout of images in the model is found.
 
     Attributes:
-        numbers: numbers in the largest value, an image.
+        numbers: number of elements in the largest value, for each image.
     """
 
     model: nn.Module
@@ -189,7 +189,7 @@ class Pieces:
         self._two = two.steps, {ref: _bytes(value) for ref, value in two.values.items()}, two.output
 
     def bytes_at_once(self, until: int) -> int:
-        """Of an image's values that are to be kept at once, where they are most, up to a step."""
+        """Peak bytes of the values held for one image, up to a step."""
         steps, sizes, output = self._two
         return _most_held(steps[: until + 1], sizes, last_readers(steps, output)) // 2
 
@@ -199,7 +199,7 @@ class Pieces:
             return record(self.model, self.operations, arguments, keywords, values=False)
 
     def sizes(self, images: int) -> Iterator[slice]:
-        """The images in pieces of a size that suits the machine."""
+        """Slices of the images, of a size that suits the machine."""
         each = max(1, min(MOST_AT_A_TIME, NUMBERS_AT_A_TIME // self.numbers))
         if self._program is None:
             each = min(each, 32)
@@ -231,12 +231,12 @@ def play(
     change: StepChange | None = None,
     watch: Callable[[Step, object], None] | None = None,
 ) -> list[torch.Tensor]:
-    """The whole pass, or the rest of it; returns what the model does.
+    """Run the rest of a pass; return the floating-point outputs of the model.
 
     Args:
-        piece: at its start, or further on.
-        change: (step, its call) -> what is to be given in place of its result.
-        watch: told of each step's result.
+        piece: piece at its start, or further on.
+        change: (step, its call) -> replacement of its result.
+        watch: called with each step and its result.
     """
     for step in piece.steps[piece.done :]:
         output = piece.do(step, change)
@@ -247,7 +247,7 @@ def play(
 
 
 def readers_of(steps: Sequence[Step]) -> Mapping[TensorSource, list[Step]]:
-    """Source -> the steps that read it, each as often as it does."""
+    """Source -> the steps that read it, one entry for each read."""
     readers: dict[TensorSource, list[Step]] = {}
     for step in steps:
         for source in step.reads:
@@ -262,7 +262,7 @@ def _bytes(value: torch.Tensor) -> int:
 def _most_held(
     steps: Sequence[Step], sizes: Mapping[Ref, int], last: Mapping[int, Sequence[Ref]]
 ) -> int:
-    """Bytes of the values that are to be kept at once, where they are most."""
+    """Peak bytes of the values held."""
     alive: dict[Ref, int] = {}
     most = 0
     by_step: dict[int, list[Ref]] = {}

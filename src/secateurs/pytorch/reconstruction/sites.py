@@ -1,9 +1,9 @@
-"""Where weights can be refitted in a model's pass, and what becomes of what they give.
+"""Sites: the places in a model's pass where weights can be refitted, and what follows them.
 
-After a contraction may come a batch normalisation, a constant factor for each channel, moves of
-axes, a sum and a ReLU. What a sum's other operand is off by, the contraction can make up for; what
-a ReLU cuts off need not be fitted; and a batch normalisation's running mean is a place for an
-intercept where the contraction has no bias.
+A contraction may be followed by a batch normalisation, a constant factor for each channel, moves of
+axes, a sum and a ReLU. The contraction can compensate an error of the sum's other operand; values
+that a ReLU sets to zero need not be fitted; and the running mean of a batch normalisation can hold
+an intercept where the contraction has no bias.
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ RELUS = {aten.relu, aten.relu_}
 
 @dataclass(eq=False, slots=True)
 class Site:
-    """One map whose weights can be refitted.
+    """One linear map whose weights can be refitted.
 
     Attributes:
-        step: its operation's number.
-        map: as matrix and patches.
-        source: what it reads.
-        bias: its own, or None.
-        mean: of the batch normalisation behind it, or None; where an intercept goes without a bias.
-        scale: what each output is multiplied by up to the sum, shape (outputs,).
-        shift: what is added to it then.
-        joined: the other operand of the sum behind it, or None.
-        moves: steps that move axes between the two.
-        rectified: whether a ReLU comes next, and nothing else reads what it is given.
+        step: index of its operation.
+        map: the map as matrix and patches.
+        source: source of its input.
+        bias: its own bias, or None.
+        mean: running mean of the batch normalisation after it, or None; holds the intercept where
+            there is no bias.
+        scale: factor on each output before the sum, shape (outputs,).
+        shift: term added to each output after that, shape (outputs,).
+        joined: the other operand of the sum after it, or None.
+        moves: steps that move axes before the sum.
+        rectified: whether a ReLU comes next, and nothing else reads its input.
         normalised: whether batch normalisation follows.
-        beyond: what batch normalisation behind that ReLU multiplies each output with; errors are
-            weighed by it.
+        beyond: factor on each output by the batch normalisation after that ReLU; errors are
+            weighted by it.
     """
 
     step: int
@@ -75,12 +76,12 @@ class Site:
 
     @property
     def has_intercept(self) -> bool:
-        """Whether there is a place for one."""
+        """Whether there is a bias or a running mean to hold an intercept."""
         return self.bias is not None or self.mean is not None
 
     @property
     def importance(self) -> NDArray[np.float64]:
-        """Of each output, by what it is multiplied with; shape (groups, outputs)."""
+        """Weight of each output's error, by the factors that follow it; shape (groups, outputs)."""
         factor = self.scale.detach().double() * self.beyond.detach().double()
         squares = factor.square().expand(self._outputs())
         numbers: NDArray[np.float64] = squares.reshape(self.map.groups, -1).cpu().numpy()
@@ -97,7 +98,7 @@ class Site:
 
     @torch.no_grad()
     def write_(self, matrix: NDArray[np.float64], intercept: NDArray[np.float64]) -> None:
-        """Set the weights, and the intercept where there is a place for it."""
+        """Set the weights, and the intercept if there is a place for it."""
         self.map.weight.copy_(self.map.weight_from(matrix))
         flat = torch.from_numpy(np.ascontiguousarray(intercept.reshape(-1)))
         if self.bias is not None:
@@ -107,7 +108,7 @@ class Site:
             self.mean.copy_((present - flat).to(self.mean.device, self.mean.dtype))
 
     def move(self, value: torch.Tensor, piece: Piece) -> torch.Tensor:
-        """A value of the result's shape, with its axes moved as they are up to the sum."""
+        """A value in the result's shape, with its axes moved to their order at the sum."""
         for step in self.moves:
             present = value
 
@@ -119,7 +120,7 @@ class Site:
         return value
 
     def move_back(self, value: torch.Tensor, like: torch.Tensor, piece: Piece) -> torch.Tensor:
-        """The reverse: a value as it is at the sum, in the shape of the result (``like``)."""
+        """The reverse: a value in its order at the sum, in the shape of the result (``like``)."""
         if not self.moves:
             return value
         index = torch.arange(like.numel(), device=like.device).reshape(like.shape)
@@ -129,7 +130,7 @@ class Site:
         return found.reshape(like.shape)
 
     def along_channels(self, vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """A number for each output, in a shape that broadcasts against the result."""
+        """A vector over outputs, in a shape that broadcasts against the result."""
         if vector.dim() == 0:
             return vector
         shape = [1] * like.dim()
@@ -141,11 +142,11 @@ class Sites:
     """Every site of a model's pass.
 
     Args:
-        steps: of the pass.
-        shapes: of the values, for any number of images.
-        input_dims: how many axes each of the model's inputs has.
-        own: ids of the model's tensors; those that one operation alone reads may change.
-        norms: whether normalisations that no contraction precedes are sites too.
+        steps: steps of the pass.
+        shapes: shape of each value, for any number of images.
+        input_dims: number of axes of each of the model's inputs.
+        weights: ids of the model's tensors; those that a single operation reads may change.
+        norms: whether normalisations without a preceding contraction are sites too.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class Sites:
         return self._input_dims[source.number]
 
     def _follow(self, site: Site, behind: set[int]) -> None:
-        """Look at what becomes of what a site gives, as long as one operation alone reads it."""
+        """Follow a site's result as long as a single operation reads it."""
         ref: TensorSource = Ref(site.step)
         while len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
@@ -241,7 +242,7 @@ class Sites:
             site.moves.clear()
 
     def _scale_beyond(self, ref: Ref) -> torch.Tensor:
-        """By what batch normalisation multiplies a value that it alone reads; else one."""
+        """Scale of a batch normalisation that alone reads a value; one if there is none."""
         readers = self._readers.get(ref, [])
         if len(readers) != 1 or readers[0].function.overloadpacket is not aten.batch_norm:
             return torch.ones(())
@@ -251,7 +252,7 @@ class Sites:
         return torch.ones(()) if found is None else found
 
     def _through_norm(self, site: Site, step: Step) -> bool:
-        """A batch normalisation right behind: a scale and a shift."""
+        """Note a batch normalisation directly after a site: a scale and a shift."""
         call = Call(step.function, step.arguments, step.keywords)
         mean, scale = call.get("running_mean"), _scale_of(call)
         if site.normalised or site.joined is not None or site.moves or site.map.norm is not None:
@@ -277,7 +278,7 @@ class Sites:
 
 
 def _scale_of(call: Call) -> torch.Tensor | None:
-    """What batch normalisation multiplies with; None where it keeps no variance."""
+    """The scale of a batch normalisation; None where it keeps no variance."""
     variance = call.get("running_var")
     if not isinstance(variance, torch.Tensor):
         return None

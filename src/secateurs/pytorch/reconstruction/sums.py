@@ -1,4 +1,4 @@
-"""Sums of products of patches and targets, over pieces of the images, for the solvers."""
+"""Running sums of products of patches and targets, for least squares."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from secateurs.calibration.least_squares import Moments
 
 @dataclass(eq=False, slots=True)
 class RunningMoments:
-    """Moments of rows that come piece by piece.
+    """Moments of rows that arrive in pieces.
 
-    Products are taken in single precision, of deviations from the first piece's means (so that
-    little cancels), and summed up in double.
+    Products are computed in single precision, of deviations from the first piece's means (which
+    avoids cancellation), and accumulated in double.
+
+    Attributes:
+        rows: number of rows so far.
     """
 
     rows: int = 0
@@ -25,7 +28,7 @@ class RunningMoments:
     _sums: list[torch.Tensor] = field(default_factory=list)
 
     def add(self, u: torch.Tensor, y: torch.Tensor) -> None:
-        """Rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+        """Add rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
         if not u.shape[1]:
             return
         if not self.rows:
@@ -40,7 +43,7 @@ class RunningMoments:
         self.rows += u.shape[1]
 
     def moments(self) -> Moments:
-        """Of all rows so far."""
+        """Moments of all rows so far."""
         n = self.rows
         su, sy, uu, uy, yy = self._sums
         mean_u, mean_y = su / n, sy / n
@@ -55,7 +58,7 @@ class RunningMoments:
 
 
 def _square(u: torch.Tensor) -> torch.Tensor:
-    """``u' u`` of each group. NumPy knows that it is symmetric and does half of the work."""
+    """``u' u`` of each group. NumPy uses the symmetry and does half of the work."""
     if u.device.type != "cpu" or len(u) > 1 or u.dtype != torch.float32:
         return u.transpose(1, 2) @ u
     rows = u[0].contiguous().numpy()

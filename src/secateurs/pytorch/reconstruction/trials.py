@@ -1,7 +1,7 @@
-"""Answers of the dense network with some channels gone and some weights changed, many times over.
+"""Trials: outputs of the dense network with channels removed and weights changed.
 
-Nothing changes before the first operation that a trial touches: up to there all trials share one
-pass, and each goes on from there by itself.
+Nothing changes before the first operation that a trial affects: up to there all trials share one
+pass, and each branches off from there.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def judge_trials(
     *,
     loss: Loss | None = None,
 ) -> list[Fidelity]:
-    """How faithful the network is in each trial, on these images.
+    """Measure how faithful the network is in each trial, on these images.
 
     Args:
-        network: of the dense model, which stays as it is.
-        images: to judge by.
-        trials: what goes and what changes in each.
-        kind: of the outputs.
+        network: network of the dense model; unchanged.
+        images: evaluation images.
+        trials: channels removed and weights changed in each trial.
+        kind: kind of the outputs.
         tick: called after each trial on each piece of the images.
-        loss: (outputs, labels) -> one loss for each image; None goes by the outputs themselves.
+        loss: (outputs, labels) -> one loss for each image; None compares the outputs themselves.
 
     Raises:
-        DataError: the loss does not go with the outputs and labels.
+        DataError: the loss does not fit the outputs and labels.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
@@ -60,7 +60,7 @@ def judge_trials(
 
 
 ReadPiece = Callable[[Piece], list[NDArray[np.float32]]]
-"""What is looked at of a pass that has ended."""
+"""Extracts the values to compare from a finished pass."""
 
 
 def _answers(piece: Piece) -> list[NDArray[np.float32]]:
@@ -68,7 +68,7 @@ def _answers(piece: Piece) -> list[NDArray[np.float32]]:
 
 
 class _Losses:
-    """The losses of a pass that has ended, one for each image."""
+    """The losses of a finished pass, one for each image."""
 
     def __init__(self, loss: Loss, model: nn.Module) -> None:
         self._objective = PerExampleLoss(loss, "error curves")
@@ -83,9 +83,9 @@ class _Losses:
 
 
 class _NamedOutputs(dict[object, object]):
-    """Outputs by name, by attribute and by place, as those of Transformers are.
+    """Outputs accessible by name, attribute and index, like those of Transformers.
 
-    A pass on tape keeps a dictionary's entries, not its class.
+    A tape keeps a dictionary's entries, not its class.
     """
 
     def __getattr__(self, name: str) -> object:
@@ -99,7 +99,7 @@ class _NamedOutputs(dict[object, object]):
 
 
 class _Player:
-    """One trial: from where on, and what is done instead."""
+    """One trial: the step it starts at, and what it changes from there."""
 
     def __init__(
         self, network: Network, trial: GroupTrial, steps: Sequence[Step], read: ReadPiece
@@ -123,7 +123,7 @@ class _Player:
         return any(id(one) in changed for one in step.operands if isinstance(one, torch.Tensor))
 
     def play(self, rest: Piece) -> list[NDArray[np.float32]]:
-        """The rest of a pass; returns what the model would."""
+        """Run the rest of a pass and return the values to compare."""
         new: dict[int, torch.Tensor] = {}
         for name, values in self._trial.changes().items():
             present = self._tensors[name]

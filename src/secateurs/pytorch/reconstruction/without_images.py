@@ -1,9 +1,8 @@
-"""Repair of a cut without any image: by the moments that batch normalisation keeps.
+"""Repair of a cut without images, from the statistics that batch normalisation keeps.
 
-Where a layer reads what batch normalisation and an activation made of another layer's result, the
-means and, by the likeness of filters, the covariances of what it reads are known. What a removed
-channel gave is put in terms of those that stay: their weights take it over, and the intercept the
-rest.
+Where a layer reads the batch-normalised and activated result of another layer, the means and, from
+the similarity of filters, the covariances of its input are known. A removed channel is expressed by
+a linear combination of the kept ones: their weights take it over, and the intercept takes the rest.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ ACTIVATIONS: Mapping[object, torch.nn.Module] = {
     aten.hardswish_: nn.Hardswish(),
 }
 AVERAGES = {aten.mean, aten.avg_pool2d, aten.adaptive_avg_pool2d}
-"""Leave means as they are."""
+"""Operations that leave means unchanged."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Read:
-    """Channels that a contraction reads: a producer, its batch normalisation, an activation."""
+    """The channels that a contraction reads: a producer, its batch normalisation, an activation."""
 
     producer: Site
     norm: Call
     activation: ActivationFunction
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(means, covariances) of its channels behind the activation."""
+        """(means (channels,), covariances (channels, channels)) after the activation."""
         filters = self.producer.map.matrix()
         channels = len(self.producer.map.weight)
         alone = self.producer.map.groups > 1
@@ -74,15 +73,15 @@ def _vector(tensor: object, otherwise: float, length: int) -> NDArray[np.float64
 
 
 def repair_without_images_(network: Network, small: nn.Module, cut: Cut) -> list[str]:
-    """Let the channels that stay stand in for those that have gone, where moments are known.
+    """Let kept channels take over removed ones, in place, where statistics are known.
 
     Args:
-        network: of the dense model, which stays as it is.
-        small: what the cut left; its weights change.
-        cut: of the network.
+        network: network of the dense model; unchanged.
+        small: the cut model; its weights change.
+        cut: cut of the network.
 
     Returns:
-        The names of the weights that changed.
+        Names of the changed weights.
     """
     source = source_of(network)
     images = CalibrationBatch(source.example_inputs, None)
@@ -102,7 +101,7 @@ def repair_without_images_(network: Network, small: nn.Module, cut: Cut) -> list
 
 
 def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
-    """What a contraction reads, if it is batch normalisation's result behind an activation."""
+    """What a contraction reads, if it is an activated result of batch normalisation."""
     plain = site.map.geometry is None or not site.map.geometry.transposed
     if not plain or site.map.columns or site.map.groups > 1 or not site.has_intercept:
         return None
@@ -114,11 +113,11 @@ def _read_by(site: Site, sites: Sites, steps: Sequence[Step]) -> _Read | None:
         if packet is aten.batch_norm:
             made = step.operands[0]
             producer = sites.at.get(made.step) if isinstance(made, Ref) else None
-            # A transposed producer has its outputs along another axis, and is left alone.
+            # A transposed convolution has its outputs along another axis, and is skipped.
             if producer is None or not producer.normalised:
                 return None
             if len(producer.map.weight) != site.map.weight.shape[1]:
-                return None  # a flatten made more inputs of each channel
+                return None  # a flatten made several inputs of each channel
             return _Read(producer, Call(step.function, step.arguments, step.keywords), activation)
         if len(step.reads) != 1:
             return None
@@ -145,7 +144,7 @@ def _take_over_(
     names: Mapping[int, str],
     targets: Mapping[str, torch.Tensor],
 ) -> bool:
-    """Write what the kept channels take over; whether any of them had to."""
+    """Write the weights that take over removed channels; return whether any had to."""
     name = names[id(site.map.weight)]
     of = cut.tensors.get(name)
     if of is None or not of.removed.get(1):

@@ -1,1 +1,1 @@
-"""Training PyTorch models, through Hugging Face Accelerate."""
+"""Train PyTorch models through Hugging Face Accelerate."""

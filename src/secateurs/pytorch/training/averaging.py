@@ -15,16 +15,16 @@ NamedTensors = dict[str, torch.Tensor]
 
 @torch.no_grad()
 def update_average(average: NamedTensors, model: nn.Module, decay: float) -> NamedTensors:
-    """The average once the model has made another step; begun with its values where it is empty.
+    """Update the average after a step of the model; an empty average starts with its values.
 
-    As ``torch.optim.swa_utils.AveragedModel`` with ``use_buffers=True`` takes it, kept by name in
-    the place of a second model: it is written to checkpoints, and put into the model to be judged.
-    What is no floating-point number (how many batches were seen) is the model's.
+    Equivalent to ``torch.optim.swa_utils.AveragedModel`` with ``use_buffers=True``, but stored by
+    name instead of in a second model: it is written to checkpoints, and put into the model for
+    evaluation. Integers (the number of batches seen) are copied from the model.
 
     Args:
-        average: so far; changed in place.
-        model: after the step.
-        decay: share of the average that stays; 0 takes none.
+        average: average so far; changed in place.
+        model: model after the step.
+        decay: fraction of the average that is kept; 0 disables averaging.
     """
     if not decay:
         return average
@@ -41,7 +41,7 @@ def update_average(average: NamedTensors, model: nn.Module, decay: float) -> Nam
 
 @contextmanager
 def values_put(model: nn.Module, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """The model with these values; afterwards it has its own again, to the last bit."""
+    """Context in which the model has these values; its own are restored exactly afterwards."""
     before = {name: tensor.clone() for name, tensor in _state(model).items() if name in values}
     _fill_(model, values)
     try:
@@ -58,6 +58,6 @@ def _fill_(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 
 def _state(model: nn.Module) -> NamedTensors:
-    """The model's tensors themselves; what else it keeps in its state is not averaged."""
+    """The tensors in the model's state; anything else there is not averaged."""
     state = model.state_dict()
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

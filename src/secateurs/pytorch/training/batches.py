@@ -1,4 +1,4 @@
-"""Batches of any kind, where the model is and as it takes them."""
+"""Move batches of any kind to the model's device, and call the model with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateurs.calibration.batches import LABELS
 
 
 def on_device(batch: object, device: torch.device) -> object:
-    """The batch as tensors where the model is; floating-point ones in single precision."""
+    """The batch as tensors on the device; floating-point tensors at most in single precision."""
     if isinstance(batch, Mapping):
         return {key: on_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
@@ -27,14 +27,14 @@ def on_device(batch: object, device: torch.device) -> object:
 
 
 def call_model(model: nn.Module, inputs: object) -> object:
-    """The model's outputs for inputs of any kind."""
+    """Call the model with inputs of any kind."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def takes_targets(model: nn.Module, batch: object) -> bool:
-    """Whether a dictionary's targets are arguments of the model, which then gives its own loss."""
+    """Whether the model takes a dictionary's targets, and so computes its own loss."""
     if not isinstance(batch, Mapping):
         return False
     key = next((name for name in LABELS if name in batch), None)

@@ -37,7 +37,7 @@ from secateurs.training.hints import Hint, find_hints, hint_distances, spread, t
 from secateurs.training.muon import Muon
 
 _LONGEST_STEP = 1.0
-"""Norm to which gradients are clipped."""
+"""Maximum gradient norm; gradients are clipped to it."""
 
 
 def distil(
@@ -55,37 +55,36 @@ def distil(
     learning_rate: float | None = None,
     batch_size: int = BATCH,
 ) -> Distilled:
-    """Train a copy of a small model towards the dense model's outputs; no labels are looked at.
+    """Train a copy of a small model towards the dense model's outputs; no labels are used.
 
-    Both models run in inference mode: statistics of batch normalisation stay as they are, and
-    nothing is dropped out. Parameters that are frozen (``requires_grad=False``) stay as they are,
-    unless all are.
+    Both models run in eval mode: batch-normalisation statistics do not change, and dropout is off.
+    Frozen parameters (``requires_grad=False``) do not change, unless all are frozen.
 
     Args:
         small: the model to train a copy of; unchanged.
         dense: the model to follow; unchanged.
-        images: to learn from.
-        steps: of the optimizer; 300 where no seconds are given either.
-        seconds: of the clock, the last evaluation not included.
-        held_out: images that only judge: the copy is kept if it is nearer to the dense model there
-            (at this temperature, and as well when they are changed as the others are).
-        seed: of the order and the changes.
-        outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
+        images: training images.
+        steps: number of optimizer steps; 300 where no seconds are given either.
+        seconds: wall-clock time, without the last evaluation.
+        held_out: images for evaluation only: the copy is kept if it is closer to the dense model on
+            them (at this temperature, and also when they are augmented like the others).
+        seed: seed of the order of images and of the augmentation.
+        outputs: kind of the dense model's outputs: "categorical", "bernoulli", "relative" (by
             squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
-            of each; None reads it from their values.
-        augmentation: what may be done to images; or a function (images, random) -> images.
+            of each; None infers it from their values.
+        augmentation: augmentation of the images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
-        learning_rate: the highest, of Muon (weights of linear layers and convolutions) and of Adam
-            (the rest) alike; None takes 0.003, and for Adam less where less is lost.
-        batch_size: images a step.
+        learning_rate: peak learning rate of both Muon (weights of linear layers and convolutions)
+            and Adam (the rest); None takes 0.003, and for Adam less where less is lost.
+        batch_size: number of images in a step.
 
     Raises:
-        DataError: there are no images, or the augmentation does not go with them.
-        UnknownNameError: no such kind of outputs.
-        ModelError: the small model has no floating-point parameter, or gives other outputs.
+        DataError: there are no images, or the augmentation does not fit them.
+        UnknownNameError: there is no such kind of outputs.
+        ModelError: the small model has no floating-point parameter, or has other outputs.
 
-    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of what
-    layers inside learn from, see ``secateurs.training.hints``, and of the optimizer, ``muon``.
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; for the
+    hints to layers inside, see ``secateurs.training.hints``, and for the optimizer, ``muon``.
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
@@ -94,9 +93,9 @@ def distil(
     judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
     dense = _fast_copy(dense)
     layers = [name for name, _ in _mixing(small)]
-    hints = find_hints(_listen, small, dense, lesson.images[0], layers)
+    hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers)
     student = TorchStudent(small, judge.outputs, temperature, hints)
-    lessons = partial(teach, _listen, dense, hints)
+    lessons = partial(teach, _run_with_inputs, dense, hints)
     return train(student, small, lessons, judge, lesson, effort, learning_rate)
 
 
@@ -106,7 +105,7 @@ def distances(
     given: Sequence[torch.Tensor],
     temperature: float,
 ) -> torch.Tensor:
-    """How far what a model gave is from what the dense one gave, image by image, shape (N,)."""
+    """Distances of a model's outputs from the dense model's, image by image, shape (N,)."""
     mine = [tensor.float() for tensor in given]
     theirs = [tensor.float() for tensor in wanted]
     found: torch.Tensor = sum_divergences(TORCH, outputs, theirs, mine, temperature)
@@ -114,18 +113,18 @@ def distances(
 
 
 class Teacher:
-    """A dense model that another is trained to answer like, beside its task.
+    """A dense model whose outputs another model learns to match, beside its task.
 
-    Its outputs are read once, from what it gives for the first batch.
+    The kind of its outputs is read once, from the first batch.
     """
 
     def __init__(self, model: nn.Module, temperature: float, kind: str | None = None) -> None:
-        """A teacher.
+        """Prepare the teacher.
 
         Args:
-            model: on its device; from now on in inference mode, and never trained.
+            model: model on its device; switched to eval mode and frozen.
             temperature: softens distributions over classes and probabilities.
-            kind: of its outputs; None reads it from their values.
+            kind: kind of its outputs; None infers it from their values.
         """
         self.model = model.eval().requires_grad_(False)
         self._temperature = temperature
@@ -133,7 +132,7 @@ class Teacher:
         self._outputs: tuple[Output, ...] | None = None
 
     def distances(self, wanted: object, given: object) -> torch.Tensor:
-        """How far a model's outputs are from the teacher's own, image by image, shape (N,)."""
+        """Distances of a model's outputs from the teacher's, image by image, shape (N,)."""
         theirs, mine = _by_example(wanted), _by_example(given)
         if self._outputs is None:
             arrays = [_as_array(tensor) for tensor in theirs]
@@ -142,7 +141,7 @@ class Teacher:
 
 
 def _by_example(outputs: object) -> list[torch.Tensor]:
-    """Those that hold something of each example: a loss beside them does not."""
+    """Outputs with a batch axis; a scalar loss among them is dropped."""
     return [tensor for tensor in _floating(outputs) if tensor.dim()]
 
 
@@ -170,9 +169,9 @@ class TorchStudent:
         self._adam = torch.optim.Adam(rest) if rest else None
 
     def step(self, images: object, wanted: Values, rates: Rates) -> bool:
-        """One step towards these outputs; whether it could be made."""
+        """Take one step towards these outputs; return whether the gradient was finite."""
         arguments, keywords = parse_example_inputs(images, self._model)
-        # Recurrent layers of cuDNN have no backward pass in inference mode; PyTorch's own have.
+        # cuDNN's recurrent layers have no backward pass in eval mode; PyTorch's own have.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _recurrent(self._model)):
             with _inputs_of(self._model, [hint.layer for hint in self._hints]) as inputs:
                 given = _floating(self._model(*arguments, **keywords))
@@ -203,9 +202,9 @@ class TorchStudent:
         return found + inside
 
     def finish(self, share: float = 1.0) -> nn.Module:
-        """The small model anew, so much of the way from its values to those learnt.
+        """A new small model with values a fraction ``share`` of the way to the learned ones.
 
-        Types, modes and frozen parameters are the small model's.
+        Dtypes, modes and frozen parameters are the small model's.
         """
         model = cut_copy(self._small, Cut())
         learnt = dict(self._model.named_parameters())
@@ -244,8 +243,8 @@ TORCH: Operations = _Torch()
 
 
 @contextmanager
-def _inference_of(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards every module is in its own mode again."""
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode; every module's own mode is restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -257,12 +256,12 @@ def _inference_of(model: nn.Module) -> Iterator[None]:
 
 def _outputs(model: nn.Module, images: object) -> Values:
     arguments, keywords = parse_example_inputs(images, model)
-    with _inference_of(model), torch.inference_mode():
+    with _evaluating(model), torch.inference_mode():
         return [_as_array(tensor) for tensor in _floating(model(*arguments, **keywords))]
 
 
 def _fast_copy(dense: nn.Module) -> nn.Module:
-    """What gives the same in less time, where images go through it."""
+    """A copy with the same outputs in less time, for models of images."""
     if not _has_images(dense):
         return dense
     twin = cut_copy(dense, Cut()).eval()
@@ -271,7 +270,7 @@ def _fast_copy(dense: nn.Module) -> nn.Module:
 
 
 def _lay_channels_last_(model: nn.Module) -> None:
-    """Let the channels of images lie side by side in memory: convolutions take less time."""
+    """Convert to channels-last memory format, in which convolutions take less time."""
     if _has_images(model):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -280,10 +279,10 @@ def _has_images(model: nn.Module) -> bool:
     return any(parameter.dim() == 4 for parameter in model.parameters())
 
 
-def _listen(
+def _run_with_inputs(
     model: nn.Module, images: object, layers: Sequence[str]
 ) -> tuple[Values, dict[str, NDArray[np.float32]]]:
-    """(what a model gives in inference mode, layer -> what it reads)."""
+    """(outputs of a model in eval mode, layer -> its input)."""
     with _inputs_of(model, layers) as inputs:
         outputs = _outputs(model, images)
     return outputs, {layer: _as_array(tensor) for layer, tensor in inputs.items()}
@@ -291,18 +290,18 @@ def _listen(
 
 @contextmanager
 def _inputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Layer -> what it reads while the model runs, as ``spread`` gives it; of one call alone."""
-    heard: dict[str, list[torch.Tensor]] = {}
+    """Layer -> its input while the model runs, as ``spread`` returns it; for layers called once."""
+    calls_of: dict[str, list[torch.Tensor]] = {}
     found: dict[str, torch.Tensor] = {}
     chosen = set(layers)
 
-    def listen(name: str, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    def keep_input(name: str, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         if given and given[0].dim() > 1:
             last = given[0] if isinstance(module, nn.Linear) else given[0].movedim(1, -1)
-            heard.setdefault(name, []).append(spread(last))
+            calls_of.setdefault(name, []).append(spread(last))
 
     handles = [
-        module.register_forward_pre_hook(partial(listen, name))
+        module.register_forward_pre_hook(partial(keep_input, name))
         for name, module in _mixing(model)
         if name in chosen
     ]
@@ -311,7 +310,7 @@ def _inputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, to
     finally:
         for handle in handles:
             handle.remove()
-        found.update({name: calls[0] for name, calls in heard.items() if len(calls) == 1})
+        found.update({name: calls[0] for name, calls in calls_of.items() if len(calls) == 1})
 
 
 def _through(hint: Hint, read: torch.Tensor) -> torch.Tensor:
@@ -346,21 +345,21 @@ _MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _mixing(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers, and the convolutions that mix all their channels, by name."""
+    """Linear layers, and convolutions of one group, by name."""
     for name, module in model.named_modules():
         if isinstance(module, _MIXING) and getattr(module, "groups", 1) == 1:
             yield name, module
 
 
 def _matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Their weights."""
+    """Weights of the layers that ``_mixing`` lists."""
     for _, module in _mixing(model):
         if isinstance(module.weight, nn.Parameter):
             yield module.weight
 
 
 def _parameters_to_train(model: nn.Module) -> list[nn.Parameter]:
-    """Those that the user trains; all, where the user has frozen all, as for inference."""
+    """The trainable parameters; all of them where the user has frozen all, as for inference."""
     floating = [one for one in model.parameters() if one.is_floating_point()]
     chosen = [one for one in floating if one.requires_grad] or floating
     if not chosen:

@@ -1,4 +1,4 @@
-"""Training PyTorch models for the loop, all of it through Hugging Face Accelerate.
+"""Train PyTorch models in the loop, through Hugging Face Accelerate.
 
 The same study runs on one CPU, on one GPU (in bf16), or in several processes that ``accelerate
 launch`` starts. Each process takes its own part of every batch; gradients are those of the whole
@@ -73,18 +73,18 @@ class Learner(FeedLearner[nn.Module]):
         training: Training,
         outputs: Outputs | None = None,
     ) -> None:
-        """A copy of a model, and what to train it on.
+        """Copy the model and prepare its data.
 
         Args:
             model: the dense model; unchanged.
             train: a Split, a pair (images, labels), or an iterable of such pairs (a DataLoader).
-            validation: the same.
-            test: the same, or None.
-            training: how to train.
-            outputs: names of the model's outputs that are used; None for all.
+            validation: validation data; likewise.
+            test: test data, likewise, or None.
+            training: training settings.
+            outputs: names of the model's outputs in use; None for all.
 
         Raises:
-            DataError: the data are empty, of one class, or nothing of the kind.
+            DataError: the data are empty, have a single class, or are of an unsupported kind.
             ModelError: weights hold NaN or infinity.
         """
         model = self._origin = check_model(model)
@@ -120,30 +120,30 @@ class Learner(FeedLearner[nn.Module]):
 
     @property
     def metric(self) -> Metric:
-        """Accuracy."""
+        """The metric: accuracy."""
         return Metric()
 
     @property
     def loss(self) -> Loss | None:
-        """None: cross-entropy."""
+        """None, which stands for cross-entropy."""
         return None
 
     def agree(self, decide: Callable[[], str]) -> str:
-        """What ``decide`` returns in the main process, or raises there; the same in all others."""
+        """The result (or exception) of ``decide`` in the main process, in every process."""
         return self._processes.agree(decide)
 
     def wait(self) -> None:
-        """Return once every process has come this far."""
+        """Wait until every process has reached this point."""
         self._processes.wait()
 
     def trace(self) -> Network:
-        """The network of the model as it is now, for one image."""
+        """Trace the model in its present state, for one image."""
         return trace(self._model, self._example, outputs=self._outputs)
 
     # -- training
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train on batches number ``first`` and on, one for each learning rate; their mean loss."""
+        """Train on one batch per learning rate, from number ``first``; return the mean loss."""
         self._prepared.train()
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         batches = consecutive(self._train_feed, first, len(rates), self._processes.share)
@@ -160,7 +160,7 @@ class Learner(FeedLearner[nn.Module]):
         return float(self._processes.sum(total)) / len(rates)
 
     def _step(self, batch: Batch) -> torch.Tensor:
-        """One step of the optimizer; this process's part of the batch's mean loss."""
+        """Take one optimizer step; return this process's share of the batch's mean loss."""
         length = self._length_of(batch)
         pieces = np.array_split(np.arange(length), min(self._training.accumulation_steps, length))
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
@@ -176,15 +176,15 @@ class Learner(FeedLearner[nn.Module]):
         return total
 
     def _length_of(self, batch: Batch) -> int:
-        """Examples in this process's part of a batch."""
+        """Number of examples in this process's part of a batch."""
         return len(batch.labels)
 
     def _piece_of(self, batch: Batch, rows: NDArray[np.intp]) -> Batch:
-        """Some of the examples, still as a part of the whole batch."""
+        """Some of the examples, as part of the same whole batch."""
         return Batch(batch.images[rows], batch.labels[rows], batch.whole)
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
-        """The part of the whole batch's mean loss that these examples are."""
+        """These examples' share of the whole batch's mean loss."""
         images, labels = self._on_device(batch)
         scores = _check_scores(self._select_outputs(self._prepared(images)), batch)
         return self._loss(scores, labels, images, batch) / batch.whole
@@ -192,7 +192,7 @@ class Learner(FeedLearner[nn.Module]):
     def _loss(
         self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
-        """The sum over images, of the labels' loss and the distance from the dense model."""
+        """The labels' loss mixed with the distance from the dense model, summed over images."""
         training, share = self._training, self._training.distillation or 0.0
         loss = F.cross_entropy(
             scores, labels, label_smoothing=training.label_smoothing, reduction="sum"
@@ -204,14 +204,14 @@ class Learner(FeedLearner[nn.Module]):
         return (1 - share) * loss + share * self._teacher.distances(wanted, scores).sum()
 
     def _select_outputs(self, outputs: object) -> object:
-        """What a model gave without what nobody uses; one tensor by itself."""
+        """The outputs in use; a single tensor by itself."""
         if self._outputs is None:
             return outputs
         used = select_used(outputs, names_of(self._outputs))
         return used[0] if isinstance(used, list) and len(used) == 1 else used
 
     def follow(self, dense: Snapshot) -> None:
-        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        """Distil from this model from now on, as ``training.distillation`` specifies."""
         model, _ = self._build(dense)
         place, heat = self._processes.device, self._training.temperature
         self._teacher = Teacher(model.to(place), heat, self._kind_of_outputs)
@@ -221,7 +221,7 @@ class Learner(FeedLearner[nn.Module]):
     def evaluate(
         self, part: DataPart, tick: Callable[[], None], averaged: bool = False
     ) -> Evaluation:
-        """How well the model, or the average of its weights, does on all examples of a split."""
+        """Evaluate the model, or the average of its weights, on all examples of a split."""
         if not averaged:
             return self._evaluate(part, tick)
         with values_put(self._model, self._average):
@@ -242,7 +242,7 @@ class Learner(FeedLearner[nn.Module]):
         return Evaluation(correct / count, loss / count)
 
     def _score_batch(self, batch: Batch) -> torch.Tensor:
-        """(images classified rightly, sum of their losses, images)."""
+        """(number of correctly classified images, sum of losses, number of images), shape (3,)."""
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         images, labels = self._on_device(batch)
@@ -252,7 +252,7 @@ class Learner(FeedLearner[nn.Module]):
         return torch.stack([correct, loss, correct.new_tensor(len(labels))])
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
-        """Images a second of the model and of the dense one, measured in turns."""
+        """Images per second of the model and of the dense one, measured alternately."""
         inputs = self._first_inputs("validation", self._training.batch_size)
         before, _ = self._build(dense)
         device = self._processes.device
@@ -266,15 +266,15 @@ class Learner(FeedLearner[nn.Module]):
         )
 
     def release(self) -> nn.Module:
-        """The model, back on the device it came from; the learner is of no more use."""
+        """Return the model on its original device; the learner cannot be used afterwards."""
         self._processes.forget_prepared()
         place = next(self._origin.parameters()).device
         return self._model.to(place)
 
-    # -- cutting and keeping
+    # -- cutting, saving and restoring
 
     def apply(self, cut: Cut, network: Network | None = None) -> CutReport:
-        """Make a cut, the optimizer's state sliced along; proven where the network is given."""
+        """Make a cut and slice the optimizer's state likewise; proven if the network is given."""
         small, optimizer = apply(
             self._model,
             cut,
@@ -289,7 +289,7 @@ class Learner(FeedLearner[nn.Module]):
         return report_of(small)
 
     def snapshot(self) -> Snapshot:
-        """A copy of the model's and the optimizer's values, in ordinary memory."""
+        """A copy of the model's and the optimizer's values, in CPU memory."""
         return Snapshot(
             {name: copy_to_cpu(value) for name, value in self._model.state_dict().items()},
             self.cut,
@@ -298,7 +298,7 @@ class Learner(FeedLearner[nn.Module]):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make the model, and where it was kept the optimizer, what they were."""
+        """Restore the model and, if the snapshot has it, the optimizer."""
         self._take(*self._build(snapshot))
         place = self._processes.device
         self._average = {name: t.to(place, copy=True) for name, t in snapshot.average.items()}
@@ -315,17 +315,17 @@ class Learner(FeedLearner[nn.Module]):
         return to_bytes(tensors, text)
 
     def unpack(self, content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """What ``pack`` was given."""
+        """The inverse of ``pack``: (tensors, text)."""
         return unpack_safetensors(content, load_tensors)
 
-    # -- inside
+    # -- internals
 
     def _take(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Train this model with this optimizer from now on."""
         self._processes.forget_prepared()
         self._model, self._optimizer = model, optimizer
         self._average = {}
-        # Accelerate and DDP leave their marks on this shell, never on the model.
+        # Accelerate and DDP set attributes on this wrapper, never on the model.
         self._scoring = _Shell(model)
         self._prepared, self._prepared_optimizer = self._processes.prepare(self._scoring, optimizer)
 
@@ -355,7 +355,7 @@ class Learner(FeedLearner[nn.Module]):
         return self._images(batch.images), labels.to(self._processes.device, non_blocking=True)
 
     def _images(self, images: Images) -> torch.Tensor:
-        """Images where the model computes, in the precision of its weights."""
+        """Images on the training device, in the precision of the model's weights."""
         tensor = torch.from_numpy(np.ascontiguousarray(images))
         dtype = self._dtype if tensor.is_floating_point() else None
         return tensor.to(self._processes.device, dtype, non_blocking=True)
@@ -366,7 +366,7 @@ class Learner(FeedLearner[nn.Module]):
         return self._images(next(feed.in_order()).images[:count])
 
     def _runner(self, model: nn.Module, inputs: object) -> Callable[[], object]:
-        """Runs a model once, to its end."""
+        """A function that runs a model once and synchronises."""
         device = self._processes.device
         model.to(device).eval()
 
@@ -400,7 +400,7 @@ def _digest(model: nn.Module) -> str:
 
 
 class _Shell(nn.Module):
-    """Around a model, for others to wrap and to mark."""
+    """Wrapper around a model, for Accelerate and DDP to wrap and set attributes on."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -412,7 +412,7 @@ class _Shell(nn.Module):
 
 @contextlib.contextmanager
 def seed_generators(*seeds: int) -> Iterator[None]:
-    """PyTorch's random numbers from these seeds; afterwards they go on as if nothing had been."""
+    """Seed PyTorch's generators in this context; their state is restored afterwards."""
     seed = int(np.random.default_rng([_DROPOUT, *seeds]).integers(2**62))
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng([torch.cuda.current_device()] if on_cuda else []):
@@ -421,7 +421,7 @@ def seed_generators(*seeds: int) -> Iterator[None]:
 
 
 def _floating_dtype(model: nn.Module) -> torch.dtype | None:
-    """The precision of a model's weights; None where they are of several."""
+    """The dtype of a model's floating-point weights; None where there are several."""
     found = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return found.pop() if len(found) == 1 else None
 
@@ -436,8 +436,8 @@ def _check_finite(model: nn.Module) -> None:
 
 
 def default_training(model: nn.Module, given: Training | None = None) -> Training:
-    """How to train a model: as was asked for, or else as ``Training`` does by itself."""
-    del model  # a PyTorch model does not know how it was trained
+    """Training settings for a model: those given, or the defaults of ``Training``."""
+    del model  # unlike a compiled Keras model, it holds no training settings
     return Training() if given is None else given
 
 
@@ -451,5 +451,5 @@ def _check_scores(scores: object, batch: Batch) -> torch.Tensor:
             f"received {received}"
         )
     check_labels(batch.labels, scores.shape[1])
-    # Half precision holds neither a sum over a batch nor the logarithm of a small number.
+    # Half precision cannot hold the sum over a batch, nor the logarithm of a small number.
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

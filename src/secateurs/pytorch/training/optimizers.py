@@ -1,4 +1,4 @@
-"""Optimizers of PyTorch models: made as the settings say, kept, and brought back."""
+"""Optimizers of PyTorch models: created from settings, saved and restored."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from secateurs.training.learner import Snapshot
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimizer of a model's trainable parameters.
+    """Create the optimizer of a model's trainable parameters.
 
     Raises:
-        ModelError: there are none, or a Keras model's optimizer is asked for.
+        ModelError: there are none, or 'compiled' is requested, which only Keras models have.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
@@ -41,7 +41,7 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 def optimizer_values(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """(copies of an optimizer's tensors by name, the rest of its state as JSON can hold it)."""
+    """(copies of an optimizer's tensors by name, the rest of its state in JSON types)."""
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, object] = {}
@@ -56,11 +56,11 @@ def optimizer_values(
 
 
 def restore_optimizer_(optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> None:
-    """Bring a snapshot's state back, as copies: the snapshot may be asked for again."""
+    """Restore a snapshot's optimizer state from copies, so that the snapshot can be used again."""
     state: dict[int, dict[str, object]] = {}
     tensors: Mapping[str, torch.Tensor] = snapshot.optimizer
-    # load_state_dict keeps tensors that are of the right type and device already as they are, and
-    # the next step would write into the snapshot.
+    # load_state_dict does not copy tensors that have the right dtype and device already, and the
+    # next step would write into the snapshot.
     values = {name: tensor.clone() for name, tensor in tensors.items()}
     for name, value in (*values.items(), *snapshot.settings["plain"].items()):
         number, _, key = name.partition(".")
@@ -69,5 +69,5 @@ def restore_optimizer_(optimizer: torch.optim.Optimizer, snapshot: Snapshot) -> 
 
 
 def copy_to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in ordinary memory, apart from any graph."""
+    """A detached copy in CPU memory."""
     return tensor.detach().to("cpu", copy=True)

@@ -22,17 +22,17 @@ _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORL
 
 
 class Processes:
-    """This process among those that train together.
+    """This process in the group of processes that train together.
 
     Attributes:
         share: this process's part of every batch.
     """
 
     def __init__(self, training: Training) -> None:
-        """Find the others, or that there are none.
+        """Join the group of processes, which may be this one alone.
 
         Raises:
-            SecateursError: fewer processes train together than were asked for.
+            SecateursError: fewer processes train together than were requested.
         """
         check_launch()
         self._accelerator = make_accelerator(training)
@@ -42,7 +42,7 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         device: torch.device = self._accelerator.device
         return device
 
@@ -52,7 +52,7 @@ class Processes:
         return bool(self._accelerator.is_main_process)
 
     def agree(self, decide: Callable[[], str]) -> str:
-        """What ``decide`` returns in the main process, or raises there; the same in all others."""
+        """The result (or exception) of ``decide`` in the main process, in every process."""
         if self.share.of == 1:
             return decide()
         from accelerate.utils import broadcast_object_list
@@ -69,11 +69,11 @@ class Processes:
         return str(value)
 
     def check_agreement(self, name: str, value: str) -> None:
-        """Make sure that all processes hold the same.
+        """Check that all processes hold the same value.
 
         Args:
-            name: for the message.
-            value: this process's.
+            name: name of the value, for the message.
+            value: this process's value.
 
         Raises:
             SecateursError: in all processes, if two hold different values.
@@ -92,7 +92,7 @@ class Processes:
             )
 
     def wait(self) -> None:
-        """Return once every process has come this far."""
+        """Wait until every process has reached this point."""
         self._accelerator.wait_for_everyone()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class Processes:
         return summed
 
     def average_(self, buffers: Iterable[torch.Tensor]) -> None:
-        """Running statistics of all processes, made one: each has seen its own images."""
+        """Average running statistics over processes: each has seen its own images."""
         if self.share.of == 1:
             return
         from accelerate.utils import reduce
@@ -115,45 +115,46 @@ class Processes:
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Wrap both so that gradients are those of all processes' images."""
+        """Wrap model and optimizer, so that gradients are those of all processes' images."""
         wrapped, stepped = self._accelerator.prepare(model, optimizer)
         return wrapped, stepped
 
     def sum_gradients(self, model: nn.Module, *, now: bool) -> AbstractContextManager[None]:
-        """Where gradients are computed: summed over processes at the last part of a batch only."""
+        """Context for a backward pass; gradients are summed over processes only if ``now``."""
         if now or self.share.of == 1:
             return nullcontext()
         apart: AbstractContextManager[None] = self._accelerator.no_sync(model)
         return apart
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Gradients of the sum of all processes' losses."""
-        # They are averaged over processes: times their number is the sum, of the whole batch.
+        """Compute gradients of the sum of all processes' losses."""
+        # DDP averages gradients over processes; times their number, that is the sum over the whole
+        # batch.
         self._accelerator.backward(loss * self.share.of)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The precision that is trained in, for a model that was not prepared."""
+        """Autocast of the training precision, for a model that was not prepared."""
         precision: AbstractContextManager[None] = self._accelerator.autocast()
         return precision
 
     def forget_prepared(self) -> None:
-        """Let go of earlier models: Accelerate keeps all that it prepares."""
+        """Release earlier models: Accelerate keeps references to all that it prepares."""
         if self._accelerator.device.type != "cpu":
             self._accelerator.free_memory()
             return
-        # The same but for a quarter of a second of garbage collection.
+        # The same without the garbage collection, which takes a quarter of a second.
         self._accelerator._models.clear()
         self._accelerator._optimizers.clear()
 
 
 def check_launch() -> None:
-    """Refuse to do alone what several processes were asked for.
+    """Refuse to train in one process where several were requested.
 
-    ``accelerate launch --num_processes 2`` starts one process on a machine without accelerators and
-    says nothing; all that is left of the number is that it names a place to meet.
+    ``accelerate launch --num_processes 2`` silently starts one process on a machine without
+    accelerators; the only trace of the request is a rendezvous address in the environment.
 
     Raises:
-        SecateursError: that is what happened.
+        SecateursError: that has happened.
     """
     if was_launched_alone():
         raise SecateursError(
@@ -164,32 +165,32 @@ def check_launch() -> None:
 
 
 def was_launched_alone() -> bool:
-    """Whether ``accelerate launch`` was asked for several processes and started this one alone."""
+    """Whether ``accelerate launch`` was asked for several processes and started only this one."""
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     return by_accelerate and not any(name in os.environ for name in _WORLD_SIZES)
 
 
 def make_accelerator(training: Training) -> Accelerator:
-    """What joins this process to the others, in the precision that is asked for."""
+    """An Accelerator that joins this process to the others, in the requested precision."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    if AcceleratorState._shared_state:  # somebody's program has one already; there can be but one
+    if AcceleratorState._shared_state:  # the user's program has one already, and it is a singleton
         return Accelerator()
-    # Left to itself, Accelerate takes several processes on CPUs for as many single ones.
+    # By default, Accelerate treats several processes on CPUs as single ones.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = several and not torch.accelerator.is_available()
     precision = {"fp32": "no", "bf16": "bf16"}.get(training.precision)
     if precision is None:
         asked_for = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        on_cuda = torch.cuda.is_available() and not _cpu_asked_for()
+        on_cuda = torch.cuda.is_available() and not _is_cpu_requested()
         able = on_cuda and torch.cuda.is_bf16_supported()
         precision = asked_for if asked_for != "no" else "bf16" if able else "no"
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
 def _check_processes(accelerator: Accelerator) -> None:
-    """Refuse to let processes that were started together each do everything alone."""
+    """Refuse processes that were started together but would each train alone."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise SecateursError(
@@ -200,24 +201,24 @@ def _check_processes(accelerator: Accelerator) -> None:
 
 
 def _check_whole(accelerator: Accelerator) -> None:
-    """Refuse to train a model that is spread over processes: cuts and proofs need all of it."""
+    """Refuse sharded models: cuts and proofs need the whole model in each process."""
     found = str(accelerator.distributed_type).rpartition(".")[2]
     if found in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):
         raise SecateursError(
             f"processes: expected each to hold the whole model (DDP); received {found}, which "
             "spreads it over them, where no cut can be made or proven. Launch without "
-            f"{_SPREADING.get(found, 'it')}: accelerate launch --multi_gpu --num_processes N -m "
+            f"{_FLAG_OF.get(found, 'it')}: accelerate launch --multi_gpu --num_processes N -m "
             "secateurs run ..., with --precision bf16 and --accumulation-steps where memory is "
             "short. Prune first, then shard the small model."
         )
 
 
-_SPREADING = {
+_FLAG_OF = {
     "FSDP": "--use_fsdp",
     "DEEPSPEED": "--use_deepspeed",
     "MEGATRON_LM": "--use_megatron_lm",
 }
 
 
-def _cpu_asked_for() -> bool:
+def _is_cpu_requested() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")

@@ -1,4 +1,4 @@
-"""One step of a task: what a model gives for a batch of any kind, and the loss of that."""
+"""One training step of a task: a model's outputs for a batch of any kind, and their loss."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from secateurs.training.objectives import label_batch
 from secateurs.training.task import LearningTask
 
 _SETTLED = (_BatchNorm, _InstanceNorm, _DropoutNd)
-"""Layers that do in training what has nothing to do with a channel's worth."""
+"""Layers kept in eval mode: their behaviour in training is unrelated to a channel's importance."""
 
 
 class TaskStep:
-    """A task's loss for a batch, by its own step, its own loss, or the model's.
+    """The loss of a task for a batch: by its own step, its own loss, or the model's.
 
     Args:
-        task: for what.
-        used: what a model gives -> what of it is used; None where all is.
+        task: the task.
+        used: selects the outputs in use; None keeps all.
     """
 
     def __init__(self, task: LearningTask, used: Callable[[object], object] | None = None) -> None:
@@ -36,12 +36,12 @@ class TaskStep:
         self._select_outputs = used or (lambda outputs: outputs)
 
     def loss(self, model: nn.Module, given: object, plain: nn.Module | None = None) -> torch.Tensor:
-        """The loss of a batch, one number to go back from.
+        """The loss of a batch, a scalar with gradients.
 
         Args:
-            model: in whatever wraps it.
-            given: the batch, where the model is.
-            plain: the model, wrapped in nothing; None where ``model`` is.
+            model: model, possibly wrapped.
+            given: batch on the model's device.
+            plain: the unwrapped model; None where ``model`` is unwrapped.
         """
         if self.task.train_step is not None:
             return self.one_number(self.task.train_step(model, given))
@@ -49,10 +49,11 @@ class TaskStep:
         return self.one_number(self.of_outputs(outputs, targets, plain or model))
 
     def judge(self, model: nn.Module, given: object) -> float:
-        """The loss of a batch by the task's own step, as for inference.
+        """The loss of a batch by the task's own step, for evaluation.
 
-        In eval mode; or, of a model that gives its losses in training alone, as detectors do, in
-        train mode but for normalisations and dropouts. Whatever is drawn is drawn alike each time.
+        In eval mode; or, for a model that returns losses in train mode only, as detectors do, in
+        train mode with normalisations and dropouts in eval mode. Random draws are the same each
+        time.
         """
         step, was_training = self.task.train_step, model.training
         if step is None:
@@ -61,7 +62,7 @@ class TaskStep:
             with torch.no_grad(), alike():
                 try:
                     return float(self.one_number(step(model.eval(), given)))
-                except Exception:  # noqa: BLE001 - whatever a user's step makes of detections
+                except Exception:  # noqa: BLE001 - a user's step may raise anything on detections
                     settle_(model.train())
                     return float(self.one_number(step(model, given)))
         finally:
@@ -81,7 +82,7 @@ class TaskStep:
         return self._select_outputs(call_model(model, inputs)), targets
 
     def of_outputs(self, outputs: object, targets: object, model: nn.Module) -> object:
-        """The task's loss, or the one that the outputs hold.
+        """The task's loss, or the loss among the outputs.
 
         Raises:
             ModelError: there is neither.
@@ -99,10 +100,10 @@ class TaskStep:
         return held_loss
 
     def one_number(self, loss: object) -> torch.Tensor:
-        """The mean of whatever a step gives.
+        """The mean of a step's loss, as a scalar tensor.
 
         Raises:
-            SecateursError: it is no loss.
+            SecateursError: it is not a loss.
         """
         if isinstance(loss, Mapping):
             loss = loss.get("loss")
@@ -115,7 +116,7 @@ class TaskStep:
 
 
 def settle_(model: nn.Module) -> None:
-    """Let normalisations and dropouts of a model in train mode do what they do at inference."""
+    """Switch normalisations and dropouts of a model in train mode to eval mode."""
     for _, module in list_modules(model):
         if isinstance(module, _SETTLED):
             module.training = False
@@ -123,7 +124,7 @@ def settle_(model: nn.Module) -> None:
 
 @contextmanager
 def alike() -> Iterator[None]:
-    """Random draws that are the same each time, and leave the user's generators as they were."""
+    """Make random draws repeatable, and restore the user's generators afterwards."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Training for a task of the user's: any batch, any output, any loss, metric or trainer."""
+"""Train for a user's task: any batch, output, loss, metric or trainer."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from secateurs.training.task import LearningTask, is_judged_by_loss, number_from
 class TaskLearner(Learner):
     """A PyTorch model in training for a task; see ``secateurs.training.learner.Learner``.
 
-    ``Evaluation.accuracy`` is the task's metric, its sign turned where lower is better, so that
-    the loop's comparisons and its tolerance, in the metric's own units, hold for any.
+    ``Evaluation.accuracy`` is the task's metric, negated where lower is better, so that the loop's
+    comparisons and its tolerance, in the metric's own units, hold for any metric.
     """
 
-    _kind_of_outputs = None  # as their values look
+    _kind_of_outputs = None  # inferred from their values
 
     @takes_as_annotated(SecateursError)
     def __init__(
@@ -52,22 +52,23 @@ class TaskLearner(Learner):
         task: LearningTask,
         outputs: Outputs | None = None,
     ) -> None:
-        """As ``Learner``, with the task.
+        """Like ``Learner``, with a task.
 
         Args:
             model: the dense model; unchanged.
             train: batches of any kind, as a DataLoader gives them; or arrays.
-            validation: the same.
-            test: the same, or None.
-            training: how to train.
-            task: for what.
-            outputs: names of the model's outputs that are used; others are None for the loss and
-                the metric. None uses all.
+            validation: validation data; likewise.
+            test: test data, likewise, or None.
+            training: training settings.
+            task: task to train for.
+            outputs: names of the model's outputs in use; others are None for the loss and the
+                metric. None uses all.
 
         Raises:
             DataError: there are no batches.
             ModelError: weights hold NaN or infinity.
-            SecateursError: a task that trains by a function of its own is to be distilled.
+            SecateursError: distillation is requested for a task with a training function of its
+                own.
         """
         _check_distillation(task, training)
         self._task = task
@@ -82,7 +83,7 @@ class TaskLearner(Learner):
 
     @property
     def loss(self) -> Loss | None:
-        """The task's loss; a ``StepLoss`` where the model itself has to be there for one."""
+        """The task's loss; a ``StepLoss`` where the loss takes the model itself."""
         return self._loss_of_task
 
     @cached_property
@@ -91,18 +92,18 @@ class TaskLearner(Learner):
         return loss_in(self._task, label_tokens(self._task, [first]))
 
     def trace(self) -> Network:
-        """The network of the model as it is now, for one example."""
+        """Trace the model in its present state, for one example."""
         return trace(self._model.eval(), self._example, outputs=self._outputs)
 
     def calibration(self, batches: int) -> Iterable[Any]:
-        """Training batches (inputs, targets), as they are; can be gone through again."""
+        """Training batches (inputs, targets), unchanged; can be iterated repeatedly."""
         is_whole = isinstance(self.loss, StepLoss)
         return TaskBatches(self._train_feed, batches, self._task, is_whole=is_whole)
 
     # -- training
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train for so many batches, by the user's own trainer where there is one."""
+        """Train for one batch per rate, by the user's own trainer if there is one."""
         if self._task.fit is None:
             return super().train(first, rates, tick)
         self._model.train()
@@ -111,7 +112,7 @@ class TaskLearner(Learner):
             torch.enable_grad(),
         ):
             result = self._task.fit(self._model, len(rates))
-        # A trainer may have moved the model, or left it in a mode of its own.
+        # A trainer may leave the model on another device.
         self._model.to(self._processes.device)
         for _ in rates:
             tick()
@@ -120,16 +121,16 @@ class TaskLearner(Learner):
         return 0.0 if result is None else float(result)
 
     def _length_of(self, batch: Batch) -> int:
-        """Examples in this process's part of a batch."""
+        """Number of examples in this process's part of a batch."""
         return length_of(batch.images)
 
     def _piece_of(self, batch: Batch, rows: NDArray[np.intp]) -> Batch:
-        """Some of the examples, still as a part of the whole batch."""
+        """Some of the examples, as part of the same whole batch."""
         some: Any = rows_of(batch.images, rows)
         return Batch(some, batch.labels, batch.whole)
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
-        """The part of the whole batch's mean loss that these examples are."""
+        """These examples' share of the whole batch's mean loss."""
         given = on_device(batch.images, self._processes.device)
         if self._task.train_step is not None:
             loss: object = self._one_step.loss(self._prepared, given, self._model)
@@ -137,11 +138,11 @@ class TaskLearner(Learner):
             outputs, targets = self._one_step.forward(self._prepared, given, self._model)
             task_loss = self._one_step.of_outputs(outputs, targets, self._model)
             loss = self._follow_teacher(task_loss, outputs, given)
-        # Of the whole batch: each process has the mean over its own part.
+        # Each process has the mean over its own part: weight it by its share of the whole batch.
         return self._one_step.one_number(loss) * (length_of(batch.images) / batch.whole)
 
     def _select_outputs(self, outputs: object) -> object:
-        """What a model gave, None in the place of what nobody uses but its loss."""
+        """The outputs in use and the loss; None in place of others."""
         if self._outputs is None:
             return outputs
         return DropUnused((*names_of(self._outputs), "loss"))(None, None, outputs)
@@ -159,7 +160,7 @@ class TaskLearner(Learner):
     # -- evaluation
 
     def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        """The task's metric over a split, higher being better."""
+        """The task's metric over a split, negated where lower is better."""
         if self._task.evaluate is not None and part == "validation":
             return self._evaluate_by_user(tick)
         sums = torch.zeros(2, dtype=torch.float64)
@@ -198,7 +199,7 @@ class TaskLearner(Learner):
 
     @property
     def _is_judged_by_its_step(self) -> bool:
-        """Whether nothing but the user's step tells how well the model does."""
+        """Whether the user's step is the only measure of the model's quality."""
         task = self._task
         return task.train_step is not None and task.loss is None and is_judged_by_loss(task)
 
@@ -231,10 +232,10 @@ class TaskLearner(Learner):
         inputs, _ = split_of(batch.images)
         place = next(self._origin.parameters()).device
         first = rows_of(inputs, range(min(count, batch.whole)))
-        if count == 1:  # to trace with
+        if count == 1:  # example inputs for the trace
             first = example_with_padding(first, Again(feed))
         some = on_device(first, place)
-        return (some,) if isinstance(some, list) else some  # a list is one argument: of images
+        return (some,) if isinstance(some, list) else some  # a list of images is one argument
 
     def _call(self, model: nn.Module, inputs: object) -> object:
         return call_model(model, on_device(inputs, self._processes.device))

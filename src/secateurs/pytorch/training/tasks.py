@@ -1,4 +1,4 @@
-"""Ready tasks for PyTorch models, and metrics by name."""
+"""Predefined tasks for PyTorch models, and metrics by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 Detections = tuple[Sequence[torch.Tensor], Sequence[Mapping[str, torch.Tensor]]]
-"""(images, the boxes and labels in each), as torchvision's detectors take them."""
+"""(images, boxes and labels of each), as torchvision's detectors take them."""
 
 
 def scores_of(outputs: object) -> torch.Tensor:
-    """The scores in whatever a model gives: a tensor, ``.logits``, a dictionary's 'out', a tuple's
-    first that is used.
+    """The scores among a model's outputs.
+
+    These are a tensor, ``.logits``, a dictionary's 'out', or a tuple's first item in use.
 
     Raises:
         ModelError: there are none.
@@ -46,7 +47,7 @@ def scores_of(outputs: object) -> torch.Tensor:
 
 
 def classify(outputs: object, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each example; over pixels where there are some, labels of 255 left out."""
+    """Cross-entropy of each example; over pixels where there are any, ignoring labels of 255."""
     scores = scores_of(outputs)
     ignored = 255 if scores.dim() == 4 else IGNORED
     if targets.shape != (scores.shape[0], *scores.shape[2:]):
@@ -66,12 +67,15 @@ def classify(outputs: object, targets: torch.Tensor) -> torch.Tensor:
 
 
 def predict_next(outputs: object, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sequence's next tokens; (N, length, vocabulary) against (N, length)."""
+    """Mean cross-entropy of each sequence's next tokens.
+
+    Outputs have shape (N, length, vocabulary), targets (N, length).
+    """
     return _by_token(scores_of(outputs)[:, :-1], targets[:, 1:])
 
 
 def fill_masks(outputs: object, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sequence's masked tokens, whose targets are not -100."""
+    """Mean cross-entropy of each sequence's masked tokens, whose targets are not -100."""
     return _by_token(scores_of(outputs), targets)
 
 
@@ -85,10 +89,10 @@ def _by_token(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def match_shape(targets: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A model's values in the shape of their targets, as one column or none.
+    """A model's values in the shape of their targets, with or without an axis of length one.
 
     Raises:
-        DataError: they are not as many.
+        DataError: their numbers differ.
     """
     if values.numel() != targets.numel():
         raise DataError(
@@ -108,7 +112,7 @@ def square_error(outputs: object, targets: torch.Tensor) -> torch.Tensor:
 
 
 def contrast(outputs: object, targets: torch.Tensor) -> torch.Tensor:
-    """InfoNCE of each example: its like (of the same target) against all others of the batch.
+    """InfoNCE of each example: examples with the same target against all others of the batch.
 
     Source: van den Oord, Li & Vinyals 2018; Khosla et al., Supervised Contrastive Learning, 2020.
     """
@@ -122,7 +126,7 @@ def contrast(outputs: object, targets: torch.Tensor) -> torch.Tensor:
 
 
 class RecallAtOne:
-    """Share of the examples whose nearest other one, of the whole split, has the same target."""
+    """Fraction of examples whose nearest neighbour in the whole split has the same target."""
 
     _AT_A_TIME = 1024
 
@@ -130,17 +134,17 @@ class RecallAtOne:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was shown."""
+        """Discard all examples."""
         self._vectors: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
 
     def update(self, outputs: object, targets: object) -> None:
-        """Add the vectors of a batch, shape (N, length), and what each is like, shape (N,)."""
+        """Add a batch's vectors, shape (N, length), and targets, shape (N,)."""
         self._vectors.append(F.normalize(scores_of(outputs).float(), dim=1))
         self._targets.append(torch.as_tensor(targets))
 
     def compute(self) -> torch.Tensor:
-        """The share."""
+        """The fraction, as a scalar tensor."""
         vectors, targets = torch.cat(self._vectors), torch.cat(self._targets)
         right = 0.0
         for start in range(0, len(vectors), self._AT_A_TIME):
@@ -152,7 +156,7 @@ class RecallAtOne:
 
 
 def detect_step(model: nn.Module, batch: Detections) -> torch.Tensor:
-    """The sum of the losses that torchvision's detectors give while they train."""
+    """The sum of the losses that torchvision's detectors return in train mode."""
     losses = model(*batch)
     if not isinstance(losses, Mapping):
         raise ModelError(
@@ -163,7 +167,7 @@ def detect_step(model: nn.Module, batch: Detections) -> torch.Tensor:
 
 
 def detect(model: nn.Module, batch: Detections) -> tuple[object, list[Mapping[str, torch.Tensor]]]:
-    """(boxes found, boxes there are) of a batch (images, targets)."""
+    """(predicted boxes, true boxes) of a batch (images, targets)."""
     images, targets = batch
     return model(list(images)), list(targets)
 
@@ -186,15 +190,15 @@ TASKS: Mapping[str, LearningTask] = MappingProxyType(
 
 
 def tasks_of(model: nn.Module) -> Mapping[str, LearningTask]:
-    """The ready tasks; a model's outputs say by themselves how they are to be read."""
+    """The predefined tasks; they suit any PyTorch model, whose outputs show how to read them."""
     del model
     return TASKS
 
 
 def default_task(model: nn.Module, data: object = None) -> LearningTask | None:
-    """The model's own loss, where it takes the labels that come with its inputs by name.
+    """The model's own loss, where it takes the labels in the data as named arguments.
 
-    Inputs by name with classes, which it does not take, are classified.
+    Named inputs with class labels that the model does not take are classified; None otherwise.
     """
     if takes_the_model(model, data):
         return LearningTask()
@@ -205,10 +209,10 @@ def default_task(model: nn.Module, data: object = None) -> LearningTask | None:
 
 
 def check_needs_none(task: LearningTask, inputs: object) -> None:
-    """Refuse a batch that has nothing beside its inputs.
+    """Refuse a batch without targets where the task needs them.
 
     Raises:
-        DataError: the task is a ready one, and learns from targets.
+        DataError: the task is a predefined one, which learns from targets.
     """
     if task.name in TASKS and task.loss is TASKS[task.name].loss:
         held = ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
@@ -219,13 +223,13 @@ def check_needs_none(task: LearningTask, inputs: object) -> None:
 
 
 class MetricTally:
-    """A metric over a whole split.
+    """Accumulates a metric over a whole split.
 
     Args:
-        task: whose metric.
+        task: task whose metric it is.
 
     Raises:
-        UnknownNameError: no metric has this name.
+        UnknownNameError: there is no metric of this name.
     """
 
     def __init__(self, task: LearningTask) -> None:
@@ -236,7 +240,7 @@ class MetricTally:
             check_metric_name(self._metric)
 
     def add(self, outputs: object, targets: object, loss: float | None, count: int) -> None:
-        """One batch."""
+        """Add one batch."""
         metric = self._metric
         if metric is None or metric == "perplexity":
             self._total += (0.0 if loss is None else loss) * count
@@ -253,14 +257,14 @@ class MetricTally:
         self._count += count
 
     def gather(self, summed: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Add what other processes have; torchmetrics does that by itself."""
+        """Add the sums of other processes; torchmetrics synchronises by itself."""
         if self._kept is None:
             totals = torch.tensor([self._total, float(self._count)], dtype=torch.float64)
             device = "cuda" if torch.cuda.is_available() else "cpu"
             self._total, self._count = summed(totals.to(device)).tolist()
 
     def value(self) -> float:
-        """The metric of all batches."""
+        """The metric over all batches."""
         if self._kept is not None:
             found = self._kept.compute()
             found = found["map"] if isinstance(found, Mapping) else found
@@ -271,14 +275,14 @@ class MetricTally:
 
 
 def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metric | RecallAtOne:
-    """Something of torchmetrics, of the right number of classes, where the outputs are."""
+    """A metric of torchmetrics for the outputs' number of classes, on their device."""
     if not isinstance(metric, str):
         metric.reset()
         return metric
     if metric == "recall1":
         return RecallAtOne()
     with contextlib.suppress(UnknownNameError):
-        import_torchvision(metric)  # torchmetrics looks for it, and fails on one that does not load
+        import_torchvision(metric)  # torchmetrics imports it, and fails if it does not load
     try:
         import torchmetrics
         from torchmetrics import detection, text
@@ -297,7 +301,7 @@ def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metr
         return kind().to(device)
     classes = scores_of(outputs).shape[1]
     places = targets.dim() if isinstance(targets, torch.Tensor) else 1
-    # Of tokens -100, of pixels 255: a vocabulary may well have a token of that number.
+    # Ignored are tokens of -100 and pixels of 255: a vocabulary may well have a token 255.
     ignored = None if places == 1 else IGNORED if places == 2 else 255
     if metric == "iou":
         jaccard = torchmetrics.classification.MulticlassJaccardIndex
@@ -313,7 +317,7 @@ def _torchmetric(metric: str | Metric, outputs: object, targets: object) -> Metr
 
 
 def _mean_average_precision(detection: ModuleType) -> Metric:
-    """By whichever of the two packages that count boxes is installed."""
+    """Mean average precision, by whichever of two supported packages is installed."""
     for backend in ("pycocotools", "faster_coco_eval"):
         try:
             metric: Metric = detection.MeanAveragePrecision(backend=backend)

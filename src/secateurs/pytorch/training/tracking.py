@@ -1,4 +1,4 @@
-"""Experiment trackers (TensorBoard, Weights & Biases, MLflow, ...), told through Accelerate."""
+"""Log to experiment trackers (TensorBoard, Weights & Biases, MLflow, ...) through Accelerate."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from secateurs.training.callbacks import Relay, Watcher
 
 
 class TrackingWatcher(Relay):
-    """Another watcher, and what it is told, logged: a number a record's field, as ``train/loss``.
+    """Wraps another watcher and logs every number of a record, under names like ``train/loss``.
 
-    Steps are batches of training. Trackers are Accelerate's, registered ones of the user's among
-    them.
+    Steps are training batches. Trackers are Accelerate's, including ones that the user has
+    registered.
 
     Args:
-        watcher: told first.
-        names: of trackers: tensorboard, wandb, mlflow, ...
-        run: what the study is called there.
-        directory: where trackers write that keep files here.
-        settings: of the study, nested; logged once.
+        watcher: wrapped watcher, called first.
+        names: names of trackers: tensorboard, wandb, mlflow, ...
+        run: name of the study in the trackers.
+        directory: directory for trackers that write files.
+        settings: nested settings of the study, logged once.
 
     Raises:
         UnknownNameError: there is no such tracker.
-        SecateursError: its package is not installed, or it cannot be begun.
+        SecateursError: its package is not installed, or it cannot be started.
     """
 
     @takes_as_annotated(SecateursError)
@@ -44,7 +44,7 @@ class TrackingWatcher(Relay):
         self._batch = 0
 
     def recorded(self, record: dict[str, Any]) -> None:
-        """The history has a new record: its numbers are logged."""
+        """Log the numbers of a new record of the history."""
         super().recorded(record)
         self._batch = int(record.get("batch", self._batch))
         numbers = {
@@ -56,14 +56,14 @@ class TrackingWatcher(Relay):
             tracker.log(numbers, step=self._batch)
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """Close the trackers."""
         for tracker in self._trackers:
             tracker.finish()
 
 
 @takes_as_annotated(SecateursError)
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse names of trackers that are none, or that are not installed.
+    """Refuse unknown trackers, and those that are not installed.
 
     Raises:
         UnknownNameError: there is no such tracker.
@@ -85,7 +85,7 @@ def check_trackers(names: Sequence[str]) -> None:
 def _begin(
     names: Sequence[str], run: str, directory: Path, settings: Mapping[str, Any]
 ) -> list[Any]:
-    """The trackers, begun, told the settings."""
+    """Start the trackers and log the settings."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -97,7 +97,7 @@ def _begin(
         places = (str(directory),) if kind.requires_logging_directory else ()
         try:
             tracker = kind(run, *places)
-            if hasattr(tracker, "start"):  # older ones begin as they are made
+            if hasattr(tracker, "start"):  # trackers of older versions start on creation
                 tracker.start()
             tracker.store_init_configuration(dict(settings))
         except Exception as error:
@@ -110,7 +110,7 @@ def _begin(
 
 
 def _flatten(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
-    """('training.batches', 500), ... of nested settings; what is no number is text."""
+    """Flatten nested settings to ('training.batches', 500), ...; other types become text."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{before}{name}.")
