@@ -207,7 +207,7 @@ def _copy_(present: torch.Tensor, tensor: torch.Tensor, path: Path, name: str) -
 
 
 def _names_of_same_tensor(state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    """For each name, all names of the same tensor."""
+    """Name -> all names of the same tensor."""
     by_place: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in state.items():
         by_place.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)

@@ -92,22 +92,22 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
     """
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
-    silent = _ZeroedReaders(model, cut, example_inputs)
-    unheard = silent.find_unread()
-    received = silent.answers_of(cut_copy(model, cut))
-    loud, difference, scale = silent.compare(received)
+    zeroed = _ZeroedReaders(model, cut, example_inputs)
+    unread = zeroed.find_unread()
+    received = zeroed.answers_of(cut_copy(model, cut))
+    remaining, difference, scale = zeroed.compare(received)
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
-    if loud or not difference <= tolerance:
+    if remaining or not difference <= tolerance:
         factors = _ZeroedReaders(model, cut, example_inputs)
         still, other, size = factors.compare(received, by_activations=True)
         if not still:
-            loud, difference, scale, silent = still, other, size, factors
+            remaining, difference, scale, zeroed = still, other, size, factors
             tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
-    if loud:
-        raise still_read(loud)
+    if remaining:
+        raise still_read(remaining)
     if not difference <= tolerance:
-        raise other_answers(type(model).__name__, silent.zero, difference, tolerance)
-    return Independent(cut.removed_channels, difference, scale, tolerance, unheard)
+        raise other_answers(type(model).__name__, zeroed.zero, difference, tolerance)
+    return Independent(cut.removed_channels, difference, scale, tolerance, unread)
 
 
 class _ZeroedReaders:
@@ -126,19 +126,19 @@ class _ZeroedReaders:
         self.zero: list[Slice] = []
         self._present: Mapping[int, Seen] | None = None  # results of a pass in the present state
         self._computed: set[Slice] = set()  # slices from which a layer computes its weight
-        self._muted: dict[int, list[Slice]] = {}  # operation -> zeroed slices of computed weights
-        self._zeros: dict[int, list[torch.Tensor]] = {}  # operation -> zeroed masks of activations
+        self._zeroed_slices: dict[int, list[Slice]] = {}  # of computed weights, by operation
+        self._zeros: dict[int, list[torch.Tensor]] = {}  # of activations, by operation
 
     # -- outputs
 
     def answers(self) -> object:
         """The outputs of the copy in its present state."""
-        return self.answers_of(self._model, self._muted, self._zeros)
+        return self.answers_of(self._model, self._zeroed_slices, self._zeros)
 
     def answers_of(
         self,
         model: nn.Module,
-        muted: Mapping[int, Sequence[Slice]] = NOTHING,
+        slices: Mapping[int, Sequence[Slice]] = NOTHING,
         zeros: Mapping[int, Sequence[torch.Tensor]] = NOTHING,
     ) -> object:
         """A model's outputs in eval mode; the model and the inputs stay unchanged."""
@@ -151,7 +151,7 @@ class _ZeroedReaders:
             torch.random.fork_rng(devices=[]),
         ):
             torch.manual_seed(0)
-            with _ZeroedResults(muted, zeros) if muted or zeros else nullcontext():
+            with _ZeroedResults(slices, zeros) if slices or zeros else nullcontext():
                 return twin(*arguments, **keywords)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
@@ -171,24 +171,28 @@ class _ZeroedReaders:
             by_activations: also zero activations that are multiplied with others, after a function
                 that does not map zero to zero, such as ``elu(x) + 1``.
         """
-        loud = self.silence(by_activations)
-        if loud:
-            return loud, math.inf, 0.0
+        remaining = self.silence(by_activations)
+        if remaining:
+            return remaining, math.inf, 0.0
         return [], *largest_difference(received, self.answers())
 
     def silence(self, by_activations: bool = False) -> list[Slice]:
         """Zero the readers; return the slices that the outputs still depend on."""
-        kinds, loud = self._silence_readers()
+        kinds, remaining = self._silence_readers()
         if by_activations:
-            loud = self._silence_factors(loud, kinds)
+            remaining = self._silence_factors(remaining, kinds)
         # Either of two weights may look like the reader: where one is computed from the other, and
         # where two activations are multiplied. It is the reader if zeroing it makes filters unread.
         unsure = [part for part, kind in kinds.items() if kind == "unsure"]
         # A channel that is zero for these inputs does not reveal its readers, of which there may be
         # several.
         inputs = [part for part in unsure if part.axis > 0]
-        for parts in [*([part] for part in reversed(unsure)), inputs, *self._factors(loud, kinds)]:
-            if not loud:
+        for parts in [
+            *([part] for part in reversed(unsure)),
+            inputs,
+            *self._factors(remaining, kinds),
+        ]:
+            if not remaining:
                 break
             with self._change(parts, lambda part, _: torch.zeros_like(part)):
                 still = self._still_read_slices(but=parts)
@@ -198,7 +202,7 @@ class _ZeroedReaders:
             are_weights = all(map(self._is_matrix, parts))
             others = [
                 p
-                for p in loud
+                for p in remaining
                 if (kinds[p] == "filter" and not is_all_in(p, parts))
                 or (
                     are_weights
@@ -210,8 +214,8 @@ class _ZeroedReaders:
             if any(part not in still for part in others):
                 for part in parts:
                     self._keep_zero(part)
-                loud = self._filter_still_read(loud)
-        return loud
+                remaining = self._filter_still_read(remaining)
+        return remaining
 
     def _silence_readers(self) -> tuple[dict[Slice, str], list[Slice]]:
         """(kind of each slice, slices that the outputs depend on although the readers are zero)."""
@@ -219,12 +223,12 @@ class _ZeroedReaders:
         for part, kind in kinds.items():
             if kind == "reader":
                 self._keep_zero(part)
-        loud = self._still_read_slices()
-        kinds |= {part: self._kind(part) for part in loud if part not in kinds}
-        for part in loud:
+        remaining = self._still_read_slices()
+        kinds |= {part: self._kind(part) for part in remaining if part not in kinds}
+        for part in remaining:
             if kinds[part] == "reader" and not self._is_matrix(part):
                 self._keep_zero(part)  # the single row of a layer with one output
-        return kinds, self._filter_still_read(loud) if loud else []
+        return kinds, self._filter_still_read(remaining) if remaining else []
 
     def _filter_still_read(self, parts: Sequence[Slice]) -> list[Slice]:
         now = self._still_read_slices()
@@ -255,7 +259,7 @@ class _ZeroedReaders:
             tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
         number = self._last_computing(part) if part in self._computed else None
         if number is not None:
-            self._muted.setdefault(number, []).append(part)
+            self._zeroed_slices.setdefault(number, []).append(part)
 
     def _last_computing(self, part: Slice) -> int | None:
         """The last operation on weights alone whose result changes in exactly this slice.
@@ -279,12 +283,14 @@ class _ZeroedReaders:
         whole = torch.zeros(self._tensors[part.tensor].shape, dtype=torch.bool)
         return whole.index_fill_(part.axis, torch.tensor(part.indices), True)
 
-    def _factors(self, loud: Sequence[Slice], kinds: Mapping[Slice, str]) -> Iterator[list[Slice]]:
+    def _factors(
+        self, remaining: Sequence[Slice], kinds: Mapping[Slice, str]
+    ) -> Iterator[list[Slice]]:
         """Filters and biases of a layer, or of its halves or thirds, that may form one factor.
 
         Filters lie along the first axis of a weight, or along the axis where they were observed.
         """
-        layers = list(dict.fromkeys(part.layer for part in loud))
+        layers = list(dict.fromkeys(part.layer for part in remaining))
         for pieces in (1, 2, 3):
             for layer in reversed(layers):
                 filters = [p for p in self._parts if p.layer == layer]
@@ -299,28 +305,28 @@ class _ZeroedReaders:
                         yield piece
         # Of several layers multiplied with each other, each reads all the others.
         for layer in layers if len(layers) > 2 else ():
-            yield [part for part in loud if part.layer != layer]
+            yield [part for part in remaining if part.layer != layer]
 
-    def _silence_factors(self, loud: list[Slice], kinds: Mapping[Slice, str]) -> list[Slice]:
+    def _silence_factors(self, remaining: list[Slice], kinds: Mapping[Slice, str]) -> list[Slice]:
         """Zero pairs of factors each of which becomes unread when the other's activations are zero.
 
         Both directions are required: what reads a channel by itself (a norm) stays a reader.
         """
         pieces = [
             (piece, zeros)
-            for piece in self._factors(loud, kinds)
+            for piece in self._factors(remaining, kinds)
             if (zeros := self._zeros_behind([p for p in piece if self._is_matrix(p)]))
         ]
         for (one, its_zeros), (other, others_zeros) in itertools.combinations(pieces, 2):
-            if not loud:
+            if not remaining:
                 break
             if any(is_all_in(part, other) for part in one):
                 continue
-            if self._falls_silent(other, its_zeros) and self._falls_silent(one, others_zeros):
-                self._mute(its_zeros)
-                self._mute(others_zeros)
-                loud = self._filter_still_read(loud)
-        return loud
+            if self._becomes_unread(other, its_zeros) and self._becomes_unread(one, others_zeros):
+                self._zero_results(its_zeros)
+                self._zero_results(others_zeros)
+                remaining = self._filter_still_read(remaining)
+        return remaining
 
     def _zeros_behind(self, parts: Sequence[Slice]) -> ZeroMasks | None:
         """Operation -> mask of its result that these slices make, where it is separate."""
@@ -339,18 +345,18 @@ class _ZeroedReaders:
         }
         return zeros or None
 
-    def _falls_silent(self, parts: Sequence[Slice], zeros: ZeroMasks) -> bool:
+    def _becomes_unread(self, parts: Sequence[Slice], zeros: ZeroMasks) -> bool:
         """Whether these slices are read at present, and no longer with zeros there."""
         if not self._is_read(parts, self.answers(), ()):
             return False
         before = {number: list(known) for number, known in self._zeros.items()}
-        self._mute(zeros)
+        self._zero_results(zeros)
         try:
             return not self._is_read(parts, self.answers(), ())
         finally:
             self._zeros = before
 
-    def _mute(self, zeros: ZeroMasks) -> None:
+    def _zero_results(self, zeros: ZeroMasks) -> None:
         for number, where in zeros.items():
             self._zeros.setdefault(number, []).append(where)
 
@@ -530,11 +536,11 @@ class _ZeroedResults(TorchDispatchMode):
 
     def __init__(
         self,
-        muted: Mapping[int, Sequence[Slice]],
+        slices: Mapping[int, Sequence[Slice]],
         zeros: Mapping[int, Sequence[torch.Tensor]],
     ) -> None:
         super().__init__()
-        self._muted = muted
+        self._zeroed_slices = slices
         self._zeros = zeros
         self._number = -1
 
@@ -547,7 +553,7 @@ class _ZeroedResults(TorchDispatchMode):
     ) -> object:
         output = func(*args, **(kwargs or {}))
         self._number += 1
-        for part in self._muted.get(self._number, ()):
+        for part in self._zeroed_slices.get(self._number, ()):
             computed = next(iterate_tensors(output))
             indices = torch.tensor(part.indices, device=computed.device)
             computed.index_fill_(part.axis, indices, 0)

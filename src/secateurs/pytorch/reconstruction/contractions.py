@@ -186,7 +186,7 @@ class Map:
             targets: values of the shape of its result.
             per_image: maximum number of rows sampled from each image.
             seed: seed of the random sample.
-            present: mask of the positions that are not padding.
+            present: masks of the positions that are not padding.
 
         Returns:
             (patches of shape (groups, rows, inputs), for each target its rows (groups, rows,

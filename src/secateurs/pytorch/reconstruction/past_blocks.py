@@ -78,7 +78,7 @@ def find_detour(
 def _past_all(detour: Detour, found: FoundBlock, inside: set[int]) -> None:
     """Replace the block's output by its input, as soon as that is known."""
     target, source = Ref(found.values[0].number), Ref(found.values[-1].number)
-    # A move after the block's last value may belong to a step beyond it: later steps are kept.
+    # Steps of the block after its output value, such as a move of axes, are kept.
     steps = {number for number in inside if number <= target.step}
     detour.left_out |= steps
     detour.instead.setdefault(min(steps), []).append((target, source))

@@ -69,7 +69,7 @@ class Piece:
         done: number of steps taken.
         memory: memory that is written into in place of the model's.
         labels: labels of the images, if there are any.
-        present: mask of the positions of each text that are not padding.
+        present: masks of the positions of each text that are not padding.
     """
 
     steps: Sequence[Step]

@@ -4,9 +4,9 @@ All of them are inferred from equal numbers, and equal numbers are weak evidence
 to equal the size of a head. So no binding is final. Each is stored under the place in the forward
 pass that it was made for, and is undone
 
-- when that place has the wrong length again in the next dry run; - when it freezes channels that
-were free before: it contradicts the rest of what is known; - and an attribute that is bound already
-gets a second meaning only after a *probe*: the dense model
+- when that place has the wrong length again in the next dry run;
+- when it freezes channels that were free before: it contradicts the rest of what is known;
+- and an attribute that is bound already gets a second meaning only after a *probe*: the dense model
   is run with another number there, and the place has to change its length.
 """
 

@@ -128,7 +128,7 @@ class HardcodedSizes:
         network = self._network
         cut = network.cut(channels)
         stays = network.solution.mark_kept(network.alive(network.removed_by(cut)))[: self._units]
-        return (self._rehearse(cut, stays) if cut else Findings()), stays
+        return (self._dry_run(cut, stays) if cut else Findings()), stays
 
     def _second_look(self) -> tuple[Findings, Stays] | None:
         """Try the same network with a different cut."""
@@ -137,14 +137,14 @@ class HardcodedSizes:
     def _runs_uncut(self) -> bool:
         """Whether the dense model runs without data; if not, no dry run of a cut tells anything."""
         if self._is_runnable is None:
-            found = self._rehearse(self._network.cut({}), self._all_stay())
+            found = self._dry_run(self._network.cut({}), self._all_stay())
             self._is_runnable = found.raised is None
         return self._is_runnable
 
     def _all_stay(self) -> Stays:
         return np.ones(self._units, dtype=np.bool_)
 
-    def _rehearse(self, cut: Cut, stays: Stays) -> Findings:
+    def _dry_run(self, cut: Cut, stays: Stays) -> Findings:
         return self._run(cut_copy(self._model, cut, without_data=True), stays)
 
     def _run(self, small: nn.Module, stays: Stays) -> Findings:

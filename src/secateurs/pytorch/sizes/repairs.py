@@ -78,7 +78,7 @@ class Repairs:
 
     def _follow(self, findings: Findings, stuck: Sequence[WrongSize]) -> bool:
         raised = findings.raised
-        # A failed check in the code may concern the lengths that the next operation would read.
+        # A check in the code failed, perhaps on a length that the next operation was about to use.
         guesses = raised.next if raised is not None and not findings.sizes else ()
         # A binding that did not fix its length is undone. All of them are, before anything else is
         # tried, since two may have been bound to each other's number.
@@ -104,10 +104,10 @@ class Repairs:
         sides = None if wrong.units is None else self._tracer.equations.sides(wrong.units)
         if wrong.units is None or wrong.is_stuck or wrong.got is None or sides is None:
             return None
-        foretold = int(stays[wrong.units].sum())
+        expected = int(stays[wrong.units].sum())
         for number, side in enumerate(sides):
             kept, size = int(stays[side].sum()), len(side)
-            if kept != size and wrong.got * kept == foretold * size:
+            if kept != size and wrong.got * kept == expected * size:
                 key = (*wrong.key, number)
                 return replace(wrong, key=key, units=side, dense=size, got=size)
         return None

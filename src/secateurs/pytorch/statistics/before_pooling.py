@@ -10,7 +10,7 @@ from secateurs.pytorch.replay.tape import Operand, Ref, Step, Tape
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 POOLING = ("pool", "upsample", "_pad", "aten.pad", "batch_norm")
-"""Parts of the names of operations that pool, pad, or shift and scale channels."""
+"""Parts of the names of operations that pool, resample, pad, or shift and scale channels."""
 
 REDUCING = frozenset({"aten.mean", "aten.amax", "aten.max", "aten.sum"})
 """Operations that pool over whole axes; with two operands, a maximum is an activation."""

@@ -166,10 +166,11 @@ def _path_on_skip(output: SkipValue, start: SkipValue) -> list[SkipValue] | None
 
 
 def _activation_left(path: Sequence[SkipValue]) -> str | None:
-    """The activation that stays on a skip without its branch; None where that is ambiguous.
+    """The activation that stays on a skip without its branch, '' for none; None if unsupported.
 
-    Nothing stays of it behind normalisations, which are removed with the block. A ReLU has no
-    effect on a value that is never negative.
+    Unsupported are two different activations, and an activation along with a normalisation, since
+    normalisations on the skip are removed with the block. A ReLU has no effect on a value that is
+    never negative.
     """
     found = {
         ACTIVATIONS[value.packet]

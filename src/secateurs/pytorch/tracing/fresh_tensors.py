@@ -187,7 +187,10 @@ def _places(base: torch.Tensor, offset: int) -> list[int]:
 
 
 def _axis_of(base: torch.Tensor, stride: int) -> int | None:
-    """The axis of the whole that a stride runs along: the first whose stride does not exceed it."""
+    """The axis of the whole that a stride runs along; None if not a multiple of its stride.
+
+    That is the first axis whose own stride does not exceed it.
+    """
     for axis, (length, step) in enumerate(zip(base.shape, base.stride(), strict=True)):
         if length > 1 and stride >= step:
             return axis if stride % step == 0 else None

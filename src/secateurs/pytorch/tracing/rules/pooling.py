@@ -30,8 +30,9 @@ def _changed_axes(call: Call, x: torch.Tensor, output: object, spatial: int) -> 
     """Those of the last ``spatial`` axes that the operation acts along.
 
     A pool over images whose axes were moved may leave the channels' axis unchanged: with windows of
-    one position, or as many results as positions. Operations outside the table act along all of
-    them.
+    one position, or as many results as positions. Where indices of positions are returned too, they
+    count over all axes at once, so all axes are affected; so they are by operations outside the
+    table.
     """
     positions = range(x.dim() - spatial, x.dim())
     if not isinstance(output, torch.Tensor) or call.packet not in _AXIS_BY_AXIS[spatial]:
