@@ -17,6 +17,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "params_ema")
 _MOST_PREFIXES = 3
+"""Maximum number of prefixes in a row, as in ``module._orig_mod.model.``."""
+
 _HEADS = re.compile(r"(^|\.)(fc|head|heads|classifier|linear|last_linear|output|logits)(\.|$)")
 
 

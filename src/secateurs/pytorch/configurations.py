@@ -185,6 +185,7 @@ def answers_alike(small: nn.Module, config: object, example_inputs: object) -> b
 def _answer_alike(
     small: nn.Module, config: object, example_inputs: object, times_epsilon: float
 ) -> bool:
+    """Whether both models give equal outputs on the example inputs, up to rounding."""
     mode = small.training
     arguments, keywords = parse_example_inputs(example_inputs, small)
     try:

@@ -82,6 +82,7 @@ def _write(
     path: Path,
     target: str,
 ) -> bool:
+    """Export for a target other than ONNX; return whether the batch size is dynamic."""
     with _quietly(target):
         program, is_open = _program(model, arguments, keywords)
         if target == "pt2":

@@ -31,6 +31,7 @@ from secateurs.pytorch.configurations import (
 _LOG = logging.getLogger("secateurs")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads")
 _MOST_FIELDS = 6
+"""Maximum number of fields changed together: every subset up to this size may be tried."""
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?|block)\.(\d+)\.")
 CUT_FIELD = "secateurs_cut"
 """Field in which a configuration stores the cut that its other fields cannot express."""

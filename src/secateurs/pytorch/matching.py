@@ -55,6 +55,7 @@ def _fits(state: Mapping[str, torch.Tensor], names: Mapping[str, torch.Tensor]) 
 
 
 def _candidates(name: str) -> Iterator[tuple[str, dict[str, bool]]]:
+    """(name, options) of models to try, those with similar names first."""
     plain = name.rpartition(":")[2]
     if plain in names.OURS:
         yield plain, {}

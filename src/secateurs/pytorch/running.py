@@ -99,6 +99,7 @@ def _framework_runner(
     keywords: dict[str, object],
     conditions: Conditions,
 ) -> Callable[[], object]:
+    """A function that runs a PyTorch model on this number of threads, and restores the number."""
     threads, on_cuda = conditions.threads, conditions.device == "cuda"
 
     def run() -> object:
@@ -153,7 +154,7 @@ def quick_onnx(
         arguments = (*arguments, dict(keywords))
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # about the exporter's age, and about constants
+            warnings.simplefilter("ignore")  # deprecation of the exporter, constants in the trace
             torch.onnx.export(
                 model,
                 arguments,
@@ -184,6 +185,7 @@ def batch_size(example_inputs: object, conditions: Conditions) -> int:
 def _call(
     example_inputs: object, model: nn.Module, batch: int | None
 ) -> tuple[tuple[object, ...], dict[str, object]]:
+    """(args, kwargs) for a model, repeated or cut to this batch size; None keeps it."""
     arguments, keywords = parse_example_inputs(example_inputs, model)
     if batch is None:
         return arguments, keywords

@@ -164,6 +164,7 @@ def _looks_like_torch(content: bytes) -> bool:
 
 
 def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
+    """Read a PyTorch checkpoint with ``weights_only=True``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle formats
@@ -181,6 +182,7 @@ def _read_torch(path: Path, ema: bool = False) -> dict[str, torch.Tensor]:
 
 
 def _fill_(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copy a state into a model of the same names and shapes; of tied tensors one name suffices."""
     present = model.state_dict()
     tied = _names_of_same_tensor(present)
     missing = [

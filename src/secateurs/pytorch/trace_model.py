@@ -305,6 +305,7 @@ def _network(
     scalings: Sequence[Scaling],
     ties: Sequence[Tie],
 ) -> Network:
+    """Build the network from the solved equations."""
     return Network(
         [leaf.describe() for leaf in leaves],
         tracer.contractions,

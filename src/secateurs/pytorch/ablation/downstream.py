@@ -146,6 +146,11 @@ class Routes:
         return self._known[group.name]
 
     def _find_route(self, group: Group) -> DownstreamPath | None:
+        """Find the group's path; None where channels of several images cannot run together.
+
+        That is so where an operation mixes the group's channels, where a channel's indices vary in
+        number, or where a value that depends on them has no axis of images of its own.
+        """
         if self._program is None or self._is_mixed(group):
             return None
         reads: dict[int, list[DownstreamRead]] = {}

@@ -59,6 +59,7 @@ NUMBERS_AT_A_TIME = 2**20
 """Elements in the largest value of a batch of pairs, so that it stays in the CPU's cache."""
 
 MOST_PAIRS = 4096
+"""Maximum number of pairs in a batch."""
 
 Index = int | slice | torch.Tensor
 """Indices of rows or columns of a table."""

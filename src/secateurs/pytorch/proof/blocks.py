@@ -34,6 +34,8 @@ from secateurs.pytorch.tracing.interpreter import OpInterpreter, in_mode
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 
 SAMPLES = 64
+"""Maximum number of elements sampled from each module's output."""
+
 NEVER_ZERO = ("running_var", "weight_v", "original1")
 """Tensors whose root or norm is a divisor."""
 
@@ -132,6 +134,7 @@ def _compare(
     ours: LayerSamples,
     inexact: tuple[str, ...],
 ) -> Proof:
+    """Compare both models' outputs and samples; a mismatch is recorded, not raised."""
     try:
         difference, scale = largest_difference(
             source.select_used(received), source.select_used(expected)

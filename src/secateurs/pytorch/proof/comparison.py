@@ -130,6 +130,7 @@ def _compare(
     frugal: bool = False,
     sizes_as_traced: bool = True,
 ) -> Proof:
+    """Run both models and compare outputs and samples; a mismatch is recorded, not raised."""
     arguments, keywords = parse_example_inputs(inputs, dense)
     operations = source_of(network).operations
     stays = network.solution.mark_kept(alive)

@@ -166,7 +166,7 @@ class Sampled(OpInterpreter):
             return None
         dense, axes = operation.outputs[0]
         shape = tensor.shape
-        units = [(axis, id(of)) for axis, of in axes.items()]  # the operations keep these
+        units = [(axis, id(of)) for axis, of in axes.items()]  # ids are unique: records hold these
         key = (dense, *units, shape)
         if key not in self._places:
             flat = self._places_in(dense, axes, shape)
@@ -177,7 +177,7 @@ class Sampled(OpInterpreter):
                 raise OtherPathError(self.index, operation.name)
             return None
         found = tensor.take(places.to(tensor.device)).cpu()
-        if found.dtype is torch.bfloat16:  # which NumPy does not know
+        if found.dtype is torch.bfloat16:  # NumPy has no such dtype
             found = found.float()
         return self._rows.of(found.numpy(), np.float64)
 
@@ -197,12 +197,12 @@ class Sampled(OpInterpreter):
             return np.zeros(1, np.int64)
         try:
             return np.ravel_multi_index(places, tuple(shape))
-        except ValueError:  # one of them lies outside
+        except ValueError:  # a position lies outside the shape
             return None
 
     def _list_kept(self, units: Ids) -> Ids:
         """Positions of the kept units in an array."""
-        known = self._kept.get(id(units))  # the operations keep these arrays alive
+        known = self._kept.get(id(units))  # ids are unique: records hold these arrays
         if known is None:
             known = self._kept[id(units)] = np.flatnonzero(self._stays[units])
         return known
@@ -302,6 +302,7 @@ class MaskedTwin(Sampled):
         return call.with_tensors(changes) if changes else call
 
     def _on_kept_channels(self, call: Call, operation: OpRecord) -> object:
+        """Run an operation that mixes channels on kept ones only; fill its result with ones."""
         tensors = call.tensors()
         changes = {
             number: self._compress(tensors[number], axes) for number, axes in operation.mixed
@@ -337,7 +338,7 @@ class MaskedTwin(Sampled):
         return tensor
 
     def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
-        key = (id(units), kept)  # the operations keep these arrays alive
+        key = (id(units), kept)  # ids are unique: records hold these arrays
         if key not in self._indices:
             self._indices[key] = np.flatnonzero(self._stays[units] == kept)
         return torch.from_numpy(self._indices[key]).to(device)

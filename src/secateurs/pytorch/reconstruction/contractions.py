@@ -201,6 +201,7 @@ class Map:
         return self._patches(x, chosen), [table[:, chosen] for table in rows]
 
     def _patches(self, x: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+        """Patches of the input (groups, rows, inputs), of the chosen rows; None for all of them."""
         if self.norm is not None:
             flat = self._rows(_normalise(self.norm, x))
             return flat if chosen is None else flat[:, chosen]

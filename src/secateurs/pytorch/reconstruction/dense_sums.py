@@ -84,6 +84,7 @@ def _images_with_slopes(network: Network, images: CalibrationBatch, answers: int
 def _readers(
     network: Network, pieces: Pieces, images: CalibrationBatch, groups: Sequence[Group]
 ) -> dict[int, _Reader]:
+    """Index of an operation -> the contraction there, where it reads channels of these groups."""
     source = source_of(network)
     names = {id(leaf.tensor) for leaf in list_tensors(source.model)}
     dims = [tensor.dim() for tensor in pieces.piece(images.rows(slice(0, 1))).inputs]
@@ -156,6 +157,7 @@ def _add(
 
 
 def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed: int) -> None:
+    """Add the patches that a contraction reads in one piece; ``y`` is its result."""
     x: torch.Tensor = piece.find(reader.site.source).detach()
     if reader.long is not None:
         reader.long.add(x.float().cpu().numpy())

@@ -140,7 +140,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return outputs[source.item][1] if source.item < len(outputs) else {}
 
     def _index(self, units: NDArray[np.int64]) -> torch.Tensor:
-        if id(units) not in self._kept:  # the operations keep these arrays alive
+        if id(units) not in self._kept:  # ids are unique: records hold these arrays
             self._kept[id(units)] = torch.from_numpy(np.flatnonzero(self._stays[units]))
         return self._kept[id(units)]
 
@@ -238,6 +238,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         sums: bool,
         keeps: bool,
     ) -> None:
+        """Add one pair's rows to the sums, or keep the rows themselves."""
         x: torch.Tensor = pair.small.find(site.source)
         places = max(1, targets[0][:1].numel() // max(1, targets[0].shape[site.map.channel]))
         each = min(rows, places) * site.map.inputs * site.map.groups

@@ -38,6 +38,8 @@ from secateurs.pytorch.tracing.op_record import OpRecord
 from secateurs.reconstruction.drawing import Present
 
 MOST_AT_A_TIME = 256
+"""Maximum number of images in a piece."""
+
 NUMBERS_AT_A_TIME = 2**23
 """Maximum number of elements in the largest value of a piece: 32 MB in single precision."""
 
@@ -194,6 +196,7 @@ class Pieces:
         return _most_held(steps[: until + 1], sizes, last_readers(steps, output)) // 2
 
     def _record(self, batch: CalibrationBatch) -> Tape:
+        """The tape of a batch without gradients or values."""
         with torch.no_grad():
             arguments, keywords = parse_example_inputs(batch.images, self.model)
             return record(self.model, self.operations, arguments, keywords, values=False)

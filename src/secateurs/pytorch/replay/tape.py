@@ -443,6 +443,7 @@ class _Recorder(OpInterpreter):
         return operation.decision
 
     def _record_call(self, call: Call) -> object:
+        """Run an operation and add it to the tape, with sources in place of its tensors."""
         call = self._with_private_copy(call)
         step = Step(
             self.index,

@@ -144,7 +144,7 @@ class DryRun(OpInterpreter):
                 self._forward.keywords,
                 self._forward.training,
             )
-        except Exception as error:  # noqa: BLE001 - whatever a user's forward raises
+        except Exception as error:  # noqa: BLE001 - a user's forward may raise anything
             line, layers = line_of(error), tuple(self._layers_in(_frames_of(error)))
             self.findings.raised = Raised(
                 max(0, min(self.index, len(self._forward.operations) - 1)),
@@ -184,6 +184,7 @@ class DryRun(OpInterpreter):
                         yield WrongSize(key, units, dense[axis], dense[axis], line, layers)
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
+        """Run an operation; a result of another shape than expected is noted and replaced."""
         call = Call(function, arguments, keywords)
         call, operation = self._meet(call)
         is_known = operation.is_constant or (not operation.outputs and operation.value is None)
@@ -321,6 +322,7 @@ class DryRun(OpInterpreter):
     def _note_sizes(
         self, call: Call, operation: OpRecord, shapes: list[tuple[int, ...]] | None
     ) -> None:
+        """Note axes of unexpected length; ``shapes`` is None where the operation raised."""
         line = users_line()
         layers = tuple(self._layers_in(_running_frames()))
         given = set(call.numbers(int))

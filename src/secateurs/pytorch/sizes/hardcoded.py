@@ -47,8 +47,10 @@ TrialShares = Callable[[Sequence[Group]], dict[str, list[int]]]
 Build = Callable[[Sequence[Size], Sequence[Scaling], Sequence[Tie]], Network]
 
 MOST_ROUNDS = 24
+"""Maximum number of dry runs for one kind of cut."""
 
 MOST_SWEEPS = 3
+"""Maximum number of repetitions of the cuts that reveal numbers counting several groups."""
 
 NEIGHBOURS = 3
 """Number of preceding groups from which a group's share of removed channels should differ."""

@@ -19,7 +19,7 @@ CONVOLUTION = nn.modules.conv._ConvNd
 _Transposed = nn.modules.conv._ConvTransposeNd
 
 FOLLOWS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
-    # layer, attribute, the tensor it follows, along which axis
+    # layer, attribute, tensor it follows, axis of that tensor
     (_Transposed, "in_channels", "weight", 0),
     (_Transposed, "out_channels", "weight", 1),
     (CONVOLUTION, "out_channels", "weight", 0),
@@ -124,6 +124,7 @@ def constrain_attention(model: nn.Module, leaves: Sequence[ModelTensor], tracer:
 def _demand_of_attention(
     owner: str, module: nn.MultiheadAttention, by_tensor: Mapping[int, ModelTensor], tracer: Tracer
 ) -> None:
+    """Add the constraints of one attention layer to the equations."""
     equations = tracer.equations
     width, heads = module.embed_dim, module.num_heads
     output = by_tensor.get(id(module.out_proj.weight))

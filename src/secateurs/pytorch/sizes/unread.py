@@ -49,6 +49,7 @@ _SIDES = (
 """The side of a layer that a name refers to."""
 
 _MOST_NOTED = 8
+"""Maximum number of integers that a note lists by name."""
 
 
 def follow_unread_sizes_(
@@ -85,6 +86,7 @@ def follow_unread_sizes_(
 def _find(
     model: nn.Module, network: Network, passes: Sequence[ForwardPass]
 ) -> tuple[list[Size], list[str]]:
+    """(sizes that count one kind of channels, descriptions of integers that may count several)."""
     places = _integers_in(model)
     if not places:
         return [], []

@@ -183,7 +183,7 @@ class _Gated:
         changes: dict[int, torch.Tensor] = {}
         for place in self.at.get(step.number, ()):
             number = place.mask.operand
-            if number in changes:  # two axes of one operand: a second gate on the first
+            if number in changes:  # gates along two axes of one operand
                 changes[number] = changes[number] * self._factor(place, changes[number])
                 continue
             if place.reading not in self._gated:

@@ -87,6 +87,7 @@ class PerExampleLoss:
         )
 
     def _cross_entropy(self, given: object, labels: torch.Tensor | None) -> torch.Tensor:
+        """Cross-entropy of each image, shape (N,), as a mean over positions if there are any."""
         outputs = _scores_in(given)
         if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
             raise DataError(

@@ -51,6 +51,10 @@ class StepPass(OperandSums):
             self._add_run(tape, records, ReadSites(self.network, tape, None, records))
 
     def _add_run(self, tape: Tape, records: Sequence[OpRecord], sites: ReadSites) -> None:
+        """Add one recorded run to the sums.
+
+        A reading keeps its index over all runs if the traced operation behind it is the same.
+        """
         seen: dict[int, int] = {}  # this run's reading -> its index over all runs
         for site in sites.all:
             record, call = records[site.step], tape.steps[site.step].call(tape.find)

@@ -89,6 +89,7 @@ def remove_blocks_(model: nn.Module, blocks: Sequence[BlockCut]) -> None:
 
 
 def _check(known: dict[str, nn.Module], block: BlockCut) -> None:
+    """Refuse a block that the model does not have in the expected form."""
     module = known.get(block.owner)
     holder = known.get(block.owner.rpartition(".")[0])
     if module is None or holder is None or any(not hasattr(module, c) for c in block.keeps):

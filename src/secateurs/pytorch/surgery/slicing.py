@@ -54,7 +54,7 @@ def cut_copy(
             memo[id(leaf.tensor)] = _cut_tensor(leaf, cut, without_data, slicer)
         elif (
             leaf.tensor.grad_fn is not None
-        ):  # a result kept as an attribute; deepcopy refuses those
+        ):  # a non-leaf tensor kept as an attribute, which deepcopy refuses
             memo[id(leaf.tensor)] = leaf.tensor.detach().clone()
     small = copy_modules(model, memo)
     empty_caches_(small, cut.caches)
@@ -86,6 +86,7 @@ def check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
 
 
 def _cut_tensor(leaf: ModelTensor, cut: Cut, without_data: bool, slicer: Slicer) -> torch.Tensor:
+    """The tensor after the cut: sliced, rescaled, and a parameter again if it was one."""
     whole = leaf.tensor.detach()
     removal = cut.tensors.get(leaf.name) or TensorCut(tuple(whole.shape), {})
     if without_data:
@@ -121,7 +122,7 @@ class Slicer:
         small = tensor
         for axis in sorted(
             cut.removed
-        ):  # leading axes first: that copies whole rows, and the rest is less
+        ):  # leading axes first: slicing them copies whole rows, and leaves less to slice
             small = _keep(small, axis, *self._list_kept(cut, axis))
         if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             return small.contiguous(memory_format=torch.channels_last)

@@ -104,6 +104,7 @@ def _has_matrix(module: nn.Module) -> bool:
 def _block(
     call: ModuleCall, calls: Mapping[str, ModuleCall], module: nn.Module
 ) -> FoundBlock | None:
+    """The residual block that a module's call is, or None if it is none."""
     if call.output is None or call.gives < 0:
         return None
     for number, (at, named, value, shape) in enumerate(call.given):
@@ -246,6 +247,11 @@ def _steps(call: ModuleCall, calls: Mapping[str, ModuleCall], chain: Sequence[st
 def _choose(
     path: str, found: Mapping[str, FoundBlock], modules: Mapping[str, nn.Module]
 ) -> list[FoundBlock]:
+    """Choose among nested blocks: this one, or the blocks inside it.
+
+    The inner ones are kept where some lie on a branch, or where all of them together make up this
+    one; but an element of a list of like modules is kept whole if no inner one is such an element.
+    """
     inside = [one for one in found if one.startswith(f"{path}.")]
     next_ones = [p for p in inside if not any(p.startswith(f"{o}.") for o in inside)]
     inner = [one for p in next_ones for one in _choose(p, found, modules)]
@@ -254,7 +260,7 @@ def _choose(
         return [here]
     on_skip = [one for one in inner if one.sums <= here.sums]
     if len(on_skip) < len(inner):
-        return inner  # there are blocks in its branch
+        return inner  # some inner blocks lie on its branch
     made_of_them = here.sums == set().union(*(one.sums for one in inner))
     is_unit = _is_listed(path, modules) and not any(_is_listed(o.path, modules) for o in inner)
     return inner if made_of_them and not is_unit else [here]

@@ -96,6 +96,7 @@ def _too_small(kept: torch.Tensor) -> torch.Tensor:
 
 
 def _iterate_kept(model: nn.Module) -> Iterator[tuple[CacheKind, CacheLocation]]:
+    """Tensors in attributes, buffers and dictionaries, with (class of the module, attribute)."""
     for path, module in model.named_modules():
         attributes = cast("dict[object, object]", vars(module))
         for name, value in vars(module).items():

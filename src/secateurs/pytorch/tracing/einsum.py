@@ -33,7 +33,7 @@ def spell_out(
     if arrow and DOTS not in equation and not any(map(_repeats_letter, words)):
         return f"{inputs}->{result}", operands
     spare = [letter for letter in reversed(string.ascii_letters) if letter not in equation]
-    spare.sort(key=str.islower)  # capitals first: few equations have any
+    spare.sort(key=str.islower)  # capitals first, which equations rarely use
     ranks = [
         x.dim() - len(word.replace(DOTS, "")) if DOTS in word else 0
         for word, x in zip(words, operands, strict=True)

@@ -172,7 +172,7 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        kind: Callable[..., object] = type(value)  # a named tuple takes its fields one by one
+        kind: Callable[..., object] = type(value)  # a named tuple takes fields as arguments
         return kind(*(map_tensors(item, function) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)([map_tensors(item, function) for item in value])

@@ -151,6 +151,7 @@ def is_choice(tensor: torch.Tensor) -> bool:
 
 
 MOST_CHOICES = 100_000
+"""Maximum number of elements in a recorded tensor of integers or booleans."""
 
 
 def note_as_data(tensor: torch.Tensor) -> None:

@@ -50,6 +50,7 @@ MOVES = {
 }
 KEEP_SIGN = {*MOVES, aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool2d}
 SAMPLES = 4096
+"""Approximate number of elements by which two values are compared."""
 
 
 @dataclass(eq=False, slots=True)

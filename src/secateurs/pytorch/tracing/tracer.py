@@ -135,6 +135,7 @@ class Tracer(OpInterpreter):
     # -- one operation
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
+        """Apply the rule of one operation and record it."""
         operation = OpRecord(str(function.overloadpacket), self.layer)
         self.operations.append(operation)
         call = self._open_written(self._call(function, arguments, keywords))

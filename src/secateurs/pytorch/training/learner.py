@@ -330,6 +330,7 @@ class Learner(FeedLearner[nn.Module]):
         self._prepared, self._prepared_optimizer = self._processes.prepare(self._scoring, optimizer)
 
     def _feed(self, source: object, name: str, batch_size: int) -> Feed:
+        """The batches of a split, augmented for training only."""
         training = self._training
         augmentation = Augmentation(training.flip, training.shift)
         feed = as_feed(

@@ -182,7 +182,7 @@ class TaskLearner(Learner):
 
     def _score_batch(self, batch: Batch) -> torch.Tensor:
         count = length_of(batch.images)
-        if not count:  # a last batch of fewer examples than processes
+        if not count:  # the last batch may have fewer examples than there are processes
             return torch.zeros(2, dtype=torch.float64)
         given = on_device(batch.images, self._processes.device)
         loss = None

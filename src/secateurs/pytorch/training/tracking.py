@@ -90,7 +90,7 @@ def _begin(
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     check_trackers(names)
-    PartialState()  # trackers ask it which process they are in
+    PartialState()  # trackers read the process index from it
     begun = []
     for name in dict.fromkeys(names):
         kind = next(one for key, one in LOGGER_TYPE_TO_CLASS.items() if str(key) == name)

@@ -232,7 +232,7 @@ SOLVED = {
 def solve(tracer: Tracer, call: Call) -> object:
     """Each right-hand side is solved independently; the matrix is read whole."""
     matrix, right = (call[name] for name in SOLVED[call.name])
-    if right.dim() == 1 or right.shape == matrix.shape[:-1]:  # one vector for each matrix
+    if right.dim() == 1 or right.shape == matrix.shape[:-1]:  # one right-hand side per matrix
         return of_matrices(tracer, call)
     carried, solved = (-1, -2) if call.get("left", True) else (-2, -1)
     reason = f"{call.name} needs the whole matrix"

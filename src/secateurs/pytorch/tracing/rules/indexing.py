@@ -82,7 +82,7 @@ def index_put(tracer: Tracer, call: Call) -> object:
     why = f"written to by position at {tracer.where()}"
     tracer.freeze(x, why, indexed)
     size = len(places) + _width(indices)
-    offset = size - values.dim()  # values are broadcast from the last axis on
+    offset = size - values.dim()  # values broadcast from the last axis backwards
     met = {at - offset: axis for axis, at in places.items() if at >= offset}
     tracer.freeze(values, why, [at for at in range(values.dim()) if at not in met])
     beside = {axis: at for at, axis in met.items()}

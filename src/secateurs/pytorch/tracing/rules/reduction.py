@@ -77,7 +77,7 @@ def total(tracer: Tracer, call: Call) -> object:
 )
 def statistic(tracer: Tracer, call: Call) -> object:
     """Reductions that depend on the number of channels or on zeros, or are norms to divide by."""
-    if len(call.tensors()) > 1:  # max(x, y), element by element
+    if len(call.tensors()) > 1:  # element-wise, as in max(x, y)
         return apply_pointwise(tracer, call)
     return _reduce(tracer, call, exact=False)
 
