@@ -1,4 +1,4 @@
-"""Secateurs makes trained neural networks smaller and faster, and proves each cut."""
+"""Prune trained neural networks structurally, and prove each cut."""
 
 import logging as _logging
 import typing as _typing
@@ -71,7 +71,7 @@ try:
 except _PackageNotFoundError:  # run from its sources
     __version__ = "0+unknown"
 
-# A library says nothing by itself: whoever wants to hear it adds a handler to this logger.
+# A library logs nothing by default: users add their own handler to this logger.
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 __all__ = [
@@ -216,7 +216,7 @@ _MODULES = {
     "secateurs.training.feed": ("Augmentation",),
     "secateurs.training.task": ("LearningTask",),
 }
-"""Where each name is from. It is imported when it is asked for: NumPy and SciPy take a second."""
+"""Module of each public name. Imported on first access, since NumPy and SciPy take a second."""
 
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

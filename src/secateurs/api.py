@@ -1,6 +1,6 @@
-"""The public calls, for whichever framework the model is of.
+"""The public functions; each dispatches to the framework of the model that it is given.
 
-Neither framework is imported here: a model can only be of one that its user has imported already.
+Neither framework is imported here: whoever holds a model has imported its framework already.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ _DEPTH = Kind(
     "Such as depth=0.25 or depth=['layer3.1']; network.blocks lists them.",
 ).or_none()
 _AMOUNTS = ("amount", "threshold", "sensitivity")
-"""Options of planning that say how much of the channels goes, without a budget."""
+"""Planning options that set how many channels are removed without a budget."""
 _AUGMENTATION = Kind(
     "a secateurs.Augmentation, or a function (images, random) -> images",
     lambda value: isinstance(value, Augmentation) or FUNCTION.accepts(value),
@@ -150,17 +150,18 @@ def trace(model: Any, example_inputs: Any = None, *, outputs: Outputs | None = N
     Args:
         model: a PyTorch module or a Keras model, in train or eval mode; it is not changed.
         example_inputs: an array or tensor, or a tuple or dictionary of them, as the model takes.
-            A batch of one makes MACs come out per example. Keras models know their inputs.
-        outputs: names of the outputs that you use, such as ``"logits"`` or ``[0, "aux.boxes"]``:
-            channels that only the others show may go, and only these are proven. None: all of them
-            are used. A Keras model's are chosen with ``keras.Model(inputs, [...])``.
+            With a batch of one, MACs are counted per example. Not needed for Keras models.
+        outputs: names or positions of the outputs that you use, such as ``"logits"`` or
+            ``[0, "aux.boxes"]``: channels that affect only other outputs may be removed, and the
+            proof compares these outputs only. None uses all. For a Keras model, choose outputs
+            with ``keras.Model(inputs, [...])`` instead.
 
     Returns:
         The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
 
     Raises:
-        ModelError: the model's forward raises on these inputs, or it is no model.
-        UnknownNameError: it gives no output of such a name.
+        ModelError: the model's forward raises on these inputs, or this is not a model.
+        UnknownNameError: the model has no output of this name.
 
     Example:
         >>> import torch, secateurs as sec
@@ -191,24 +192,25 @@ def apply(
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
 ) -> Any:
-    """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
+    """Apply a cut: build the smaller model and prove it against the masked twin of the dense one.
 
     Args:
-        model: the model the cut was planned for.
-        cut: what goes.
-        example_inputs: what to run both models on for the proof; None: those of ``network``.
-        optimizer: of the model, to have its state sliced along; then (model, optimizer) is
-            returned.
-        network: of the model, where it was traced already; saves tracing it again.
-        proof: False leaves the proof out; "independent" adds a second one that shares
-            nothing with the rules.
+        model: the model that the cut was planned for; it is not changed.
+        cut: what to remove, as ``plan`` or ``network.cut`` returns it.
+        example_inputs: inputs that both models are run on for the proof; None: those of
+            ``network``.
+        optimizer: optimizer of the model, whose state is sliced like the parameters; then
+            (model, optimizer) is returned.
+        network: trace of the model, where there is one already; saves tracing it again.
+        proof: False skips the proof; "independent" adds a second one that uses none of the
+            tracing rules.
         outputs: as for ``trace``; None: those that ``network`` was traced for.
 
     Returns:
         The small model; ``report_of`` gives the proof and everything removed so far.
 
     Raises:
-        CutError: the cut does not fit, or the proof does not hold. Nothing is left behind.
+        CutError: the cut does not fit the model, or the proof does not hold.
 
     Example:
         >>> import torch, secateurs as sec
@@ -251,22 +253,23 @@ def score(
     """Score every channel that can be pruned.
 
     Args:
-        network: as ``trace`` made it; weights are read as they are now.
+        network: as returned by ``trace``; weights are read as they are now.
         criterion: a name (``secateurs criteria`` lists them) or a function of ``GroupData`` that
-            returns one number for each channel; or "auto": several cut half of the parameters, and
-            the one whose cut has the lowest calibration loss is taken (see ``tournament``).
+            returns one number for each channel; or "auto": several criteria each cut half of the
+            parameters, and the one whose cut has the lowest calibration loss is used (see
+            ``tournament``).
         data: calibration data, for criteria that need it: (images, labels) as two arrays, images
             alone where no labels are needed, or an iterable of such batches.
         loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
             cross-entropy.
-        seed: of stochastic criteria.
-        task: what the model is for, as for ``iterate``; its loss is taken where ``loss`` is None.
+        seed: seed of stochastic criteria.
+        task: what the model is for, as for ``iterate``; its loss is used where ``loss`` is None.
 
     Raises:
         UnknownNameError: no criterion, or no task, has this name.
-        DataError: the criterion needs calibration data and got none, or none that it can use.
+        DataError: the criterion needs calibration data and received none, or none it can use.
         ModelError: weights hold NaN; the message names the layer.
-        SecateursError: a function of the user's returned the wrong number of scores.
+        SecateursError: a user-defined criterion returned the wrong number of scores.
 
     Example:
         >>> import torch, secateurs as sec
@@ -292,12 +295,12 @@ def delete_channels(
     *,
     outputs: Outputs | None = None,
 ) -> Any:
-    """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
+    """Remove the given filters and everything coupled to them, and prove the result.
 
     Args:
-        model: unchanged.
+        model: the model to cut; it is not changed.
         channels: layer name -> indices of the filters to remove, ``{"layer1.0.conv1": [0, 4]}``.
-        example_inputs: what the model takes.
+        example_inputs: inputs of the model, as for ``trace``.
         outputs: names of the outputs that you use, as for ``trace``.
 
     Returns:
@@ -305,7 +308,7 @@ def delete_channels(
 
     Raises:
         UnknownNameError: no such layer.
-        CutError: a filter that may not go, and why.
+        CutError: a filter cannot be removed; the message says why.
 
     Example:
         >>> import torch, secateurs as sec
@@ -320,15 +323,15 @@ def delete_channels(
 
 @takes(model=MODEL, path=PATH)
 def save(model: Any, path: str | Path) -> None:
-    """Write a model's weights, with the cut that leads to it from the dense model; no pickle.
+    """Write a model's weights together with the cut that made it from the dense model; no pickle.
 
     Args:
-        model: cut or not.
-        path: of the file, which is safetensors, or a Keras model's own where that ends in
-            ``.keras``; it is whole or not there.
+        model: a cut or a dense model.
+        path: path of the file, written atomically: safetensors, or a Keras model's own format
+            where it ends in ``.keras``.
 
     Raises:
-        StudyError: the file cannot be written, or its name is one of another format.
+        StudyError: the file cannot be written, or its suffix belongs to another format.
 
     Example:
         >>> import torch, secateurs as sec
@@ -349,13 +352,13 @@ def save(model: Any, path: str | Path) -> None:
 def load(model: Any, path: str | Path, *, ema: bool = False) -> Any:
     """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
 
-    A plain checkpoint will do too: .pt, .pth, Lightning's .ckpt or .safetensors, with the names
-    that DataParallel or ``torch.compile`` gave.
+    Plain checkpoints are read too: .pt, .pth, Lightning's .ckpt or .safetensors, also with the
+    prefixes that DataParallel or ``torch.compile`` put before the names.
 
     Args:
-        model: the dense model, built as before; unchanged.
-        path: of the file.
-        ema: take a checkpoint's averaged weights; of PyTorch models.
+        model: the dense model, built as before; it is not changed.
+        path: path of the file.
+        ema: load a checkpoint's averaged weights (PyTorch models).
 
     Raises:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
@@ -397,17 +400,18 @@ def ablate(
     loss: Callable[[Any, Any], Any] | None = None,
     task: str | LearningTask | None = None,
 ) -> Ablation:
-    """What the loss does when each channel is removed, alone, class by class.
+    """Measure how the loss changes when each channel alone is removed, class by class.
 
     Args:
-        network: as ``trace`` made it.
+        network: as returned by ``trace``.
         data: (images, labels) as two arrays, or an iterable of such batches.
-        mode: "exact" removes every channel on every image; "racing" looks for the lowest only.
-        share: of the channels, that racing looks for; in (0, 1).
+        mode: "exact" removes every channel on every image; "racing" only finds the channels
+            whose removal raises the loss least.
+        share: share of the channels that racing looks for, in (0, 1).
         scope: racing looks for the lowest of the whole "network", or of each "group".
         confidence: in racing mode, the expected share of the channels found that are right.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        task: what the model is for, as for ``iterate``; its loss is taken where ``loss`` is None.
+        task: what the model is for, as for ``iterate``; its loss is used where ``loss`` is None.
 
     Returns:
         The ablation; ``critical_channels`` and ``report.critical_by_class`` take it.
@@ -434,7 +438,7 @@ def ablate(
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What ``prune`` gives.
+    """Result of ``prune``.
 
     Attributes:
         model: the small model.
@@ -442,9 +446,9 @@ class Pruned:
         report: the proof, and the costs before and after.
         scores: how channels were ranked; with ``criterion="auto"``, ``scores.tournament`` says
             which criterion won, and why.
-        trials: the cuts that were made and measured on the way, where the budget says what only a
-            cut model can tell: a time, a drop, a peak of memory.
-        blocks: the residual blocks that went whole, the first to go first, and what each cost.
+        trials: the cuts that were made and measured on the way, for limits that only a cut model
+            can be checked against: a latency, an accuracy drop, peak memory.
+        blocks: residual blocks removed whole, in the order of removal, and what each cost.
     """
 
     model: Any
@@ -517,23 +521,23 @@ def prune(
     sources: Sequence[Any] | None = None,
     second_domain: Any = None,
 ) -> Pruned:
-    """Trace, allocate, select, cut, prove and repair, all in one.
+    """Trace, allocate, select, cut, prove and repair in one call.
 
-    With calibration images, widths follow measured error curves, and what stays is fitted.
+    With calibration images, widths follow measured error curves, and kept weights are refitted.
 
     Args:
         model, example_inputs, outputs: as for ``trace``; the model is not changed.
-        budget: what may remain. A time is met by timing the result beside the dense model.
+        budget: limits of the small model. A latency is checked by timing it beside the dense one.
         criterion: ranks channels; None: structured OBS, "l1" without images; "auto": the best.
-        calibration: (images, labels), images alone, or batches of such; 512 are plenty.
-        validation: what ``drop`` is told by: labelled data, or model -> its metric.
-        task, metric: of ``drop``, where it is not of accuracy; as for ``iterate``.
-        loss, seed, proof: as for ``score`` and ``apply``; with labels, curves are of this loss.
-        repair: fit the weights that stay; None: where there are images (4; 64 for a criterion's).
+        calibration: (images, labels), images alone, or batches of such; 512 images are plenty.
+        validation: what ``drop`` is measured on: labelled data, or a function model -> metric.
+        task, metric: what ``drop`` measures, if not accuracy; as for ``iterate``.
+        loss, seed, proof: as for ``score`` and ``apply``; with labels, curves measure this loss.
+        repair: refit kept weights; None: where there are images (4, or 64 with a criterion).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
-        depth: blocks that go whole, first: a share, number or names; True: weighed against widths.
+        depth: blocks to remove first: a share, number or names; True weighs them against widths.
         amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
-            ``plan``; the floor is a sixteenth where the allocation is measured.
+            ``plan``; the default floor is 1/16 where the allocation is measured.
         uniform: the same width in every layer of a kind, as a Transformers configuration wants.
 
     Raises:
@@ -573,7 +577,7 @@ def _prune(
     depth: bool | float | Sequence[str] | None,
     **planning: Any,
 ) -> Pruned:
-    """``prune``, its arguments sorted by who uses them; what is left over is for ``plan``."""
+    """Sort the arguments of ``prune`` by what uses them, and run it; the rest is for ``plan``."""
     arguments = {**locals(), **planning}
     del arguments["planning"]
     example_inputs = inputs_to_trace(model, example_inputs, calibration)
@@ -606,7 +610,7 @@ def _prune(
 def _prune_depth_first(
     network: Network, wanted: Budget | None, request: Request, arguments: Mapping[str, Any]
 ) -> Pruned:
-    """Blocks that go whole, and of what they leave the channels that a budget asks for."""
+    """Remove whole blocks first; then channels of what is left, where a budget asks for it."""
     narrower = wanted is not None or any(arguments[name] is not None for name in _AMOUNTS)
     wanted = None if wanted is None else limit_what_blocks_leave(network, wanted)
     first = replace(request, distil=None) if narrower else request
@@ -620,7 +624,7 @@ def _prune_depth_first(
 
 
 def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given; what was not is measured, or has its own default."""
+    """Drop the options that were not given: they are measured, or have their own defaults."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -648,32 +652,32 @@ def repair(
     sources: Sequence[Any] | None = None,
     second_domain: Any = None,
 ) -> Any:
-    """Fit the weights of a cut model to what the dense one gives, layer by layer; no labels.
+    """Refit a cut model's weights to the dense model's activations, layer by layer; no labels.
 
-    For a cut that was made by ``apply``, by ``delete_channels``, by hand or by another tool. Which
-    channels it kept is known from its report, or found by comparing weights: the small model's must
-    still be slices of the dense one's.
+    The cut may have been made by ``apply``, by ``delete_channels``, by hand or by another tool.
+    Which channels were kept is read from the model's report, or found by comparing weights: the
+    small model's must still be slices of the dense one's.
 
     Args:
-        small: the cut model; unchanged.
-        dense: the one that it was cut from; unchanged.
-        images: as ``calibration`` of ``prune``.
-        example_inputs: what the models take; None takes the first of the images.
+        small: the cut model; it is not changed.
+        dense: the model that it was cut from; it is not changed.
+        images: calibration images, as for ``prune``.
+        example_inputs: inputs of both models; None uses the first of the images.
         distil: as for ``prune``.
         augmentation: as for ``prune``.
-        seed: of splits and draws.
+        seed: seed of the random splits and samples.
         output: kind of the models' outputs; see ``Judging``.
         sources: what each image was taken from; see ``Judging``.
-        second_domain: images of another kind, to judge by as well; see ``Judging``.
+        second_domain: images of another domain to judge by as well; see ``Judging``.
 
     Returns:
-        A new model, of the most faithful weights, ``small``'s own among them;
-        ``report_of(model).fidelity`` says what each step gave.
+        A new model with the most faithful weights found, which may be ``small``'s own;
+        ``report_of(model).fidelity`` gives the fidelity after each step.
 
     Raises:
-        CutError: it cannot be found which channels the small model kept.
+        CutError: it cannot be determined which channels the small model kept.
         DataError: the images cannot be used.
-        ModelError: the two do not do the same operations.
+        ModelError: the two models do not run the same operations.
 
     Example:
         >>> import torch, secateurs as sec
@@ -728,19 +732,19 @@ def frontier(
     sources: Sequence[Any] | None = None,
     second_domain: Any = None,
 ) -> Frontier:
-    """What could be had at a dozen budgets: each cut, proven, repaired and judged.
+    """Measure the trade-off curve: cut, prove, repair and judge the model at a dozen budgets.
 
-    What does not depend on the budget is made once, so that the whole takes about a minute for a
-    small network. Any point's model is there by name: ``found.model("macs=0.25")``.
+    Work that does not depend on the budget is done once, so that the whole takes about a minute
+    for a small network. Each point's model is available by name: ``found.model("macs=0.25")``.
 
     Args:
         model, example_inputs: as for ``trace``; the model is not changed.
-        calibration: as for ``prune``; labels, where there are any, make accuracies.
-        unit: of the budgets: "macs", "params", "channels" or "size_mb".
-        shares: of the dense model's, each in (0, 1); one or several.
+        calibration: as for ``prune``; with labels, accuracies are measured.
+        unit: unit of the budgets: "macs", "params", "channels" or "size_mb".
+        shares: budgets as fractions of the dense model's cost, each in (0, 1); one or several.
         criterion, loss, seed, distil, augmentation: as for ``prune``; each model is distilled.
-        floor, multiple, skip: as for ``plan``; the floor is a sixteenth.
-        output, sources, second_domain: what models are judged by; see ``Judging``.
+        floor, multiple, skip: as for ``plan``; the default floor is 1/16.
+        output, sources, second_domain: how models are judged; see ``Judging``.
 
     Returns:
         The points; ``print`` shows a table, ``.figure()`` draws them, ``.knee`` names the one
@@ -817,23 +821,23 @@ def iterate(
     outputs: Outputs | None = None,
     track: str | Sequence[str] = (),
 ) -> Iterated:
-    """The loop: train, then remove a share of the channels and fine-tune, round after round.
+    """Train, then remove a share of the channels and fine-tune, round after round.
 
     The result is the smallest model within the tolerance of the dense one's validation accuracy.
-    Test data are looked at once, at the end. Everything random depends on ``training.seed``.
+    Test data are used once, at the end. All randomness depends on ``training.seed``.
 
     Args:
-        model: the dense model; unchanged.
-        train, validation, test: a ``secateurs.data.Split``; arrays (images, labels from 0); or
-            such pairs, one a batch: a list, a DataLoader.
+        model: the dense model; it is not changed.
+        train, validation, test: a ``secateurs.data.Split``; a pair of arrays (images, labels from
+            0); or batches of such pairs: a list, a DataLoader.
         step, criterion, scope, allocation, floor, multiple, skip, rewind, until_recovered, repair,
-            calibration_batches, measure_speed: of each round; see ``Pruning``.
+            calibration_batches, measure_speed: settings of each round; see ``Pruning``.
         outputs: names of the model's outputs that you use, as for ``trace``; None for all.
         training, stop: how to train, and when to end. A compiled Keras model keeps its optimizer.
-        directory, fresh: keeps the study, and goes on with one there unless ``fresh``; a
-            ``watcher`` is called as rounds end, and Accelerate's trackers that ``track`` names.
-        task, loss, metric, train_step, evaluate: what is learned, where not classes of images; see
-            ``LearningTask``, of which ``task`` is one, or the name of a ready one.
+        directory, fresh: where the study is kept; one found there is resumed unless ``fresh``.
+        watcher, track: a callback for the end of each round; names of Accelerate's trackers.
+        task, loss, metric, train_step, evaluate: what is learned, if not image classification;
+            see ``LearningTask``. ``task`` is one of these, or the name of a built-in one.
 
     Example:
         >>> import torch, secateurs as sec
@@ -866,7 +870,7 @@ def _iterate(
     track: str | Sequence[str],
     **rounds: Any,
 ) -> Iterated:
-    """``iterate``, its arguments sorted by who uses them; what is left over is of each round."""
+    """Sort the arguments of ``iterate`` by what uses them, and run it; the rest is per round."""
     name = getattr(criterion, "__name__", "own") if callable(criterion) else criterion
     parts = {"loss": loss, "metric": metric, "train_step": train_step, "evaluate": evaluate}
     return run_study(
@@ -890,10 +894,11 @@ def _iterate(
 def _learning(
     model: Any, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
 ) -> LearningTask | None:
-    """The task that was asked for, of the model's framework."""
+    """The learning task that these arguments describe, for the model's framework."""
     given = {name for name, part in parts.items() if part is not None}
     if task is None and given <= ({"loss"} if framework_of(model) == "keras" else set()):
-        # A Keras model is trained as it was compiled; if to tell classes, a loss is for criteria.
+        # A Keras model is trained as it was compiled. Where that is classification, there is no
+        # task of its own, and the loss given here is for criteria only.
         found = backend_of(model).default_task(model, train)
         return found if found is None else found.with_own(loss=parts["loss"])
     if is_labelled_images(train) and task is None and parts["train_step"] is None:

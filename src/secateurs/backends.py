@@ -1,16 +1,16 @@
-"""What a framework owes to the rest of the house, in one place.
+"""The interface that a framework package implements, in one place.
 
 A backend is the package ``secateurs.pytorch`` or ``secateurs.keras``: it holds these functions
 under these names. The requirements:
 
-- **The user's model is never changed.** Functions return a new one, or put back what they moved.
-- **Everything that crosses this line is framework-free**: a ``Network``, a ``Cut``, NumPy arrays.
-  Models, optimizers and losses are passed through unread.
+- **The user's model is never changed.** Functions return a new one, or restore what they moved.
+- **Everything that crosses this interface is framework-free**: a ``Network``, a ``Cut``, NumPy
+  arrays. Models, optimizers and losses are passed through opaquely.
 - **The same names, the same keywords, the same errors** in both packages, so that every caller
-  above serves both. ``tests/contract`` holds both to it.
+  serves both. ``tests/contract`` checks both.
 
-Neither package is imported here before it is needed: a model can only be of a framework that its
-user has imported already, and ``import secateurs`` stays free of both.
+Neither package is imported here before it is needed: whoever holds a model has imported its
+framework already, and ``import secateurs`` stays free of both.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ Loss = Callable[[Any, Any], Any]
 """(outputs, labels) -> one loss for each example, in the framework's own tensors."""
 
 Outputs = str | int | Sequence[str | int]
-"""The name or place of an output of a model, or several of them."""
+"""The name or position of an output of a model, or several of them."""
 
 
 class Backend(Protocol):
-    """A framework, as the rest of the house sees it. See the module's requirements."""
+    """A framework. See the module's docstring for the requirements."""
 
     @property
     def TaskLearner(self) -> Callable[..., Learner]:  # noqa: N802
-        """The same for a task: (..., training, task, outputs=None)."""
+        """Like ``Learner`` for a task: (..., training, task, outputs=None)."""
 
     @property
     def Learner(self) -> Callable[..., Learner]:  # noqa: N802
-        """(model, train, validation, test, training, outputs=None) -> a model in training."""
+        """(model, train, validation, test, training, outputs=None) -> a ``Learner``."""
 
     def tasks_of(self, model: Any) -> Mapping[str, LearningTask]:
-        """The ready tasks by name, as they are for this model."""
+        """The built-in tasks by name, for this model."""
 
     def default_task(self, model: Any, data: Any = None) -> LearningTask | None:
-        """What a model itself says that it is for, other than to tell classes."""
+        """The task that the model itself implies; None for classification."""
 
     def trace(self, model: Any, example_inputs: Any, *, outputs: Outputs | None = None) -> Network:
         """Find the channels of a model and everything that is coupled to them."""
@@ -87,7 +87,7 @@ class Backend(Protocol):
         proof: bool | Literal["independent"] = True,
         outputs: Outputs | None = None,
     ) -> Any:
-        """Make a cut: a new model, proven against the masked twin of the old one."""
+        """Apply a cut: a new model, proven against the masked twin of the dense one."""
 
     def delete_channels(
         self,
@@ -97,21 +97,21 @@ class Backend(Protocol):
         *,
         outputs: Outputs | None = None,
     ) -> Any:
-        """Remove these filters, and whatever is coupled to them."""
+        """Remove the given filters and everything coupled to them."""
 
     def save(self, model: Any, path: str | Path) -> None:
-        """Write a model's weights and the cut that leads to it."""
+        """Write a model's weights together with the cut that made it."""
 
     def load(self, model: Any, path: str | Path, **options: bool) -> Any:
-        """Read what ``save`` wrote into a freshly built dense model; a new, cut one."""
+        """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one."""
 
     def collect_statistics(
         self, network: Network, needs: Need, data: Any, *, loss: Loss | None, caller: str
     ) -> CalibrationStatistics:
-        """All that criteria need of calibration data, in one pass over them."""
+        """Collect everything that criteria need of calibration data, in one pass."""
 
     def ablate_channels(self, network: Network, data: Any, **options: Any) -> Ablation:
-        """What the loss does when each channel is removed, alone."""
+        """Measure how the loss changes when each channel alone is removed."""
 
     def evaluate_cut(
         self,
@@ -122,7 +122,7 @@ class Backend(Protocol):
         loss: Loss | None = None,
         task: LearningTask | None = None,
     ) -> tuple[NDArray[np.float64], float | None]:
-        """(the loss of each image, share classified right or a task's metric) after a cut."""
+        """(loss of each image, accuracy or a task's metric) of the network after a cut."""
 
     def distil(
         self,
@@ -136,64 +136,64 @@ class Backend(Protocol):
         seed: int = 0,
         **options: Any,
     ) -> Distilled:
-        """Train a copy of a small model towards the dense one's outputs, without labels."""
+        """Train a copy of a small model to match the dense one's outputs, without labels."""
 
     def runner(
         self, model: Any, example_inputs: Any, conditions: Conditions
     ) -> Callable[[], object]:
-        """A callable that runs the model once under these conditions, and waits for the result."""
+        """A callable that runs the model once under these conditions and synchronises."""
 
     def batch_size(self, example_inputs: Any, conditions: Conditions) -> int:
-        """Examples that such a run takes."""
+        """Number of examples in such a run."""
 
     def peak_memory(self, model: Any, example_inputs: Any) -> int:
-        """Bytes of weights, inputs and activations that a pass holds at once."""
+        """Bytes of weights, inputs and activations that a forward pass holds at its peak."""
 
     def outputs(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
-        """What the model gives on these inputs, as for inference."""
+        """Outputs of the model on these inputs, in inference mode."""
 
     def input_arrays(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
-        """The inputs, in the order that the model takes them."""
+        """The inputs as arrays, in the order in which the model takes them."""
 
     def write_file(self, model: Any, path: Path, example_inputs: Any, target: str) -> bool:
-        """Write the model for a runtime; whether the number of examples is left open."""
+        """Write the model for a runtime. Returns whether the batch size is dynamic."""
 
     def run_file(
         self, model: Any, path: Path, example_inputs: Any, target: str
     ) -> list[NDArray[Any]]:
-        """What a written file gives on these inputs, read back by its own runtime."""
+        """Outputs of a written file on these inputs, run by its own runtime."""
 
     def default_training(self, model: Any, given: Training | None = None) -> Training:
-        """How to train a model: as was asked for, and for the rest as it was trained itself."""
+        """Training settings of a model: those given, and for the rest its own compilation's."""
 
 
 class Repairing(Protocol):
-    """What repair takes of a framework: sums and copies; solvers are NumPy's.
+    """What repair needs of a framework: sums and copies; solvers use NumPy.
 
-    The package ``reconstruction`` inside a framework's own holds these functions.
+    The package ``reconstruction`` inside each framework's package holds these functions.
     """
 
     def arrays(self, model: Any) -> Mapping[str, NDArray[Any]]:
-        """Every tensor of a model, by the name that its network has for it."""
+        """Every tensor of a model, by its name in the network."""
 
     def copy_of(self, model: Any) -> Any:
-        """The same model, apart; with the evidence of its cut."""
+        """A copy of the model, with the evidence of its cut."""
 
     def working_copy(
         self, model: Any, example_inputs: Any, used: tuple[str, ...] | None = None
     ) -> tuple[Any, Any]:
-        """(a copy that may be changed, the example inputs for it), in at least single precision.
+        """(a copy that may be changed, the example inputs for it), in single precision or better.
 
-        It gives the outputs that are used alone, by name; None for all.
+        The copy returns only the outputs named in ``used``; None for all.
         """
 
     def copy_weights_(self, source: Any, target: Any) -> None:
-        """Let a model have another's values, in its own types."""
+        """Copy one model's values into another, cast to its own types."""
 
     def outputs(
         self, model: Any, batches: Sequence[CalibrationBatch]
     ) -> Iterator[list[NDArray[Any]]]:
-        """What a model gives in evaluation, batch by batch."""
+        """Outputs of a model in evaluation mode, batch by batch."""
 
     def contractions_of(
         self,
@@ -216,9 +216,9 @@ class Repairing(Protocol):
         *,
         loss: Loss | None = None,
     ) -> list[Fidelity]:
-        """How faithful the network is with some channels gone and some weights changed.
+        """Fidelity of the network with some channels removed and some weights changed.
 
-        With a loss, by how much it is higher with the images' labels; the kind is "loss" then.
+        With a loss, the increase of that loss on the images' labels; the kind is "loss" then.
         """
 
     def walk(
@@ -230,34 +230,34 @@ class Repairing(Protocol):
         held: CalibrationBatch,
         cut: Cut | None = None,
     ) -> Walked:
-        """Refit a cut model's weights, in place, step by step with the dense one.
+        """Refit a cut model's weights in place, step by step with the dense model.
 
-        Of blocks that went whole, by this cut, the dense one's steps are taken alone.
+        For blocks that this cut removes whole, only the dense model's steps are run.
         """
 
     def skip_blocks(self, model: Any, blocks: Sequence[BlockCut]) -> Any:
-        """The model without these blocks, around its very own weights."""
+        """The model without these blocks, sharing its weights with the given one."""
 
     def repair_without_images_(self, network: Network, small: Any, cut: Cut) -> list[str]:
-        """Let channels stand in for others, by moments that are known without images.
+        """Let kept channels stand in for removed ones, using moments known without images.
 
-        Returns the names of the weights that changed; none, where no moments are known.
+        Returns the names of the weights that changed; none where no moments are known.
         """
 
     def reestimate_moments(self, model: Any, batches: Sequence[CalibrationBatch]) -> Any:
-        """A copy with batch normalisation's moments taken anew; None where there is none."""
+        """A copy with batch normalisation's moments estimated anew; None if it has none."""
 
     def unlike_calibration(
         self, model: Any, batches: Sequence[CalibrationBatch]
     ) -> tuple[float, str] | None:
-        """How far images are from what batch normalisation saw in training, and where."""
+        """How far images are from what batch normalisation saw in training, and in which layer."""
 
 
 def backend_of(model: Any) -> Backend:
-    """The backend of this model's framework.
+    """The backend of a model's framework.
 
     Raises:
-        ModelError: it is neither a PyTorch module nor a Keras 3 model.
+        ModelError: the model is neither a PyTorch module nor a Keras 3 model.
     """
     return backend_named(framework_of(model))
 
@@ -266,7 +266,7 @@ def framework_of(model: Any) -> str:
     """'pytorch' or 'keras'.
 
     Raises:
-        ModelError: it is neither a PyTorch module nor a Keras 3 model.
+        ModelError: the model is neither a PyTorch module nor a Keras 3 model.
     """
     keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
     # Keras first: on the PyTorch backend its models are PyTorch modules too.
@@ -281,20 +281,20 @@ def framework_of(model: Any) -> str:
 
 
 def backend_named(framework: str) -> Backend:
-    """The backend of a framework that is called so; ``network.source.framework`` says it."""
+    """The backend of a framework by its name, such as ``network.source.framework``."""
     return cast(Backend, importlib.import_module(_PACKAGES[framework]))
 
 
 def can_repair(framework: str) -> bool:
-    """Whether a framework has what repair takes."""
+    """Whether a framework implements ``Repairing``."""
     return framework in _REPAIRING
 
 
 def repairing(framework: str) -> Repairing:
-    """What repair takes of a framework.
+    """The part of a framework that repair needs.
 
     Raises:
-        ModelError: the framework does not have it.
+        ModelError: the framework does not implement it.
     """
     if not can_repair(framework):
         raise ModelError(

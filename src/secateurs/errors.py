@@ -1,4 +1,4 @@
-"""What can go wrong, each a kind of ``SecateursError``.
+"""The exceptions of this library; all derive from ``SecateursError``.
 
 A message says what, where, what was expected, what was received, and the fix. The command line
 prints it on one line and exits with 2.
@@ -11,18 +11,18 @@ import sysconfig
 import traceback
 
 MOST_CHARACTERS = 1500
-"""Nobody reads a longer message; what came in from outside may be of any length."""
+"""Longest message. Parts that come from outside (another library's error) may be of any length."""
 
 
 class SecateursError(Exception):
-    """Something the user can put right."""
+    """Base class: an error that the user can correct."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*(map(_shorten, arguments)))
 
 
 def _shorten(argument: object) -> object:
-    """A text without its middle, where it is too long: how it begins and the fix at its end."""
+    """Shorten a long text by its middle; its beginning and the fix at its end are kept."""
     if not isinstance(argument, str) or len(argument) <= MOST_CHARACTERS:
         return argument
     end = MOST_CHARACTERS // 3
@@ -38,11 +38,11 @@ class UnknownNameError(SecateursError):
 
 
 class CutError(SecateursError):
-    """The cut cannot be made, or was made and did not pass its proof."""
+    """The cut cannot be made, or failed its proof."""
 
 
 class BudgetError(SecateursError):
-    """No cut meets the budget; the message says the nearest one that can be met."""
+    """No cut meets the budget; the message says the nearest budget that can be met."""
 
 
 class DataError(SecateursError):
@@ -50,19 +50,19 @@ class DataError(SecateursError):
 
 
 class StudyError(SecateursError):
-    """The study's directory holds something else, or what it holds cannot be read."""
+    """The study's directory belongs to something else, or its content cannot be read."""
 
 
 class CheckpointError(SecateursError):
-    """The file is corrupted, foreign, or does not fit the model."""
+    """The file is corrupted, of another kind, or does not fit the model."""
 
 
 class MeasurementError(SecateursError):
-    """A time cannot be told: the machine is too noisy, or the runtime refuses the model."""
+    """Time cannot be measured: the machine is too noisy, or the runtime rejects the model."""
 
 
 class ExportError(SecateursError):
-    """The model cannot be written for a runtime, or does not do the same there."""
+    """The model cannot be exported, or gives other outputs in the target runtime."""
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
@@ -77,7 +77,7 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, on one line; of what pydantic finds wrong, the first."""
+    """Format an error on one line; of pydantic's validation errors, the first."""
     found = error.errors(include_url=False) if hasattr(error, "errors") else []
     if not found:
         return " ".join(str(error).split()) or type(error).__name__
@@ -90,13 +90,13 @@ _INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "
 
 
 def find_user_line(error: BaseException) -> traceback.FrameSummary | None:
-    """The line of the user's own code that an error was raised in, or in what that line called.
+    """The line of the user's own code in which an error was raised, directly or in its callees.
 
-    Installed packages raise on behalf of whoever called them. So the innermost line that is of no
-    installed package is at fault: the user's, or one of ours.
+    Installed packages raise on behalf of their callers, so the innermost frame outside installed
+    packages is at fault: the user's, or one of ours.
 
     Returns:
-        That line; None where it is one of ours, or there is no line but those of packages.
+        That line; None if it is one of ours, or if all frames are in installed packages.
     """
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith(_PACKAGE):
@@ -107,9 +107,9 @@ def find_user_line(error: BaseException) -> traceback.FrameSummary | None:
 
 
 def describe_raised(error: BaseException) -> str:
-    """'ValueError: oops (line 35 of mine.py)': what the user's code raised, on one line.
+    """Format an exception and where it was raised: 'ValueError: oops (line 35 of mine.py)'.
 
-    The line is the user's where there is one, else the innermost.
+    The line is the user's if there is one, else the innermost.
     """
     kind, message = type(error).__name__, in_one_line(error)
     raised = kind if message == kind else f"{kind}: {message}"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and say so if they are no longer what was written."""
+"""Atomic writing of files, and checksums that detect damage."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TEMPORARY = ".tmp"
 _RANDOM = "[0-9a-f]" * 8
 
 CHECKSUM = "checksum"
-"""What a safetensors file's metadata call the checksum of all the rest of the file."""
+"""Key of the checksum in a safetensors file's metadata; it covers the rest of the file."""
 
 MOST_HEADER_BYTES = 100_000_000
-"""No safetensors file has a longer header; the format says so."""
+"""Longest header that the safetensors format allows."""
 
 Tensors = TypeVar("Tensors")
 
@@ -48,7 +48,7 @@ def check_model_suffix(path: Path) -> None:
     """Refuse to write a safetensors file under the name of another format.
 
     Raises:
-        StudyError: the name promises something else; the message says what writes that.
+        StudyError: the suffix belongs to another format; the message says what writes that.
     """
     other = _OTHER_FORMATS.get(path.suffix.lower())
     if other is not None:
@@ -61,14 +61,14 @@ def check_model_suffix(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``; a crash or a full disk leaves what was there before.
+    """Write ``content`` to ``path``; a crash or a full disk leaves the previous file intact.
 
-    The file gets the permissions that the umask leaves, as any other.
+    The file gets the default permissions of the umask.
 
     Raises:
         StudyError: the file cannot be written (no such folder, disk full, no permission).
     """
-    # Not mkstemp: its files can be read by their owner alone, and stay so when they are renamed.
+    # Not mkstemp: its files are readable by their owner only, and stay so after the rename.
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,15 +89,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_can_write(path: Path, *, overwrite: bool = True) -> None:
-    """Refuse a place where no file can be written, before anything is computed for it.
+    """Check that a file can be written, before anything is computed for it.
 
     Args:
-        path: of the file; neither it nor its folder need be there.
-        overwrite: whether a file that is there may be replaced.
+        path: path of the file; neither it nor its folder need exist.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        StudyError: there is one that may not, a folder has this name, or the folder that it would
-            lie in cannot be written to.
+        StudyError: the file exists and may not be replaced, the path is a folder's, or the folder
+            cannot be written to.
     """
     if os.path.isdir(path):
         raise StudyError(f"{path}: expected the path of a file; received that of a directory")
@@ -107,18 +107,18 @@ def check_can_write(path: Path, *, overwrite: bool = True) -> None:
 
 
 def check_can_hold(folder: Path, *, asked: Path | None = None) -> None:
-    """Refuse a folder that no file can be written into, before anything is computed for it.
+    """Check that files can be written into a folder, before anything is computed for them.
 
     Args:
-        folder: need not be there, nor need those that it lies in.
-        asked: what the user named, where that is something else.
+        folder: path of the folder; neither it nor its parents need exist.
+        asked: the path that the user gave, where that is another.
 
     Raises:
-        StudyError: it, or one that it lies in, is a file, or cannot be written to.
+        StudyError: the folder or one of its parents is a file, or cannot be written to.
     """
     named = folder if asked is None else asked
     try:
-        _exists(named)  # or its name is none
+        _exists(named)  # raises where the path is not a valid one
         nearest = next(one for one in (folder, *folder.absolute().parents) if _exists(one))
         if not nearest.is_dir():
             expected = "directory" if asked is None else "folder"
@@ -142,12 +142,12 @@ def _exists(path: Path) -> bool:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make a file that has no name, or where that cannot be one that goes at once.
+    """Create an unnamed file, or where the system has none, one that is removed at once.
 
     Raises:
         OSError: no file can be made in this folder.
     """
-    # Permissions do not tell: of a disk that is read-only, or to root, they say nothing.
+    # Permissions are not enough: they say nothing of a read-only disk, nor to root.
     nameless = getattr(os, "O_TMPFILE", None)
     if nameless is not None:
         try:
@@ -163,10 +163,10 @@ def _try_to_write(folder: Path) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a model's file holds.
+    """Read the content of a model's file.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -179,16 +179,16 @@ def unpack_safetensors(
     load: Callable[[bytes], Tensors],
     expected: str = "expected a safetensors file",
 ) -> tuple[Tensors, dict[str, str]]:
-    """The tensors and the text of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
 
     Args:
-        content: of the file.
-        load: how a framework reads its tensors.
-        expected: how the message begins if they cannot be read.
+        content: content of the file.
+        load: the framework's function that reads the tensors.
+        expected: beginning of the error message.
 
     Raises:
-        CheckpointError: it is damaged, no such file, or no longer what was written. Files without
-            a checksum, which older releases and others write, are taken as they are.
+        CheckpointError: the file is damaged, not safetensors, or does not match its checksum.
+            Files without one, from older releases or other tools, are accepted.
     """
     try:
         tensors = load(content)
@@ -211,17 +211,17 @@ def unpack_safetensors(
 def check_tensor_names(
     path: Path, model: str, missing: Sequence[str], foreign: Sequence[str], hint: str = ""
 ) -> None:
-    """Refuse a file that holds other tensors than a model has.
+    """Check that a file holds exactly the tensors of a model.
 
     Args:
-        path: of the file.
-        model: its name.
+        path: path of the file.
+        model: name of the model.
         missing: tensors of the model that the file does not hold.
         foreign: tensors of the file that the model does not have.
-        hint: what to watch when building the model, ", with the same layer names".
+        hint: advice for building the model, such as ", with the same layer names".
 
     Raises:
-        CheckpointError: there are any.
+        CheckpointError: there are missing or foreign tensors.
     """
     faults = [
         f"{fault}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
@@ -238,10 +238,10 @@ def check_tensor_names(
 def check_tensor_shape(
     path: Path, name: str, expected: Sequence[int], received: Sequence[int]
 ) -> None:
-    """Refuse a file in which a tensor has another shape than in the model.
+    """Check that a tensor in a file has the shape that it has in the model.
 
     Raises:
-        CheckpointError: it has.
+        CheckpointError: the shapes differ.
     """
     if tuple(expected) != tuple(received):
         raise CheckpointError(
@@ -251,13 +251,13 @@ def check_tensor_shape(
 
 
 def checksum_of_tensors(arrays: Mapping[str, bytes | bytearray | memoryview]) -> str:
-    """SHA-256, as 64 hexadecimal digits, of named pieces of memory.
+    """SHA-256 of named byte strings, as 64 hexadecimal digits.
 
-    Names and lengths count too, so that nothing can move from one piece to the next; the order in
-    which they are given does not.
+    Names and lengths are hashed too, so that moving bytes from one entry to the next changes the
+    checksum; the order of the entries does not.
 
     Args:
-        arrays: name -> the bytes of a tensor, a cut as JSON, ...: whatever belongs together.
+        arrays: name -> bytes of a tensor, a cut as JSON, ...: whatever belongs together.
 
     Example:
         >>> checksum_of_tensors({"a": b"12", "b": b"3"})[:12]
@@ -276,29 +276,29 @@ def checksum_of_tensors(arrays: Mapping[str, bytes | bytearray | memoryview]) ->
 
 
 def seal(content: bytes) -> bytes:
-    """A safetensors file with the checksum of all of it in its metadata.
+    """Add a checksum of a safetensors file to its metadata.
 
-    It is of the numbers, of their names, types and shapes, and of the metadata themselves: a cut
-    and the weights that it led to are known as a pair. ``unpack_safetensors`` looks at it; readers
-    that know nothing of it read past it.
+    It covers the values, names, types and shapes of the tensors and the metadata itself, so a cut
+    and the weights it led to are verified together. ``unpack_safetensors`` checks it; other
+    readers ignore it.
 
     Args:
-        content: of the file, as a framework's ``safetensors`` gave it.
+        content: content of the file, as a framework's ``safetensors`` produced it.
     """
     header = _header_of(content)
     metadata = header.setdefault("__metadata__", {})
     metadata.pop(CHECKSUM, None)
     metadata[CHECKSUM] = _checksum_of(content)
-    # Not ASCII alone: safetensors itself writes names as they are.
+    # Not ASCII only: safetensors itself writes names unescaped.
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # so that the numbers begin at a multiple of eight
+    text += b" " * (-len(text) % 8)  # so that the tensors begin at a multiple of eight
     return struct.pack("<Q", len(text)) + text + _numbers_in(content)
 
 
 def halve(content: bytes) -> bytes:
-    """A safetensors file's content with its numbers in half precision, sealed again.
+    """Convert a safetensors file's floating-point tensors to half precision, and seal it again.
 
-    Single and double precision become half; whole numbers stay as they are.
+    Single and double precision become half; integer tensors are unchanged.
     """
     header, numbers = _header_of(content), _numbers_in(content)
     entries: dict[str, Any] = {"__metadata__": header.pop("__metadata__", {})}
@@ -321,10 +321,10 @@ def halve(content: bytes) -> bytes:
 
 
 def is_safetensors(content: bytes) -> bool:
-    """Whether this is meant to be a safetensors file: by its structure, damaged or not.
+    """Whether content is meant to be a safetensors file, judged by its structure, damaged or not.
 
-    It begins with the length of its header, which begins with a brace. A zip archive (PyTorch's
-    checkpoints) has its method of compression at that place, a pickle no such length.
+    It begins with the length of its header, which begins with a brace. In a zip archive (PyTorch's
+    checkpoints) that byte is the compression method; a pickle has no plausible length there.
     """
     length = int.from_bytes(content[:8], "little")
     return content[8:9] == b"{" and length <= MOST_HEADER_BYTES
@@ -342,7 +342,7 @@ def _numbers_in(content: bytes) -> memoryview:
 
 
 def _checksum_of(content: bytes) -> str:
-    """Of all that a safetensors file holds but the checksum itself."""
+    """Checksum of everything in a safetensors file except the checksum itself."""
     header = _header_of(content)
     header["__metadata__"] = {
         key: value for key, value in header.get("__metadata__", {}).items() if key != CHECKSUM
@@ -353,11 +353,11 @@ def _checksum_of(content: bytes) -> str:
 
 
 def header_of_file(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, its numbers unread.
+    """Read the header of a safetensors file without its tensors.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such file.
+        OSError: the file cannot be read.
+        ValueError: it is not a safetensors file.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -367,15 +367,15 @@ def header_of_file(path: Path) -> dict[str, Any]:
 
 
 def seal_json(values: Mapping[str, Any]) -> str:
-    """An object as JSON text for people to read, with a checksum of its values in it."""
+    """Write an object as readable JSON text that includes a checksum of its values."""
     return json.dumps({**values, CHECKSUM: _checksum_of_values(values)}, indent=1) + "\n"
 
 
 def open_json(content: bytes) -> Any:
-    """What ``seal_json`` was given; anything else that is JSON, as it is.
+    """Read what ``seal_json`` wrote; other JSON is returned as it is.
 
     Raises:
-        ValueError: it is no JSON, or its values are not those it was written with.
+        ValueError: it is not JSON, or its values do not match the checksum.
     """
     try:
         values = json.loads(content)
@@ -398,18 +398,18 @@ def _checksum_of_values(values: Mapping[str, Any]) -> str:
 
 
 def remove_temporaries(folder: Path, of: str = "*") -> None:
-    """Remove what writers that were killed left in a folder, not in those below it.
+    """Remove temporary files that killed writers left in a folder; subfolders are not searched.
 
     Args:
-        folder: need not be there.
-        of: name of the file that was to be written; ``*`` is any.
+        folder: folder to clean; need not exist.
+        of: name of the file that was being written; ``*`` matches any.
     """
     for temporary in find_temporaries(folder, of):
         _remove(temporary)
 
 
 def find_temporaries(folder: Path, of: str = "*") -> list[Path]:
-    """What writers that were killed left in a folder; see ``remove_temporaries``."""
+    """Find the temporary files that killed writers left in a folder."""
     return list(folder.glob(f".{of}.{_RANDOM}{_TEMPORARY}"))
 
 
@@ -417,4 +417,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # there was no folder to write to, or it may not be changed: nothing to clean up
+        return  # no folder, or no permission: nothing to clean up

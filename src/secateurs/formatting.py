@@ -1,4 +1,4 @@
-"""Plain-text tables and numbers as people read them."""
+"""Plain-text tables, and numbers formatted for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A table of text; the columns numbered in ``right`` are aligned to the right."""
+    """Format a table as text; the columns whose numbers are in ``right`` are right-aligned."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -41,8 +41,8 @@ def percent(share: float) -> str:
 
 
 def points(change: float) -> str:
-    """0.003 -> '+0.3 points', a difference of two shares."""
-    shown = round(100 * change, 1) + 0.0  # -0.04 is not 'minus nothing'
+    """0.003 -> '+0.3 points', a difference of two fractions."""
+    shown = round(100 * change, 1) + 0.0  # so that -0.04 becomes 0.0, not -0.0
     sign = "\N{MINUS SIGN}" if shown < 0 else "+" if shown > 0 else "\N{PLUS-MINUS SIGN}"
     return f"{sign}{abs(shown):.1f} points"
 
@@ -67,7 +67,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def notebook_html(shown: object) -> str:
-    """What ``print`` shows, in the columns it has, for a notebook.
+    """Format what ``print`` shows as HTML for a notebook, keeping its columns.
 
     Example:
         >>> notebook_html("a < b")

@@ -1,1 +1,1 @@
-"""What calibration data say of a network: batches, statistics, ablation, racing."""
+"""Calibration data: batches, statistics, ablation, racing."""

@@ -1,4 +1,4 @@
-"""What the loss does when each channel is removed, one at a time, class by class."""
+"""Change of the loss when each channel is removed, one at a time, class by class."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ ChannelValues = NDArray[Any]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ablation:
-    """For every channel: what removing it alone does to the loss and to the accuracy.
+    """Change of the loss and the accuracy when each channel alone is removed.
 
-    A channel is removed as a cut removes it: its values are taken as zero wherever they are read.
-    All arrays over channels are by group name.
+    A channel is removed as a cut removes it: its values count as zero wherever they are read.
+    Arrays over channels are stored by group name.
 
     Attributes:
         loss: change of the loss, summed over the images of each class that the channel was removed
-            on; (channels, classes).
-        correct: change of the number of images classified right; (channels, classes).
-        images: how many images of each class there were; (classes,). Without labels that are
-            classes, all images are one class.
+            on, shape (channels, classes).
+        correct: change of the number of correctly classified images, shape (channels, classes).
+        images: number of images of each class, shape (classes,). Without labels that are classes,
+            all images are one class.
         dense_loss: mean loss of the dense model.
-        dense_correct: how many images of each class it classifies right; (classes,).
-        seen: how many images each channel was removed on; (channels,). All, in exact mode.
-        estimate: mean change of the loss over all images. In exact mode it follows from ``loss``;
-            in racing mode it is an estimate from the images seen; (channels,).
-        error: half the width of its confidence interval; 0 where all images were seen. How far
-            forecasts are off is learned from the channels of its group that were removed, and where
-            these are few, from all.
+        dense_correct: number of images of each class that it classifies correctly, shape
+            (classes,).
+        seen: number of images that each channel was removed on, shape (channels,); all images in
+            exact mode.
+        estimate: mean change of the loss over all images, shape (channels,). In exact mode it
+            follows from ``loss``; in racing mode it is an estimate from the images seen.
+        error: half-width of its confidence interval; 0 where all images were seen. The error of
+            forecasts is learned from removed channels of the same group, and where these are few,
+            of all groups.
         lowest: in racing mode, the channels found to be among the lowest; {} in exact mode.
-        confidence: that every interval holds its value, in racing mode.
+        confidence: requested confidence of the intervals and of ``lowest``, in racing mode.
         classified: whether ``loss`` and ``correct`` are by class.
-        spent: share of the pairs of a channel and an image that were looked at.
+        spent: share of all (channel, image) pairs that were evaluated.
     """
 
     loss: Mapping[str, Sums]
@@ -90,7 +92,7 @@ class Ablation:
         return all((seen == self.images.sum()).all() for seen in self.seen.values())
 
     def accuracy_loss(self, group: str) -> Sums:
-        """D: by how much a class's accuracy falls without the channel; (channels, classes).
+        """D: decrease of each class's accuracy without the channel, shape (channels, classes).
 
         Raises:
             DataError: there were no labels that are classes.
@@ -110,20 +112,20 @@ class Ablation:
         return fall
 
     def damage(self, group: str) -> Sums:
-        """``accuracy_loss``, ties broken by the class's mean change of loss; (channels, classes).
+        """``accuracy_loss`` with ties broken by each class's mean change of the loss.
 
-        Accuracy on a finite number of images moves in steps, and for most channels and classes it
-        does not move at all; the loss always does.
+        Shape (channels, classes). Accuracy on finitely many images moves in steps, and for most
+        channels and classes not at all; the loss always does.
         """
         loss = self.loss[group] / np.maximum(self.images, 1)
         largest = max(float(np.abs(values).max(initial=0)) for values in self.loss.values())
-        # Below half of the smallest step any accuracy can make, whatever the loss.
+        # Half of the smallest step that any accuracy can make, whatever the loss.
         step = 0.5 / float(np.maximum(self.images, 1).max()) ** 2
         damage: Sums = self.accuracy_loss(group) + step * loss / max(largest, 1e-300)
         return damage
 
     def critical(self, group: str, best: int) -> Ids:
-        """The union, over classes, of the ``best`` channels whose removal hurts the class most."""
+        """Union over classes of the ``best`` channels whose removal hurts the class most."""
         if best < 1:
             raise SecateursError(
                 f"critical: expected at least one channel a class; received {best}"
@@ -134,11 +136,11 @@ class Ablation:
 
 
 class AblationSums:
-    """Sums of what removing channels did, by class; memory does not grow with the images.
+    """Sums of the effects of removed channels by class; memory does not grow with the images.
 
     Args:
-        network: whose channels.
-        classes: how many; 0 where labels are no classes.
+        network: network of the channels.
+        classes: number of classes; 0 if labels are not classes.
     """
 
     def __init__(self, network: Network, classes: int) -> None:
@@ -154,7 +156,7 @@ class AblationSums:
     def add_dense(
         self, losses: ChannelValues, right: ChannelValues | None, labels: Ids | None
     ) -> None:
-        """The dense network on one batch: each image's loss, 1 where it is classified right."""
+        """Add the dense network on one batch: loss of each image, 1 if it is classified right."""
         check_finite_losses("ablate", losses)
         member = self._members(len(losses), labels)
         self.images += member.sum(axis=0).astype(np.int64)
@@ -171,16 +173,16 @@ class AblationSums:
         labels: Ids | None,
         where: NDArray[np.bool_] | None = None,
     ) -> None:
-        """What removing some channels of a group did on that batch.
+        """Add the effects of removing some channels of a group on that batch.
 
         Args:
-            name: of the group.
-            channels: which of it.
+            name: name of the group.
+            channels: indices of the channels in the group.
             loss: change of the loss, shape (channels, images).
-            right: 1 where an image is now classified right and was not, -1 the other way round;
-                of the same shape.
-            labels: of the images.
-            where: which of these count, of the same shape; None where all do.
+            right: 1 where an image is now classified right and was not before, -1 the other way
+                round; same shape.
+            labels: labels of the images.
+            where: mask of the entries that count, same shape; None if all do.
         """
         member = self._members(loss.shape[1], labels)
         counts = np.ones(loss.shape, bool) if where is None else where
@@ -189,12 +191,12 @@ class AblationSums:
         self.seen[name][channels] += counts.sum(axis=1)
 
     def mean(self, name: str) -> Sums:
-        """Mean change of the loss, over the images that each channel was removed on."""
+        """Mean change of the loss over the images that each channel was removed on."""
         mean: Sums = self.loss[name].sum(axis=1) / np.maximum(self.seen[name], 1)
         return mean
 
     def ablation(self) -> Ablation:
-        """All of it, as it is when every channel was removed on every image."""
+        """The ablation, if every channel was removed on every image."""
         return Ablation(
             self.loss,
             self.correct,
@@ -208,7 +210,7 @@ class AblationSums:
         )
 
     def _members(self, images: int, labels: Ids | None) -> Sums:
-        """1 where an image is of a class; (images, classes)."""
+        """Class membership of the images as 0 and 1, shape (images, classes)."""
         if not self.classified or labels is None:
             return np.ones((images, 1))
         members = np.zeros((images, len(self.images)))
@@ -219,4 +221,4 @@ class AblationSums:
 ABLATION = instance(
     Ablation, "an Ablation", SecateursError, "secateurs.ablate(network, data) makes one."
 )
-"""What public functions say of an ablation."""
+"""How public functions check an argument that is an ablation."""

@@ -1,6 +1,6 @@
-"""Calibration data as users give them, made into batches of NumPy arrays, and checked.
+"""Calibration data as users pass them, converted to checked batches of NumPy arrays.
 
-Nothing here knows a framework: a tensor of any of them is turned into an array.
+Nothing here depends on a framework: tensors of any are converted to arrays.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from secateurs.data.sets import Split
 from secateurs.errors import DataError
 
 AT_A_TIME = 128
-"""Images a batch where the data come as whole arrays."""
+"""Batch size if the data are whole arrays."""
 
 LABELS = ("labels", "label", "targets", "target")
-"""What a dictionary's targets are called, the first that is there."""
+"""Keys of the targets in a dictionary; the first one present is used."""
 
 MASKS = ("attention_mask", "padding_mask", "decoder_attention_mask", "decoder_padding_mask")
-"""What marks of filled-up texts are called: 1 where something is, 0 elsewhere."""
+"""Names of padding masks: 1 where a token is, 0 for padding."""
 
 FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CalibrationBatch:
-    """Some images, as the model takes them, and their labels if there are any.
+    """Some images in the model's input format, with labels if there are any.
 
     Attributes:
-        images: an array, or a tuple or dictionary of arrays, all with the images along axis 0.
+        images: an array, or a tuple or dictionary of arrays, with the images along axis 0.
         labels: one entry for each image, or None.
     """
 
@@ -44,11 +44,11 @@ class CalibrationBatch:
 
     @property
     def present_places(self) -> dict[int, NDArray[np.bool_]]:
-        """Length of sequences -> (examples, length), which places hold more than filling.
+        """Length of sequences -> mask of the places that are not padding, (examples, length).
 
-        Read from the masks that the model is given with its texts; empty where there are none, or
-        none marks anything as filling. Of two masks of one length that differ, neither counts: what
-        is of that length could be of either.
+        Read from the masks that are passed to the model with its texts; empty if there are none, or
+        none marks any padding. Two masks of the same length that differ are both ignored, because
+        values of that length could belong to either.
 
         Example:
             >>> texts = {"input_ids": np.array([[7, 5, 0]])}
@@ -72,7 +72,7 @@ class CalibrationBatch:
         return {n: one for n, one in found.items() if n not in unclear and not one.all()}
 
     def rows(self, chosen: NDArray[np.int64] | slice) -> CalibrationBatch:
-        """Some of its images."""
+        """Select some of its images."""
         return CalibrationBatch(
             _each(self.images, lambda array: array[chosen]),
             None if self.labels is None else self.labels[chosen],
@@ -82,18 +82,18 @@ class CalibrationBatch:
 def iterate_batches(
     data: Any, example_inputs: Any, caller: str, *, labels: bool
 ) -> Iterator[CalibrationBatch]:
-    """Calibration data, batch by batch, checked.
+    """Iterate over calibration data in checked batches.
 
     Args:
         data: (images, labels) as two arrays or tensors, images alone, a ``secateurs.data.Split``,
             or an iterable of batches, each (images, labels) or images alone.
-        example_inputs: what the network was traced with; images must be like these.
-        caller: the criteria that need the data, for messages.
+        example_inputs: inputs that the network was traced with; images must have their form.
+        caller: name of what needs the data, for messages.
         labels: whether labels are needed.
 
     Raises:
-        DataError: there are none, they hold NaN, have no labels where some are needed, or are not
-            like the example inputs.
+        DataError: the data are empty, hold NaN, lack labels that are needed, or do not have the
+            form of the example inputs.
     """
     if data is None:
         raise DataError(
@@ -109,7 +109,7 @@ def iterate_batches(
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """An array of a tensor of any framework."""
+    """Convert a tensor of any framework to an array."""
     if isinstance(value, np.ndarray):
         return value
     if hasattr(value, "detach"):
@@ -120,7 +120,7 @@ def as_array(value: Any) -> NDArray[Any]:
 
 
 def _each(value: Any, function: Any) -> Any:
-    """The function on an array, or on each in a tuple, list or dictionary."""
+    """Apply a function to an array, or to each in a tuple, list or dictionary."""
     if isinstance(value, Mapping):
         return {key: function(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -135,7 +135,7 @@ def _arrays(images: Any) -> list[NDArray[Any]]:
 
 
 def _split_batches(data: Any, like: Any) -> Iterator[tuple[Any, Any]]:
-    """(images, labels or None) of each batch, as yet unchecked."""
+    """Yield (images, labels or None) of each batch, unchecked."""
     if isinstance(data, Split):
         for start in range(0, len(data), AT_A_TIME):
             yield data.batch(slice(start, start + AT_A_TIME))
@@ -159,7 +159,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _are_inputs(data: Any, like: Any) -> bool:
-    """Whether this is an array for each of several inputs, of as many examples, and not batches."""
+    """Whether data are one array for each of several inputs, not a sequence of batches."""
     if not (isinstance(data, tuple) and isinstance(like, tuple) and len(data) == len(like) > 1):
         return False
     if not all(map(_is_array, data)) or len({tuple(one.shape)[:1] for one in data}) > 1:
@@ -168,7 +168,7 @@ def _are_inputs(data: Any, like: Any) -> bool:
 
 
 def _is_pair(data: Any, like: Any) -> bool:
-    """Whether this is (images, labels) and not two batches, nor a batch of two inputs."""
+    """Whether data are (images, labels), not two batches, nor one batch of two inputs."""
     images, labels = data
     if isinstance(images, (tuple, list, Mapping)):
         return not isinstance(labels, (tuple, list, Mapping))
@@ -177,7 +177,7 @@ def _is_pair(data: Any, like: Any) -> bool:
 
 
 def _split(batch: Any, like: Any) -> tuple[Any, Any]:
-    """(images, labels or None) of one batch of an iterable."""
+    """Split one batch of an iterable into (images, labels or None)."""
     if isinstance(batch, Mapping):
         return _separate_labels(batch, like)
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and _is_pair(batch, like):
@@ -188,7 +188,7 @@ def _split(batch: Any, like: Any) -> tuple[Any, Any]:
 
 
 def _separate_labels(batch: Mapping[Any, Any], like: Any) -> tuple[Any, Any]:
-    """A dictionary without its labels, and these; with them where the model was traced so."""
+    """Separate a dictionary's labels; they stay inside too if the model was traced with them."""
     key = next((name for name in LABELS if name in batch), None)
     if key is None or (isinstance(like, Mapping) and key in like):
         return batch, None if key is None else batch[key]
@@ -252,7 +252,7 @@ def _check(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) ->
 
 
 def _other_inputs(like: Any, images: Any, where: str) -> str:
-    """That other inputs are given than those that the network was traced with, by name."""
+    """The error message for other inputs than those the network was traced with."""
 
     def name(inputs: Any) -> str:
         names = f" ({', '.join(map(str, inputs))})" if isinstance(inputs, Mapping) else ""
@@ -271,7 +271,7 @@ def _other_inputs(like: Any, images: Any, where: str) -> str:
 
 
 TRACE_PADDED = "secateurs.trace(model, {name: value[row:row + 1] for name, value in texts.items()})"
-"""How a network is traced with a text that is filled up."""
+"""Code that traces a network with a padded text, for messages."""
 
 
 def _describe(images: Any) -> str:

@@ -1,9 +1,9 @@
-"""A layer's own activations, where what is read of them was pooled, padded or resized before.
+"""A layer's own activations, where the values read by its consumers were pooled first.
 
-How often a neuron is zero is a matter of its activations. A maximum over a window is zero only
+How often a neuron is zero is a property of its activations. A maximum over a window is zero only
 where the whole window is, and an average hardly ever. So values are followed back from where they
-are read, through pools, through what moves them about, and through joints of several branches, to
-the operands that were pooled first.
+are read, through pools, data movements and joins of several branches, to the operands that were
+pooled first.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from secateurs.channels.equations import ALWAYS, Ids, Solution
 
 
 class Effect(Enum):
-    """What an operation does to the values that it is given."""
+    """What an operation does to the values of its operands."""
 
     MOVES = auto()
-    """Its values are those of its first operand, or some of them."""
+    """Passes on values of its first operand, or some of them."""
     POOLS = auto()
-    """It makes one value of several, adds some by position, or shifts and scales each channel."""
+    """Combines several values, adds a term by position, or shifts and scales each channel."""
     JOINS = auto()
-    """It puts its operands side by side."""
+    """Concatenates its operands."""
     ADDS = auto()
-    """Element by element; where all that is added was pooled, the sum was, too."""
+    """Adds elementwise; if all operands were pooled, so was the sum."""
     CHOOSES = auto()
-    """The larger or smaller of two: likewise of two that were pooled, else an activation."""
+    """Takes an elementwise maximum or minimum: pooled if both operands were, else an activation."""
     SCALES = auto()
-    """It multiplies by a factor that is zero hardly ever: a gate, a number."""
+    """Multiplies by a factor that is hardly ever zero: a gate, a number."""
     ACTS = auto()
-    """Its values are its own."""
+    """Produces values of its own."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Origin:
-    """Values before they are pooled: what an operation is given.
+    """Values before they are pooled: an operand of an operation.
 
     Attributes:
-        step: the number of the operation.
-        operand: which of the tensors it is given.
+        step: index of the operation.
+        operand: index of the tensor among its operands.
     """
 
     step: int
@@ -55,10 +55,10 @@ class Activation:
     """Values before they are pooled, as far as they are read.
 
     Attributes:
-        origin: where they are.
-        axis: along which of its axes the channels lie.
-        index: those that are read, along this axis.
-        units: which they are.
+        origin: the values.
+        axis: axis along which the channels lie.
+        index: indices along this axis that are read.
+        units: units at these indices.
     """
 
     origin: Origin
@@ -71,8 +71,8 @@ class Activation:
 class Origins:
     """For every value of a run, what it was pooled from; filled in the order of the run.
 
-    Values are known by any key that is theirs alone. Those that do not depend on the images are
-    left out.
+    Values are identified by any key that is unique to them. Those that do not depend on the images
+    are left out.
     """
 
     _of: dict[Hashable, tuple[Origin, ...]] = field(default_factory=dict)
@@ -80,16 +80,16 @@ class Origins:
     def follow(
         self, step: int, effect: Effect, operands: Sequence[Hashable], results: Iterable[Hashable]
     ) -> None:
-        """One operation; an operand that does not depend on the images is given as None."""
+        """Add one operation; operands that do not depend on the images are passed as None."""
         below = [() if key is None else self._of.get(key, ()) for key in operands]
         live = [number for number, key in enumerate(operands) if key is not None]
         found = _origins(step, effect, below, live)
         for key in results:
-            if key not in operands:  # the very tensor that it was given
+            if key not in operands:  # unless the operation returned its very operand
                 self._of[key] = found
 
     def of(self, key: Hashable) -> tuple[Origin, ...]:
-        """What a value was pooled from; nothing where it is read as it is."""
+        """What a value was pooled from; () if it is read as it is."""
         return self._of.get(key, ())
 
 
@@ -117,11 +117,11 @@ def _origins(
 def activations_read(
     solution: Solution, read: Ids, origins: Sequence[tuple[Origin, Mapping[int, Ids]]]
 ) -> tuple[Activation, ...]:
-    """The activations that values were pooled from; none where some channel's cannot be told.
+    """The activations that values were pooled from; () if some channel's cannot be determined.
 
     Args:
-        solution: of the network's equations.
-        read: the units along the axis that is read.
+        solution: solution of the network's equations.
+        read: units along the axis that is read.
         origins: what the values were pooled from, each with the units along its axes.
     """
     sides = [(origin, axis, units) for origin, axes in origins for axis, units in axes.items()]
@@ -138,14 +138,14 @@ def activations_read(
 
 
 NEVER = -1
-"""In the place of a unit that nothing removes."""
+"""Number of units that nothing removes."""
 
 
 def _numbers(solution: Solution, sides: Sequence[Ids]) -> list[NDArray[np.int64]]:
-    """For each side, one number a unit: the same for units that need the same atoms."""
+    """For each side, numbers of its units: equal for units that need the same atoms."""
     atoms = solution.atoms[np.concatenate(sides)]
     numbers = np.zeros(len(atoms), np.int64)
-    for column in atoms.T:  # made small again after each, so that no product is too large
+    for column in atoms.T:  # renumbered after each column, so that no product overflows
         numbers = np.unique(numbers * solution.count + column, return_inverse=True)[1]
     numbers = np.where((atoms != ALWAYS).any(1), numbers, NEVER)
     return np.split(numbers, np.cumsum([len(side) for side in sides])[:-1])

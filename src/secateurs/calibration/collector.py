@@ -1,4 +1,4 @@
-"""One pass over the calibration data, batch by batch: what of it is the same in all frameworks."""
+"""One pass over the calibration data, batch by batch, as far as frameworks share it."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Ablating(Protocol):
     """Removes channels, batch by batch."""
 
     def add(self, batch: CalibrationBatch) -> None:
-        """One batch."""
+        """Process one batch."""
 
     def ablation(self) -> Ablation:
-        """All of it."""
+        """The ablation over all batches."""
 
 
 @dataclass(eq=False)
 class StatisticsCollector(ABC):
-    """The sums of one pass. A framework says how each is taken from a batch.
+    """Sums of one pass. Subclasses implement how each is computed from a batch.
 
     Attributes:
         network: as traced.
-        needs: what to gather.
-        images: how many went through.
-        readings: the values that consumers read, in the order of the forward pass.
-        grams: group name -> number of the reading -> products of the group's channels there.
-        curvature: tensor name -> the squared gradients of all images' losses.
-        gates: on all channels at once.
+        needs: statistics to collect.
+        images: number of images processed.
+        readings: statistics of the values that consumers read, in the order of the forward pass.
+        grams: group name -> index of the reading -> products of the group's channels there.
+        curvature: tensor name -> sum of the squared gradients of all images' losses.
+        gates: gradients with respect to gates on all channels.
         ablation: removes every channel.
     """
 
@@ -63,7 +63,7 @@ class StatisticsCollector(ABC):
         self.gates = Gates(self.network.solution)
 
     def add(self, batch: CalibrationBatch) -> None:
-        """Go through one batch, for everything that is needed."""
+        """Process one batch, for everything that is needed."""
         self.images += len(batch)
         if self.needs & (Need.ACTIVATIONS | Need.GRAMS):
             self.add_values(batch)
@@ -76,7 +76,7 @@ class StatisticsCollector(ABC):
             self.ablation.add(batch)
 
     def build_statistics(self) -> CalibrationStatistics:
-        """All of it."""
+        """The statistics over all batches."""
         needs = self.needs
         return CalibrationStatistics(
             self.images,
@@ -91,30 +91,30 @@ class StatisticsCollector(ABC):
             self.ablation.ablation() if needs & Need.ABLATION else None,
         )
 
-    # -- what a framework does with a batch
+    # -- what a framework implements
 
     @abstractmethod
     def add_values(self, batch: CalibrationBatch) -> None:
-        """Add to the readings, the grams or both, as is needed."""
+        """Add a batch to the readings, the grams or both, as needed."""
 
     @abstractmethod
     def add_gates(self, batch: CalibrationBatch) -> None:
-        """Add to the gates."""
+        """Add a batch to the gates."""
 
     @abstractmethod
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
-        """Add to the curvature; of one image."""
+        """Add one image to the curvature."""
 
-    # -- what helps it
+    # -- helpers for it
 
     def note_reader(self, number: int, layer: str, units: Ids, strength: Sums) -> None:
-        """One more consumer of a reading's values; a reading's first comes after the last one's."""
+        """Record a consumer of a reading; a new reading's number is the next one in order."""
         if number == len(self.readings):
             self.readings.append(ActivationStatistics(layer, units, np.zeros(len(units))))
         self.readings[number].reader_norm += strength
 
     def groups_among(self, units: Ids) -> Iterator[tuple[str, Ids]]:
-        """(group, indices of each channel) of the groups whose channels lie along an axis."""
+        """Yield (group, indices of each channel) for groups whose channels lie along an axis."""
         for group in self.network.groups:
             rows = channel_index(self.network, group, units).rows
             if rows is not None:
@@ -123,6 +123,6 @@ class StatisticsCollector(ABC):
     def add_products(
         self, name: str, number: int, count: int, total: Array, products: Array
     ) -> None:
-        """A batch's sums for the gram of a group at a reading."""
+        """Add a batch's sums to the gram of a group at a reading."""
         gram = self.grams[name].setdefault(number, Gram.empty(len(total)))
         gram.add(count, total, products)

@@ -1,8 +1,8 @@
-"""Calibration data of any kind, and losses that take the model itself.
+"""Calibration data of any kind, and losses that need the model itself.
 
-Most criteria see arrays: images that the model takes, labels that its outputs are held against. A
-detector takes lists of images of any size and gives its losses itself, while it trains; so do the
-models of Transformers that are shown their labels. Their batches stay what they are, and go through
+Most criteria see arrays: images that the model takes, labels that its outputs are compared with. A
+detector takes lists of images of any size and computes its losses itself in training mode; so do
+Transformers models that are given labels. Batches of such data stay as they are, and are processed
 one example at a time.
 """
 
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from secateurs.training.task import LearningTask
 
 IndexSequence = NDArray[np.int64] | Sequence[int]
-"""Which examples."""
+"""Indices of examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """The loss of a task whose model has to be there: its own, or of a step of the user's.
+    """Loss of a task that needs the model: the model's own loss, or a user's training step.
 
-    Passed in the place of a function of (outputs, labels). Who has no model to hand calls it as
-    one, and is told so.
+    It is passed in place of a function of (outputs, labels). Code without access to the model calls
+    it like one, and receives an error that explains this.
 
     Attributes:
-        task: with a ``train_step``, a ``predict``, or a model whose outputs hold their loss.
+        task: task with a ``train_step``, a ``predict``, or a model whose outputs hold their loss.
     """
 
     task: LearningTask
 
     def __call__(self, outputs: object, targets: object) -> Any:
-        """Refuse: there is no loss of outputs alone.
+        """Raise, because the loss cannot be computed from outputs alone.
 
         Raises:
             DataError: always.
@@ -62,11 +62,11 @@ class StepLoss:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ExampleBatch(CalibrationBatch):
-    """Some examples, inputs and targets together, as a step of training takes them.
+    """Some examples with inputs and targets together, as a training step takes them.
 
     Attributes:
-        images: the batch: a tuple, a list, a dictionary, of whatever.
-        labels: none; targets are in the batch.
+        images: the batch: a tuple, list or dictionary of anything.
+        labels: None; targets are in the batch.
     """
 
     labels: None = None
@@ -75,30 +75,30 @@ class ExampleBatch(CalibrationBatch):
         return length_of(self.images)
 
     def rows(self, chosen: NDArray[np.int64] | slice) -> ExampleBatch:
-        """Some of its examples."""
+        """Select some of its examples."""
         every = np.arange(len(self))
         return ExampleBatch(rows_of(self.images, every[chosen].tolist()))
 
 
 def as_given(batch: CalibrationBatch) -> Any:
-    """A batch as ``read_batches`` takes it again."""
+    """Convert a batch back to the form that ``read_batches`` takes."""
     return batch.images if isinstance(batch, ExampleBatch) else (batch.images, batch.labels)
 
 
 def read_batches(
     data: Any, example_inputs: Any, caller: str, loss: Loss | None, *, labels: bool | None = None
 ) -> Iterator[CalibrationBatch]:
-    """Calibration data, batch by batch: arrays, or where the loss takes the model, whatever it is.
+    """Iterate over calibration data: as arrays, or unchanged if the loss needs the model.
 
     Args:
         data: as for ``secateurs.calibration.batches.iterate_batches``; or any batches.
-        example_inputs: what the network was traced with.
-        caller: what needs the data, for messages.
-        loss: that they are for.
-        labels: whether labels are needed; None: where there is no loss of the user's.
+        example_inputs: inputs that the network was traced with.
+        caller: name of what needs the data, for messages.
+        loss: loss that the data are for.
+        labels: whether labels are needed; None: if there is no loss of the user's.
 
     Raises:
-        DataError: there are none, or they are not what is expected.
+        DataError: the data are empty, or do not have the expected form.
     """
     if isinstance(loss, StepLoss):
         return iterate_examples(data, caller)
@@ -107,16 +107,16 @@ def read_batches(
 
 
 def iterate_examples(data: Any, caller: str) -> Iterator[ExampleBatch]:
-    """Batches of any kind, as they are; whole arrays are cut into batches.
+    """Iterate over batches of any kind, unchanged; whole arrays are cut into batches.
 
     Raises:
-        DataError: there is no batch, or one without examples.
+        DataError: there is no batch, or an empty one.
     """
     if data is None:
         raise DataError(f"{caller}: expected calibration data; received none. {FIX}.")
     number = -1
     for number, given in enumerate(_split(data, caller)):
-        # A loader's own function makes lists: [inputs, targets].
+        # DataLoader's default collate function returns lists: [inputs, targets].
         batch = ExampleBatch(tuple(given) if is_pair_in_list(given) else given)
         if not len(batch):
             raise DataError(
@@ -142,14 +142,14 @@ def _split(data: Any, caller: str) -> Iterator[Any]:
 
 
 def first_batches(source: Any, count: int) -> tuple[list[Any], Any]:
-    """The first batches of any data, of ``count`` examples together, and one example's inputs.
+    """The first batches of any data, with ``count`` examples in total, and one example's inputs.
 
     Args:
-        source: as ``iterate`` takes it: arrays, or batches of any kind.
-        count: examples; of the last batch only so many are taken.
+        source: data as for ``iterate``: arrays, or batches of any kind.
+        count: number of examples; the last batch is cut to fit.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no batch.
     """
     found: list[Any] = []
     seen = 0
@@ -167,7 +167,7 @@ def first_batches(source: Any, count: int) -> tuple[list[Any], Any]:
 
 
 def as_arrays(source: object) -> object:
-    """Whole data in arrays, as one large batch; None where they come in batches already."""
+    """Whole data in arrays as one large batch; None if they come in batches already."""
     if isinstance(source, Split):
         return source.batch(slice(None))
     pair = isinstance(source, tuple) and len(source) >= 2 and all(map(_is_array, source))
@@ -179,7 +179,7 @@ def as_arrays(source: object) -> object:
 
 
 def _is_pair_of_several(source: object) -> bool:
-    """Whether this is (inputs, targets), one of them in one array and the other in several."""
+    """Whether this is (inputs, targets) with one of them a single array and the other several."""
     if not isinstance(source, tuple) or len(source) != 2 or not any(map(_is_array, source)):
         return False
     lengths = set()
@@ -195,25 +195,25 @@ def _is_pair_of_several(source: object) -> bool:
 
 
 def batches_again(source: object) -> Iterable[object]:
-    """Batches that can be gone through again; none of what is used up by a look."""
+    """Batches that can be iterated repeatedly; () for iterators that a look would exhaust."""
     if isinstance(source, str | bytes | Mapping) or not isinstance(source, Iterable):
         return ()
     return source if isinstance(source, Sized) else ()
 
 
 def rows_of(batch: object, rows: IndexSequence) -> object:
-    """Some examples of a batch."""
+    """Select some examples of a batch."""
     if isinstance(batch, Mapping):
         return {key: rows_of(value, rows) for key, value in batch.items()}
     if isinstance(batch, tuple):
         return tuple(rows_of(value, rows) for value in batch)
-    if isinstance(batch, list):  # of images or targets, one an example
+    if isinstance(batch, list):  # one image or target per example
         return [batch[row] for row in np.asarray(rows)]
     return batch[np.asarray(rows)] if _is_array(batch) else batch  # type: ignore[index]
 
 
 def length_of(batch: object) -> int:
-    """Examples in a batch."""
+    """Number of examples in a batch."""
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), ())
     if isinstance(batch, tuple) or is_pair_in_list(batch):
@@ -227,7 +227,7 @@ def _length(batch: object) -> int:
 
 
 def split_of(batch: object) -> tuple[object, object]:
-    """(inputs, targets or None) of a batch."""
+    """Split a batch into (inputs, targets or None)."""
     if isinstance(batch, Mapping):
         key = next((name for name in LABELS if name in batch), None)
         inputs = {name: value for name, value in batch.items() if name != key}
@@ -246,5 +246,5 @@ def _is_array(value: object) -> bool:
 
 
 def is_pair_in_list(batch: object) -> TypeGuard[list[object]]:
-    """Whether a list is [inputs, targets], as a DataLoader gives it, and not one of examples."""
+    """Whether a list is [inputs, targets], as from a DataLoader, and not a list of examples."""
     return isinstance(batch, list) and len(batch) == 2 and all(_is_array(part) for part in batch)

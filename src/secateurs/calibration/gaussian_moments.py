@@ -1,10 +1,9 @@
-"""Means and covariances of activations without images, from what batch normalisation keeps.
+"""Means and covariances of activations without images, from batch normalisation's parameters.
 
-In front of an activation, batch normalisation makes each channel's values ``shift + scale * g``
-with ``g`` of mean 0 and variance 1. Taken to be normal, and as much alike in two channels as their
-filters are (which is so where what the filters read is white), they have moments behind the
-activation that follow from these numbers alone.
-
+Before an activation, batch normalisation gives each channel values ``shift + scale * g`` with ``g``
+of mean 0 and variance 1. If ``g`` is taken as normal, and as correlated between two channels as
+their filters are (true if the filters' inputs are white), the moments after the activation follow
+from these numbers alone.
 Source: Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, ICCV
 2019 (means of rectified normal values); the covariances are their expansion in Hermite polynomials.
 """
@@ -25,19 +24,19 @@ ActivationFunction = Callable[[Floats], Floats]
 _NODES = 64
 _DEGREE = 12
 RIDGE = 1e-1
-"""Relative to the mean variance: strong, since the covariances are assumed and not measured."""
+"""Relative to the mean variance; strong, because covariances are assumed and not measured."""
 
 
 def moments_behind(
     shift: Floats, scale: Floats, correlation: Floats, activation: ActivationFunction
 ) -> tuple[Floats, Floats]:
-    """(means, covariances) of ``activation(shift + scale * g)``, ``g`` normal, correlated.
+    """(means, covariances) of ``activation(shift + scale * g)`` for correlated normal ``g``.
 
     Args:
-        shift: of each channel, shape (channels,).
-        scale: likewise.
-        correlation: of the channels' ``g``, shape (channels, channels), ones on its diagonal.
-        activation: elementwise.
+        shift: shift of each channel, shape (channels,).
+        scale: scale of each channel, shape (channels,).
+        correlation: correlation of the channels' ``g``, shape (channels, channels).
+        activation: elementwise function.
 
     Example:
         >>> zero, one = np.zeros(1), np.ones(1)
@@ -56,14 +55,14 @@ def moments_behind(
     for degree in range(1, _DEGREE + 1):
         power = power * correlation
         covariance += np.outer(terms[:, degree], terms[:, degree]) * power
-    # What is left of the expansion is each channel's own.
+    # The remainder of the expansion belongs to each channel's own variance.
     rest = (np.square(values) @ weights) - np.square(terms).sum(axis=1)
     covariance[np.diag_indices_from(covariance)] += np.maximum(rest, 0)
     return mean, covariance
 
 
 def correlation_of(filters: Floats) -> Floats:
-    """How alike filters are, as cosines; shape (filters, inputs) -> (filters, filters)."""
+    """Cosine similarity of filters; shape (filters, inputs) -> (filters, filters)."""
     lengths = np.linalg.norm(filters, axis=1, keepdims=True)
     directions = filters / np.maximum(lengths, 1e-30)
     cosines: Floats = np.clip(directions @ directions.T, -1, 1)
@@ -74,7 +73,7 @@ def correlation_of(filters: Floats) -> Floats:
 def stand_ins(
     mean: Floats, covariance: Floats, kept: NDArray[np.int64], gone: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
-    """What kept channels say of those that have gone: ``gone ~ mixing @ kept + constant``.
+    """Predict removed channels from kept ones: ``gone ~ mixing @ kept + constant``.
 
     Returns:
         (mixing, constant) of shapes (gone, kept) and (gone,).

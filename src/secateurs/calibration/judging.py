@@ -1,4 +1,4 @@
-"""How well a model does on calibration images, batch by batch."""
+"""Loss and accuracy of a model on calibration images, batch by batch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
 
 Judgement = tuple[NDArray[np.float64], NDArray[np.bool_] | None]
-"""(the loss of each image, which are put into the right class; None where labels are no classes)"""
+"""(loss of each image, which are classified right; None where labels are not classes)"""
 
 
 def judge_batches(
     images: Iterable[CalibrationBatch], judge: Callable[[CalibrationBatch], Judgement]
 ) -> tuple[NDArray[np.float64], float | None]:
-    """(the loss of each image, the share put into the right class) of all batches.
+    """(loss of each image, accuracy) over all batches.
 
     Args:
         images: at least one batch.
-        judge: a model, by batch.
+        judge: function that evaluates a model on a batch.
 
     Returns:
-        None in the place of the share where no batch has labels that are classes.
+        None in place of the accuracy if no batch has labels that are classes.
 
     Example:
         >>> batch = CalibrationBatch(np.zeros((2, 4)), np.array([0, 1]))
@@ -42,10 +42,10 @@ def judge_batches(
 
 
 def check_finite_losses(caller: str, losses: NDArray[np.float64]) -> None:
-    """Refuse a dense model whose losses are no numbers: nothing can be told from a change of them.
+    """Check that a dense model's losses are finite, since changes would be meaningless otherwise.
 
     Raises:
-        DataError: with how many are, and the first.
+        DataError: some are not; the message says how many and which is the first.
     """
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):

@@ -1,14 +1,14 @@
-"""Ridge least squares for the weights that a cut leaves, from sums that either framework gives.
+"""Ridge least squares for the weights that a cut keeps, from sums that either framework provides.
 
 A contraction (a convolution, a linear layer) is a linear map of *patches*: ``y = u Z + b``, with
 ``u`` of shape (rows, inputs) and ``y`` of shape (rows, outputs), once for each convolution group.
-What it should give is known: what the dense network gave. So the weights of the small one solve
+The targets are known: the dense network's outputs. So the weights of the small one solve
 
     minimise  mean |y - u Z - b|^2  +  ridge * d * |Z - W|^2,     d = mean of diag(cov u),
 
-where ``W`` is what the weights are now: the ridge pulls towards them and not towards zero, so that
-where the images say little, little changes. How strong it is, images that were not fitted decide.
-With the covariances ``G = cov(u)`` and ``R = cov(u, y)``,
+where ``W`` are the present weights: the ridge pulls towards them and not towards zero, so that
+directions about which the images say little hardly change. Its strength is chosen on held-out
+images. With the covariances ``G = cov(u)`` and ``R = cov(u, y)``,
 
     Z = W + (G + ridge * d * I)^-1 (R - G W),       b = mean y - mean u Z.
 
@@ -29,23 +29,23 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from secateurs.channels.arrays import Array, Sums
 
 RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
-"""Tried from the sixth on, in the direction in which the held-out error falls."""
+"""Candidate ridges: tried from the sixth on, in the direction of falling held-out error."""
 
 _FIRST_RIDGE = 5
 
 LARGE = 2**18
-"""Weights from which on the ridge is chosen in single precision and by some outputs alone; what is
-chosen is then fitted in double, for all."""
+"""Number of weights from which the ridge is chosen in single precision and on some outputs only;
+with the chosen ridge, all outputs are then fitted in double precision."""
 
 OUTPUTS_TO_CHOOSE_BY = 64
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
-    """What rows of patches ``u`` and targets ``y`` sum up to, for each of ``g`` groups.
+    """Moments of rows of patches ``u`` and targets ``y``, for each of ``g`` groups.
 
     Attributes:
-        rows: how many were seen.
+        rows: number of rows.
         mean_u: shape (g, inputs).
         mean_y: shape (g, outputs).
         uu: sums of products of deviations from the means, shape (g, inputs, inputs).
@@ -62,7 +62,7 @@ class Moments:
 
     @classmethod
     def of(cls, u: Array, y: Array) -> Moments:
-        """Of rows at hand; ``u`` has shape (g, rows, inputs), ``y`` (g, rows, outputs)."""
+        """Moments of ``u``, shape (g, rows, inputs), and ``y``, shape (g, rows, outputs)."""
         u, y = u.astype(np.float64), y.astype(np.float64)
         mean_u, mean_y = u.mean(axis=1), y.mean(axis=1)
         u, y = u - mean_u[:, None], y - mean_y[:, None]
@@ -72,7 +72,7 @@ class Moments:
         )
 
     def merge(self, other: Moments) -> Moments:
-        """Of the rows of both."""
+        """Moments of the rows of both."""
         rows = self.rows + other.rows
         part = self.rows * other.rows / rows
         du, dy = other.mean_u - self.mean_u, other.mean_y - self.mean_y
@@ -87,7 +87,7 @@ class Moments:
         )
 
     def about_zero(self) -> Moments:
-        """With products about zero in place of the means: for maps that have no intercept."""
+        """Products about zero instead of the means, for maps without an intercept."""
         mean_u, mean_y, rows = self.mean_u, self.mean_y, self.rows
         return Moments(
             rows,
@@ -99,7 +99,7 @@ class Moments:
         )
 
     def of_inputs(self, kept: NDArray[np.int64]) -> Moments:
-        """Of these inputs alone."""
+        """Moments of these inputs only."""
         return Moments(
             self.rows,
             self.mean_u[:, kept],
@@ -110,7 +110,7 @@ class Moments:
         )
 
     def of_outputs(self, chosen: NDArray[np.int64]) -> Moments:
-        """Of these outputs alone."""
+        """Moments of these outputs only."""
         return Moments(
             self.rows,
             self.mean_u,
@@ -121,25 +121,25 @@ class Moments:
         )
 
     def in_single_precision(self) -> Moments:
-        """The same in 32 bits a number."""
+        """The same moments as 32-bit floats."""
         parts = (self.mean_u, self.mean_y, self.uu, self.uy, self.yy)
         numbers: list[Any] = [part.astype(np.float32) for part in parts]
         return Moments(self.rows, *numbers)
 
     @property
     def scale(self) -> Sums:
-        """The mean variance of an input, for each group; never zero."""
+        """Mean variance of an input, shape (g,); never zero."""
         variances = np.diagonal(self.uu, axis1=1, axis2=2).mean(axis=1) / self.rows
         floored: Sums = np.maximum(variances, 1e-12)
         return floored
 
     def intercept(self, weights: Sums) -> Sums:
-        """The best one with these weights; shape (g, outputs)."""
+        """The best intercept for these weights, shape (g, outputs)."""
         found: Sums = self.mean_y - np.einsum("gi,gio->go", self.mean_u, weights)
         return found
 
     def error(self, weights: Sums, intercept: Sums) -> Sums:
-        """The mean squared error of each output; shape (g, outputs)."""
+        """Mean squared error of each output, shape (g, outputs)."""
         cross = np.einsum("gio,gio->go", weights, self.uy)
         square = np.einsum("gio,gio->go", weights, self.uu @ weights)
         spread = np.maximum(self.yy - 2 * cross + square, 0) / self.rows
@@ -148,16 +148,16 @@ class Moments:
 
 
 def solve(moments: Moments, weights: Sums, ridge: float) -> Sums:
-    """The weights of least error, pulled towards what they are.
+    """Solve for the weights of least error, with a ridge towards the present weights.
 
     Args:
-        moments: of patches and targets.
-        weights: what the weights are now, shape (g, inputs, outputs).
-        ridge: how strong the pull is, relative to the mean variance of an input.
+        moments: moments of patches and targets.
+        weights: present weights, shape (g, inputs, outputs).
+        ridge: strength of the ridge, relative to the mean variance of an input.
 
     Returns:
-        New weights, of the same shape. Where the sums are singular even so, the pull is made ten
-        times stronger until they are not; the present weights, where that never happens.
+        New weights, of the same shape. If the system is singular even so, the ridge is multiplied
+        by ten until it is not; the present weights are returned if that never happens.
 
     Example:
         >>> u = np.array([[[1.0], [-1.0]]])
@@ -168,12 +168,12 @@ def solve(moments: Moments, weights: Sums, ridge: float) -> Sums:
 
 
 class Solver:
-    """``solve`` for any number of targets of the same patches: their matrix is factored once.
+    """``solve`` for any number of targets of the same patches; their matrix is factored once.
 
     Args:
-        moments: of the patches; in their precision it is solved.
-        weights: what the weights are now.
-        ridge: how strong the pull is.
+        moments: moments of the patches, whose precision is used.
+        weights: present weights, shape (g, inputs, outputs).
+        ridge: strength of the ridge.
     """
 
     def __init__(self, moments: Moments, weights: Sums, ridge: float) -> None:
@@ -193,7 +193,7 @@ class Solver:
                 break
 
     def __call__(self, uy: Sums) -> Sums:
-        """The weights of least error for these sums of products with the targets."""
+        """The weights of least error for sums of products with targets, (g, inputs, outputs)."""
         if self._solve is None:
             return self._weights
         change = self._solve(uy / np.asarray(self._rows, uy.dtype) - self._present)
@@ -204,7 +204,7 @@ class Solver:
 
 
 def _factor(matrices: Sums) -> Callable[[Sums], Sums] | None:
-    """What solves each group's equations; None where a matrix is not positive definite."""
+    """Factor each group's matrix; None if one is not positive definite."""
     try:
         if len(matrices) > 1:
             np.linalg.cholesky(matrices)
@@ -229,11 +229,11 @@ class Refit:
 
     Attributes:
         weights: shape (g, inputs, outputs).
-        intercept: shape (g, outputs); zeros where there is no place for one.
-        ridge: what the held-out rows chose; NaN where the weights are as they were.
-        before: the error on held-out rows with the old weights, relative to the spread of y.
-        after: with the new ones; never above ``before``.
-        solver: that found the weights from all rows; None where they are as they were.
+        intercept: shape (g, outputs); zeros if there is no bias.
+        ridge: ridge chosen on held-out rows; NaN if the weights are unchanged.
+        before: error on held-out rows with the old weights, relative to the variance of y.
+        after: the same with the new weights; never above ``before``.
+        solver: solver that found the weights from all rows; None if they are unchanged.
     """
 
     weights: Sums
@@ -252,18 +252,18 @@ def refit(
     importance: Sums | None = None,
     has_intercept: bool = True,
 ) -> Refit:
-    """Weights that give what the targets say, chosen on rows that were not fitted.
+    """Fit weights to targets, with the ridge chosen on held-out rows.
 
     Args:
-        fit: sums over the rows to fit.
-        held: sums over the rows to choose the ridge by, and to compare with the old weights.
-        weights: what the weights are now.
-        importance: of each output, shape (g, outputs); None takes them as equal.
-        has_intercept: whether there is a place for one.
+        fit: moments of the rows to fit.
+        held: moments of held-out rows, to choose the ridge and compare with the old weights.
+        weights: present weights, shape (g, inputs, outputs).
+        importance: weight of each output, shape (g, outputs); None for equal weights.
+        has_intercept: whether there is a bias.
 
     Returns:
-        The new weights, fitted to all rows with the ridge chosen; the old ones, with a new
-        intercept alone, where no ridge does better on the rows held out.
+        New weights, fitted to all rows with the chosen ridge; or the old ones with a new intercept,
+        if no ridge does better on held-out rows.
     """
     everything = fit.merge(held)
     if not has_intercept:
@@ -287,7 +287,7 @@ def refit(
 
 
 def _best_on_held(fit: Moments, held: Moments, weights: Sums, share: Sums) -> tuple[float, Sums]:
-    """(the ridge of least error on the rows held out, what it gives on the rows to fit)."""
+    """(ridge of least error on held-out rows, weights fitted with it to the rows to fit)."""
     some, judging, present = fit, held, weights
     if weights.size >= LARGE and len(weights) == 1:
         chosen = _outputs_to_choose_by(held.yy[0] * share[0])
@@ -304,7 +304,7 @@ def _best_on_held(fit: Moments, held: Moments, weights: Sums, share: Sums) -> tu
 
 
 def _outputs_to_choose_by(size: Sums) -> NDArray[np.int64]:
-    """Some outputs of every size, evenly drawn from the largest to the smallest."""
+    """A sample of outputs, evenly spaced from the largest to the smallest."""
     order = np.argsort(-size, kind="stable")
     places = np.linspace(0, len(order) - 1, min(len(order), OUTPUTS_TO_CHOOSE_BY))
     found: NDArray[np.int64] = np.sort(order[places.round().astype(np.int64)])
@@ -312,7 +312,7 @@ def _outputs_to_choose_by(size: Sums) -> NDArray[np.int64]:
 
 
 def choose_ridge(error: Callable[[float], float]) -> tuple[float, float]:
-    """(the ridge of least error, that error), going down hill from the middle of ``RIDGES``."""
+    """(ridge of least error, that error), descending from the middle of ``RIDGES``."""
     known: dict[int, float] = {}
 
     def at(place: int) -> float:

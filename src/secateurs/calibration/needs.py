@@ -1,4 +1,4 @@
-"""What a criterion needs to know of calibration data; the pass over them is chosen by it."""
+"""What criteria need from calibration data; it determines what one pass collects."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from enum import Flag, auto
 
 
 class Need(Flag):
-    """What has to be gathered before a criterion can score."""
+    """Statistics that must be collected before a criterion can score."""
 
     NOTHING = 0
     WEIGHTS = auto()
     ACTIVATIONS = auto()
     """Sums over the values that consumers read; see ``statistics.ActivationStatistics``."""
     GRAMS = auto()
-    """Products of those values, channel by channel; see ``statistics.Gram``."""
+    """Products of those values between channels; see ``statistics.Gram``."""
     GATES = auto()
-    """How each image's loss changes with a gate on a channel; see ``statistics.Gates``."""
+    """Gradients of each image's loss with respect to channel gates; see ``statistics.Gates``."""
     CURVATURE = auto()
     """Squared gradients of the weights, image by image."""
     ABLATION = auto()
-    """What the loss does when a channel is removed; see ``ablation.Ablation``."""
+    """Change of the loss when a channel is removed; see ``ablation.Ablation``."""
 
     DATA = ACTIVATIONS | GRAMS | GATES | CURVATURE | ABLATION
-    """Any of these takes calibration images."""
+    """Needs that require calibration images."""
     LOSS = GATES | CURVATURE | ABLATION
-    """Any of these takes a loss, and so labels."""
+    """Needs that require a loss, and so labels."""

@@ -1,4 +1,4 @@
-"""What the loss does without each channel: exactly, or as far as a race has to know."""
+"""Ablation of each channel: exact, or as far as a race needs it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def ablate(
     scope: Scope,
     confidence: float,
 ) -> Ablation:
-    """Remove channels one at a time, all of them or those in doubt.
+    """Remove channels one at a time: all of them, or those that are uncertain.
 
     Args:
         network: as traced.
         batches: at least one.
-        removals: (first batch) -> what removes the network's channels.
-        mode: 'exact' removes every channel on every image; 'racing' those in doubt.
-        share: see ``Race``, as all that follows.
-        scope: of the race.
-        confidence: of the race.
+        removals: function that prepares the removal of channels from the first batch.
+        mode: 'exact' removes every channel on every image; 'racing' the uncertain ones.
+        share: as for ``Race``.
+        scope: as for ``Race``.
+        confidence: as for ``Race``.
     """
     if mode == "exact":
         exact = ExactAblation(network, removals)

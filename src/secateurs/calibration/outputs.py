@@ -1,6 +1,6 @@
-"""What a model's outputs are, and how far two models' outputs are apart.
+"""Kinds of model outputs, and the divergence between two models' outputs.
 
-One definition for all: NumPy judges by it, PyTorch and Keras train towards it.
+There is one definition: it is evaluated in NumPy, and PyTorch and Keras train with it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from secateurs.errors import DataError, UnknownNameError, nearest
 OutputKind = Literal["categorical", "bernoulli", "relative", "embedding"]
 KINDS: tuple[str, ...] = get_args(OutputKind)
 _ALSO_CALLED = {"gaussian": "relative"}
-"""Of a normal distribution of fixed spread, the divergence is the relative squared error."""
+"""For a normal distribution of fixed variance, the divergence is the relative squared error."""
 
 _LEAST = 1e-7
-"""Below what no probability is taken: a float32 sigmoid or softmax resolves no less near 1."""
+"""Least probability: a float32 sigmoid or softmax cannot resolve less near 1."""
 _CLOSE = 1e-3
 
 
 class Operations(Protocol):
-    """The few operations that a divergence takes, on any framework's tensors."""
+    """Operations needed by a divergence, on any framework's tensors."""
 
     def log_softmax(self, x: Any, axis: int) -> Any: ...
     def log_sigmoid(self, x: Any) -> Any: ...
@@ -40,13 +40,13 @@ class Operations(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How one output of a model is read.
+    """Interpretation of one output of a model.
 
     Attributes:
         kind: a distribution over classes, independent probabilities, numbers, or directions.
-        axis: of the classes, the probabilities or the direction, counted from the end.
-        probabilities: whether they are given as such, not as scores before softmax or sigmoid.
-        scale: of numbers, the mean over images of their squared distance from their mean.
+        axis: axis of the classes, probabilities or direction, counted from the end.
+        probabilities: whether values are probabilities, not scores before softmax or sigmoid.
+        scale: for numbers, the mean over images of their squared distance from their mean.
     """
 
     kind: OutputKind
@@ -64,22 +64,22 @@ def read_outputs(
     *,
     channels_first: bool = False,
 ) -> tuple[Output, ...]:
-    """How to read a dense model's outputs.
+    """Determine how to interpret a dense model's outputs.
 
-    Where nobody says so, they are read from the values: rows that sum to one are distributions
-    over classes, values between nought and one are probabilities, rows of length one are
-    directions, other rows of at least two numbers are scores of classes, and all else is numbers.
+    Without a given kind they are classified by their values: rows that sum to one are distributions
+    over classes, values between zero and one are probabilities, rows of length one are directions,
+    other rows of at least two numbers are scores of classes, and everything else is numbers.
 
     Args:
-        outputs: of the dense model on some images, each of shape (N, ...).
-        kind: of all outputs, or of each; "gaussian" is another name of "relative".
-        channels_first: whether scores of classes for each place of an image, (N, classes, H, W),
-            have their classes along axis 1; they have them along the last otherwise.
+        outputs: outputs of the dense model on some images, each of shape (N, ...).
+        kind: kind of all outputs, or of each; "gaussian" is an alias of "relative".
+        channels_first: whether scores of classes for each pixel, (N, classes, H, W), have the
+            classes along axis 1; otherwise the last axis is used.
 
     Raises:
         UnknownNameError: no such kind.
-        DataError: there are no outputs, as many kinds as outputs were not given, or the dense
-            model gives NaN or infinity.
+        DataError: there are no outputs, the number of kinds does not match, or the dense model
+            returns NaN or infinity.
     """
     if not outputs:
         raise DataError("expected a model with an output of floating-point numbers; received none")
@@ -98,14 +98,14 @@ def read_outputs(
 def divergence(
     operations: Operations, output: Output, dense: Any, small: Any, temperature: float = 1.0
 ) -> Any:
-    """How far an output is from the dense model's, image by image, shape (N,).
+    """Divergence of an output from the dense model's, image by image, shape (N,).
 
     Args:
-        operations: of the framework the tensors are of.
-        output: how it is read.
-        dense: the dense model's, shape (N, ...).
-        small: the other model's, the same.
-        temperature: softens distributions and probabilities; their divergence is multiplied by its
+        operations: operations of the tensors' framework.
+        output: interpretation of the output.
+        dense: the dense model's output, shape (N, ...).
+        small: the other model's output, of the same shape.
+        temperature: softens distributions and probabilities; the divergence is multiplied by its
             square, so that gradients keep their size.
 
     Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015.
@@ -137,7 +137,7 @@ def divergences(
     small: Sequence[NDArray[Any]],
     temperature: float = 1.0,
 ) -> NDArray[np.float64]:
-    """The sum over all outputs of ``divergence``, in NumPy, shape (N,).
+    """Sum of ``divergence`` over all outputs, in NumPy, shape (N,).
 
     Example:
         >>> import numpy as np
@@ -158,15 +158,16 @@ def sum_divergences(
     small: Sequence[Any],
     temperature: float = 1.0,
 ) -> Any:
-    """The sum over all outputs of ``divergence``, image by image, shape (N,).
+    """Sum of ``divergence`` over all outputs, image by image, shape (N,).
 
-    What every model is trained by that follows a dense one: by ``distil``, or in a loop.
+    This is the loss of every model that is trained to match a dense one: by ``distil``, or in a
+    loop.
 
     Args:
-        operations: of the framework the tensors are of.
-        outputs: how each is read.
-        dense: what the dense model gave.
-        small: what the other gave, the same.
+        operations: operations of the tensors' framework.
+        outputs: interpretation of each output.
+        dense: outputs of the dense model.
+        small: outputs of the other model.
         temperature: as for ``divergence``.
     """
     apart = [
@@ -204,7 +205,7 @@ def _read(values: NDArray[np.float64], asked: str | None, channels_first: bool) 
 
 
 def _axis_of_sums(values: NDArray[np.float64], channels_first: bool) -> tuple[int, bool]:
-    """(axis of the classes, whether probabilities sum to one along it)."""
+    """(axis of the classes, whether values sum to one along it)."""
     axis = 1 - values.ndim if channels_first and values.ndim > 3 else -1
     if values.ndim < 2 or not values.size or values.min() < 0:
         return axis, False
@@ -236,7 +237,7 @@ def _logits(of: Operations, output: Output, values: Any) -> Any:
 
 
 def _by_image(of: Operations, values: Any) -> Any:
-    """The mean over all positions of an image."""
+    """Mean over all positions of an image."""
     axes = tuple(range(1, len(values.shape)))
     return of.sum(values, axes) / float(np.prod(values.shape[1:])) if axes else values
 

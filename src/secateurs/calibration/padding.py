@@ -1,7 +1,7 @@
-"""Which texts a model is traced with: one that is filled up, where calibration data hold some.
+"""Choice of the text that a language model is traced with: a padded one, if there is any.
 
-A language model that is given a mask which hides nothing may leave it out, so a pass without
-filling is another than one with. Where both are seen, the one with filling is right for both.
+A language model may skip a mask that hides nothing, so a pass without padding can run other
+operations than one with padding. If both occur in the data, the trace with padding fits both.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _BATCHES_LOOKED_AT = 64
 
 
 def example_with_padding(example_inputs: Any, data: Any) -> Any:
-    """The example inputs; or one row of the calibration data, where these say more of padding.
+    """The example inputs, or one row of the calibration data if that has padding they lack.
 
     Args:
-        example_inputs: as given to ``trace``.
-        data: calibration data of any kind. Texts in dictionaries, with a mask that the example
-            inputs lack, or that hides something here and hides nothing there, are looked at.
+        example_inputs: as passed to ``trace``.
+        data: calibration data of any kind. Texts in dictionaries are inspected: whether they have a
+            mask that the example inputs lack, or one that hides something only here.
 
     Example:
         >>> texts = {"input_ids": np.ones((2, 3))}
@@ -52,7 +52,7 @@ def example_with_padding(example_inputs: Any, data: Any) -> Any:
 
 
 def hidden_rows(inputs: Mapping[str, Any]) -> NDArray[np.int64]:
-    """The rows of texts of which a mask hides something, in order."""
+    """Indices of the texts in which a mask hides something, ascending."""
     hidden: set[int] = set()
     for name in MASKS:
         mask = inputs.get(name)
@@ -62,7 +62,7 @@ def hidden_rows(inputs: Mapping[str, Any]) -> NDArray[np.int64]:
 
 
 def _are_of_one_kind(known: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Whether data give all that the model was shown by name, in the same shapes."""
+    """Whether data provide every named input of the model, in the same shapes."""
     return all(
         name in inputs and np.shape(inputs[name])[1:] == np.shape(value)[1:]
         for name, value in known.items()
@@ -70,7 +70,7 @@ def _are_of_one_kind(known: Mapping[str, Any], inputs: Mapping[str, Any]) -> boo
 
 
 def _iterate_named_inputs(data: Any) -> Iterator[Mapping[str, Any]]:
-    """The inputs of each batch that come by name; none of data that can be seen only once."""
+    """Yield the named inputs of each batch; nothing for data that can be iterated only once."""
     whole = as_arrays(data)
     for batch in [whole] if whole is not None else batches_again(data):
         inputs, _ = split_of(batch)

@@ -1,9 +1,12 @@
-"""Which channels cost least to remove, found without removing them all.
+"""Finding the channels that cost least to remove, without removing all of them.
 
-Only channels whose forecast (see ``forecasts``) leaves in doubt on which side of the boundary they
-lie are removed for real, most doubt for least work first, and on few images before all. A few
-channels of each group, from low to high, are removed first: they teach how far forecasts are off.
-It stops when the expected share of channels on the wrong side is as small as was asked for.
+Removing every channel on every image is exact but slow, and mostly wasted: for most channels, the
+forecast from one backward pass (see ``forecasts``) already shows on which side of the boundary
+between low and other channels they lie. Only channels that the forecast leaves uncertain are
+actually removed, those first that resolve the most uncertainty for the least work, and on a few
+images before all. A pilot sample of each group, from low to high forecasts, is removed first,
+because only actual removals show how far forecasts are off. The race stops when the expected share
+of channels on the wrong side is as small as requested.
 """
 
 from __future__ import annotations
@@ -28,17 +31,17 @@ Mode = Literal["exact", "racing"]
 Scope = Literal["group", "network"]
 
 OF_EACH = 4
-"""Pilot channels of each group, from a low to a high forecast."""
+"""Number of pilot channels of each group, from a low to a high forecast."""
 
 FEWEST = 16
-"""Channels of all groups together that are removed first: where groups are few, more of each."""
+"""Least number of pilot channels in total: with few groups, more of each are taken."""
 
 
 def check_options(mode: str, share: float, scope: str, confidence: float) -> None:
-    """Refuse options of an oracle that are out of range.
+    """Check the options of an ablation.
 
     Raises:
-        DataError: one is.
+        DataError: one is out of range.
     """
     for name, value in (("share", share), ("confidence", confidence)):
         if not 0 < value < 1:
@@ -52,17 +55,17 @@ def check_options(mode: str, share: float, scope: str, confidence: float) -> Non
 
 @dataclass(eq=False)
 class Race(Generic[AnyRun]):
-    """Which channels to remove next, until it is sure enough which are the lowest.
+    """A race: chooses which channels to remove next, until the lowest are known well enough.
 
     Attributes:
         network: as traced.
-        removals: of its channels.
-        parts: all images.
-        share: of the channels, to be found; in (0, 1).
-        scope: whether they are the lowest of the whole network or of each group.
-        confidence: the expected share of those found that are right; in (0, 1).
-        forecasts: of every channel, and what was found of it.
-        tally: what removing channels did, by class.
+        removals: removes its channels.
+        parts: all images, in batches.
+        share: share of the channels to find, in (0, 1).
+        scope: whether to find the lowest of the whole network or of each group.
+        confidence: expected share of the channels found that are right, in (0, 1).
+        forecasts: forecasts of all channels, with what was measured.
+        tally: sums of the measured effects, by class.
     """
 
     network: Network
@@ -86,7 +89,7 @@ class Race(Generic[AnyRun]):
         self.forecasts = Forecasts(*self._measure_dense(), self.group_of, len(groups))
 
     def _measure_dense(self) -> tuple[Singles, Floats]:
-        """(t of each channel and image, curvature of each image's loss); the network is tallied."""
+        """(t of each channel and image, curvature of each image's loss); tallies the dense run."""
         atoms = np.concatenate([*(g.channels for g in self.network.groups), np.zeros(0, np.int64)])
         gates, curved = [], []
         for number in range(len(self.parts)):
@@ -100,7 +103,7 @@ class Race(Generic[AnyRun]):
         return np.concatenate(gates, axis=1), np.concatenate(curved)
 
     def run(self) -> Ablation:
-        """Forecast, remove the most doubtful, learn, and so on until enough is sure."""
+        """Forecast, remove the most uncertain channels, learn, and repeat until confident."""
         first = self.first()
         self.remove(first, np.where(self._in_steps[first], SAMPLED, LAST))
         while True:
@@ -114,7 +117,7 @@ class Race(Generic[AnyRun]):
             )
 
     def _teams(self) -> list[Ids]:
-        """Channels that are ranked among each other."""
+        """Sets of channels that are ranked among each other."""
         if self.scope == "network":
             return [np.arange(len(self.place))]
         return [np.flatnonzero(self.group_of == n) for n in range(len(self.network.groups))]
@@ -123,7 +126,7 @@ class Race(Generic[AnyRun]):
         return [max(1, round(self.share * len(team))) for team in self._teams()]
 
     def doubt(self) -> Floats:
-        """The probability of each channel to lie on the other side of its boundary."""
+        """Probability that each channel lies on the other side of its boundary."""
         values, deviations = self.forecasts.values()
         doubt = np.zeros(len(values))
         for team, wanted in zip(self._teams(), self._count_wanted(), strict=True):
@@ -132,13 +135,13 @@ class Race(Generic[AnyRun]):
                 continue
             boundary = (rising[wanted - 1] + rising[wanted]) / 2
             distance = np.abs(values[team] - boundary)
-            # Laplace's law rather than the normal one: the errors' tails are heavy.
+            # A Laplace distribution instead of a normal one, because errors have heavy tails.
             scale = np.maximum(deviations[team], 1e-300)
             doubt[team] = 0.5 * np.exp(-np.sqrt(2) * distance / scale)
         return np.where(deviations > 0, doubt, 0.0)
 
     def most_doubtful(self, doubt: Floats, allowed: float) -> Ids:
-        """Next channels to ablate: as many as would leave no more doubt than allowed."""
+        """Channels to ablate next: as many as would leave no more uncertainty than allowed."""
         order = np.argsort(-doubt / self.cost_per_image, kind="stable")
         order = order[~self.forecasts.is_known[order]]
         left = doubt.sum() - np.cumsum(doubt[order])
@@ -146,7 +149,7 @@ class Race(Generic[AnyRun]):
         return order[:enough]
 
     def first(self) -> Ids:
-        """A few of each group, from the lowest forecasts to the highest: forecasts err on both."""
+        """Pilot channels of each group, from the lowest to the highest forecasts."""
         values, _ = self.forecasts.values()
         each = max(OF_EACH, -(-FEWEST // max(1, len(self.network.groups))))
         parts = []
@@ -158,7 +161,7 @@ class Race(Generic[AnyRun]):
         return np.concatenate([*parts, np.zeros(0, np.int64)])
 
     def remove(self, chosen: Ids, steps_until: Ids) -> None:
-        """Let channels take steps until each has taken so many."""
+        """Remove channels on the images of their next steps, until step ``steps_until``."""
         until = self.forecasts.done.copy()
         until[chosen] = steps_until
         ends = np.cumsum([0, *map(len, self.parts)]).tolist()
@@ -180,7 +183,7 @@ class Race(Generic[AnyRun]):
         self.forecasts.done = until
 
     def _dense(self, number: int) -> AnyRun:
-        """The dense network on a part; it is kept until another part's turn comes."""
+        """The dense network's run on a part; cached until another part is needed."""
         if number not in self._runs:
             self._runs = {number: self.removals.dense(self.parts[number])}
         return self._runs[number]

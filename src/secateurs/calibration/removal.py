@@ -1,4 +1,4 @@
-"""Removing channels one at a time: what a framework does for it, and the sums of what it found."""
+"""Removing channels one at a time: the interface to a framework, and sums of the effects."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from secateurs.channels.network import Group, Network
 
 
 class DenseRun(Protocol):
-    """A dense network's run on one batch. Arrays may be tensors of any framework."""
+    """The dense network's run on one batch. Arrays may be tensors of any framework."""
 
     @property
     def labels(self) -> Any:
-        """Of the images; None where there are none."""
+        """Labels of the images, or None."""
 
     @property
     def losses(self) -> Any:
-        """Of the images."""
+        """Loss of each image."""
 
     @property
     def right(self) -> Any:
-        """Which images are classified right; None where labels are not classes."""
+        """Which images are classified right; None if labels are not classes."""
 
     @property
     def classes(self) -> int:
-        """How many classes the outputs score; 0 where labels are not classes."""
+        """Number of classes that the outputs score; 0 if labels are not classes."""
 
 
 AnyRun = TypeVar("AnyRun", bound=DenseRun)
 
 
 class LossChanges(Protocol):
-    """What removing channels did, image by image. Arrays may be tensors of any framework."""
+    """Effects of removed channels on each image. Arrays may be tensors of any framework."""
 
     @property
     def loss(self) -> Any:
-        """Change of the loss, shape (channels, images), double."""
+        """Change of the loss, shape (channels, images), in double precision."""
 
     @property
     def right(self) -> Any:
-        """1 where an image is now classified right and was not, -1 the other way round."""
+        """1 where an image is now classified right and was not before, -1 the other way round."""
 
 
 class Removals(Protocol[AnyRun]):
     """Removes channels of a network one at a time."""
 
     def dense(self, batch: CalibrationBatch) -> AnyRun:
-        """The dense network's run on a batch."""
+        """Run the dense network on a batch."""
 
     def ablate(
         self, dense: AnyRun, group: Group, channels: Ids, where: NDArray[np.bool_] | None = None
     ) -> LossChanges:
         """Remove each of these channels of a group, alone, on the batch of that run.
 
-        Where ``where``, of shape (channels, images), is given, only what it names has to be right.
+        If ``where``, shape (channels, images), is given, only the entries it marks must be valid.
         """
 
     def slopes(self, dense: AnyRun) -> Sums:
-        """The derivative of each image's loss with respect to each atom's gate; (images, atoms)."""
+        """Derivative of each image's loss by each atom's gate, shape (images, atoms)."""
 
     def supports_subsets(self, group: Group) -> bool:
-        """Whether cost scales with the number of images."""
+        """Whether the cost scales with the number of images."""
 
     def cost_per_image(self, group: Group) -> float:
         """Relative cost of removing one of the group's channels on one image."""
@@ -79,7 +79,7 @@ class ExactAblation(Generic[AnyRun]):
 
     Args:
         network: as traced.
-        removals: of it, made from the first batch.
+        removals: function that prepares the removal of channels from the first batch.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ExactAblation(Generic[AnyRun]):
         self._tally: AblationSums | None = None
 
     def add(self, batch: CalibrationBatch) -> None:
-        """One batch."""
+        """Process one batch."""
         if self._removals is None:
             self._removals = self._make(batch)
         dense = self._removals.dense(batch)
@@ -104,12 +104,12 @@ class ExactAblation(Generic[AnyRun]):
             tally_changes_(self._tally, dense, group, every, changes)
 
     def ablation(self) -> Ablation:
-        """All of it."""
+        """The ablation over all batches."""
         return (self._tally or AblationSums(self._network, 0)).ablation()
 
 
 def tally_dense_(tally: AblationSums, dense: DenseRun) -> None:
-    """Add the dense network on one batch."""
+    """Add the dense network's results on one batch."""
     right = None if dense.right is None else as_array(dense.right)
     tally.add_dense(as_array(dense.losses).astype(np.float64), right, _labels(dense))
 
@@ -122,11 +122,11 @@ def tally_changes_(
     changes: LossChanges,
     where: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Add what removing channels did on that batch, or on the images that ``where`` names."""
+    """Add the effects of removed channels on a batch, or on the images that ``where`` marks."""
     loss, right = as_array(changes.loss), as_array(changes.right)
     tally.add(group.name, channels, loss, right, _labels(dense), where)
 
 
 def _labels(dense: DenseRun) -> Ids | None:
-    """The images' classes, if they have any."""
+    """Classes of the images, if labels are classes."""
     return as_array(dense.labels) if dense.classes and dense.labels is not None else None

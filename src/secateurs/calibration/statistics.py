@@ -1,11 +1,11 @@
-"""What calibration data say about a network: running sums in NumPy, filled by either framework.
+"""Running sums over calibration data, in NumPy, filled by either framework.
 
 A framework runs the model and sees, at every operation that reads channels (a convolution, a matrix
-product, attention, a sum), the very values that removing a channel would take away. Along the axis
-that is read lie units, so whatever is known of each index there can be summed up for each channel:
-a unit belongs to the channels that it needs to stay (a cell of heads by positions to its head and
-to its position). Everything here is a sum over images, so neither memory nor the result depends on
-how the images come in batches.
+product, attention, a sum), the values that removing a channel would remove. Every index along the
+axis that is read is a unit, so statistics of each index can be summed for each channel: a unit
+belongs to the channels that it needs (a cell of heads by positions to its head and to its
+position). Everything here is a sum over images, so neither memory nor the result depends on the
+batch size.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.network import Group, Network
 
 Slopes = list[tuple[Ids, Array]]
-"""For each consumer: its units, and h * dL/dh summed over space, of shape (images, indices)."""
+"""For each consumer: its units, and h * dL/dh summed over space, shape (images, indices)."""
 
 
 @dataclass(eq=False, slots=True)
 class ZeroCounts:
-    """How often a layer's own activations are zero.
+    """Counts of zeros in a layer's own activations.
 
     Attributes:
-        units: what lies along the axis of channels.
-        count: values seen at each index.
-        zeros: how many of them were exactly zero.
+        units: units along the axis of channels.
+        count: number of values at each index.
+        zeros: number of exact zeros at each index, shape (indices,).
     """
 
     units: Ids
@@ -44,35 +44,35 @@ class ZeroCounts:
         self.zeros = np.zeros(len(self.units))
 
     def add(self, count: int, zeros: Array) -> None:
-        """Sums over one batch, of shape (indices,); ``count`` values at each index."""
+        """Add one batch: ``zeros`` of shape (indices,), out of ``count`` values at each index."""
         self.count += count
         self.zeros += zeros
 
     @property
     def share(self) -> float:
-        """Of all values, how many are zero."""
+        """Share of all values that are zero."""
         values = self.count * len(self.units)
         return float(self.zeros.sum()) / values if values else 0.0
 
 
 @dataclass(eq=False, slots=True)
 class ActivationStatistics:
-    """The values that consumers read along one axis, summed up at each index.
+    """Sums of the values that consumers read along one axis, at each index.
 
-    Consumers that read the same values count as one: the branches of a residual block, say.
+    Consumers that read the same values count as one, such as the branches of a residual block.
 
     Attributes:
-        layer: where they are read first.
-        units: what lies along the axis.
-        reader_norm: for each index, the squared norm of what all these consumers do with it: of a
-            weight's slice; 1 where no weight meets it (attention, a sum).
-        count: values seen at each index.
-        zeros: how many of them were exactly zero.
-        activations: the zeros of the activations that these values are pooled, padded or resized
-            from, for each of the branches that join; none where they are read as they are.
-        absolute: the sum of their absolute values.
-        total: their sum.
-        squares: the sum of their squares.
+        layer: layer that reads them first.
+        units: units along the axis.
+        reader_norm: for each index, the squared norm of the slices of all consumers' weights; 1
+            where no weight meets it (attention, a sum).
+        count: number of values at each index.
+        zeros: number of exact zeros, shape (indices,).
+        activations: zeros of the activations that these values are pooled, padded or resized from,
+            for each branch that joins; () if they are read as they are.
+        absolute: sum of their absolute values, shape (indices,).
+        total: their sum, shape (indices,).
+        squares: sum of their squares, shape (indices,).
     """
 
     layer: str
@@ -89,7 +89,7 @@ class ActivationStatistics:
         self.zeros, self.absolute, self.total, self.squares = np.zeros((4, len(self.units)))
 
     def add(self, count: int, zeros: Array, absolute: Array, total: Array, squares: Array) -> None:
-        """Sums over one batch, each of shape (indices,); ``count`` values at each index."""
+        """Add one batch's sums, each of shape (indices,), over ``count`` values at each index."""
         self.count += count
         self.zeros += zeros
         self.absolute += absolute
@@ -98,7 +98,7 @@ class ActivationStatistics:
 
     @property
     def own_zeros(self) -> tuple[ZeroCounts, ...]:
-        """Zeros of the layers' own activations, before any pool."""
+        """Zeros of the layers' own activations, before any pooling."""
         if self.activations:
             return self.activations
         zeros = ZeroCounts(self.units)
@@ -107,7 +107,7 @@ class ActivationStatistics:
 
     @property
     def variance(self) -> Sums:
-        """Of the values at each index."""
+        """Variance of the values at each index, shape (indices,)."""
         spread: Sums = np.maximum(self.squares / self.count - (self.total / self.count) ** 2, 0)
         return spread
 
@@ -117,8 +117,8 @@ class Gram:
     """Products of a group's channels at one reading, summed over images and positions.
 
     Attributes:
-        count: values of each channel.
-        total: their sums, shape (channels,).
+        count: number of values of each channel.
+        total: sums of the values, shape (channels,).
         products: sums of the products of two channels' values, shape (channels, channels).
     """
 
@@ -128,24 +128,24 @@ class Gram:
 
     @classmethod
     def empty(cls, channels: int) -> Gram:
-        """Of no image yet."""
+        """Sums over no images."""
         return cls(0, np.zeros(channels), np.zeros((channels, channels)))
 
     def add(self, count: int, total: Array, products: Array) -> None:
-        """Sums over one batch."""
+        """Add one batch's sums."""
         self.count += count
         self.total += total
         self.products += products
 
     @property
     def centred(self) -> Sums:
-        """Sums of products of deviations from each channel's mean."""
+        """Sums of products of deviations from each channel's mean, shape (channels, channels)."""
         centred: Sums = self.products - np.outer(self.total, self.total) / self.count
         return centred
 
 
 class Gates:
-    """How each image's loss changes with a gate on a channel, summed over images.
+    """Derivatives of the loss with respect to gates on channels, summed over images.
 
     A gate multiplies a channel's values at every consumer at once. The derivative of image n's loss
     with respect to the gate of channel j, at 1, is
@@ -155,10 +155,10 @@ class Gates:
     To first order, removing the channel changes the loss by -t_nj.
 
     Attributes:
-        images: how many were seen.
-        signed: sum over images of t, for each atom.
-        absolute: sum of |t|.
-        squares: sum of t^2.
+        images: number of images.
+        signed: sum over images of t, shape (atoms,).
+        absolute: sum of |t|, shape (atoms,).
+        squares: sum of t^2, shape (atoms,).
     """
 
     def __init__(self, solution: Solution) -> None:
@@ -169,7 +169,7 @@ class Gates:
         self.signed, self.absolute, self.squares = np.zeros((3, solution.count))
 
     def add(self, parts: Slopes) -> Sums:
-        """Some images; returns t for each of them and each atom."""
+        """Add some images; returns t, shape (images, atoms)."""
         terms = self.terms(parts)
         self.images += len(terms)
         self.signed += terms.sum(axis=0)
@@ -186,9 +186,9 @@ class Gates:
         return terms
 
     def _needs_of(self, units: Ids) -> csr_array[Any, Any]:
-        """1 where a unit needs an atom; shape (units, atoms)."""
+        """Sparse matrix with 1 where a unit needs an atom, shape (units, atoms)."""
         if id(units) not in self._needs:
-            self._units.append(units)  # keeps the id its own
+            self._units.append(units)  # keeps the array alive, so that its id stays unique
             atoms = self._solution.atoms[units]
             rows, columns = np.nonzero(atoms != ALWAYS)
             entries = (np.ones(len(rows)), (rows, atoms[rows, columns]))
@@ -198,15 +198,15 @@ class Gates:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CalibrationStatistics:
-    """All that was gathered in one pass over the calibration data; what was not asked for is None.
+    """Everything collected in one pass over the calibration data; None if not requested.
 
     Attributes:
-        images: how many there were.
-        readings: the values that consumers read, in the order of the forward pass.
+        images: number of images.
+        readings: statistics of the values that consumers read, in the order of the forward pass.
         grams: group name -> one ``Gram`` for each reading of the group.
-        gates: on all channels at once.
-        curvature: tensor name -> the mean over images of the squared gradient of their loss.
-        ablation: what the loss does when a channel is removed.
+        gates: gradients with respect to gates on all channels.
+        curvature: tensor name -> mean over images of the squared gradient of their loss.
+        ablation: change of the loss when each channel is removed.
     """
 
     images: int = 0
@@ -219,12 +219,12 @@ class CalibrationStatistics:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ChannelIndex:
-    """The indices along an axis that a group's channels are.
+    """Indices along an axis that belong to a group's channels.
 
     Attributes:
-        index: indices along the axis, shape (n,); one that is part of two channels comes twice.
-        channel: the channel, inside the group, that each is part of; shape (n,).
-        channels: how many channels the group has.
+        index: indices along the axis, shape (n,); one that belongs to two channels appears twice.
+        channel: channel of each index, numbered inside the group, shape (n,).
+        channels: number of channels in the group.
     """
 
     index: Ids
@@ -235,14 +235,14 @@ class ChannelIndex:
         return len(self.index)
 
     def total(self, values: Array) -> Sums:
-        """The sum of what is known at each channel's indices."""
+        """Sum values at each channel's indices, shape (channels,)."""
         sums: Sums = np.zeros(self.channels)
         np.add.at(sums, self.channel, values[self.index])
         return sums
 
     @property
     def rows(self) -> Ids | None:
-        """The indices as an array (channels, indices of each); None where channels differ in it."""
+        """Indices as an array (channels, indices of each); None if channels have unequal counts."""
         counts = np.bincount(self.channel, minlength=self.channels)
         if not len(self) or (counts != counts[0]).any():
             return None
@@ -251,7 +251,7 @@ class ChannelIndex:
 
 
 def channel_index(network: Network, group: Group, units: Ids) -> ChannelIndex:
-    """Where, along an axis of these units, a group's channels lie."""
+    """Find a group's channels along an axis with these units."""
     atoms = network.solution.atoms[units]
     place = np.full(network.solution.count, -1)
     place[group.channels] = np.arange(len(group))

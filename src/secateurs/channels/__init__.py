@@ -1,1 +1,1 @@
-"""The algebra of channels. NumPy and SciPy only; knows no framework."""
+"""Channels, the equations between them, cuts and costs. Uses NumPy and SciPy, no framework."""

@@ -1,4 +1,4 @@
-"""Types of the arrays that the algebra and what stands on it work with."""
+"""Array types that are shared by the framework-free packages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
-"""Numbers in the precision in which a framework gave them."""
+"""Floats in the precision in which a framework provided them."""
 Floats = NDArray[np.float64]
-"""Numbers in double precision."""
+"""Floats in double precision."""
 Sums = NDArray[np.float64]
-"""Sums over images or rows, which single precision would round."""
+"""Sums over images or rows, in double precision because single precision would round them."""
 Stays = NDArray[np.bool_]
-"""Which units stay, shape (units,)."""
+"""Mask of the units that are kept, shape (units,)."""

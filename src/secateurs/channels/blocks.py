@@ -1,7 +1,7 @@
-"""Residual blocks: what can go whole, and how that is written down.
+"""Residual blocks: which can be removed whole, and how their removal is recorded.
 
-A block gives its input plus something. Without the something its skip remains, and if nothing
-happens on the skip, nothing remains of the block at all.
+A residual block adds a branch to its input. Without the branch its skip connection remains; where
+the skip is the identity, nothing of the block remains.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from secateurs.formatting import count, percent, table
 
 @dataclass(frozen=True, slots=True)
 class BlockCut:
-    """A residual block that goes, as plain data.
+    """The removal of one residual block, as plain data.
 
     Attributes:
-        owner: dotted path of its module.
-        keeps: what stays of it: the children on its skip, in the order in which they run. Of most
-            blocks none does; of one that changes the shape, its projection.
-        after: the activation behind the sum, such as 'relu', where the skip does not go on as it
-            is; else ''.
-        place: which positional argument is its input.
-        keyword: the name of that argument where it may be given by name; else ''.
-        gives: how many things it returns in a tuple, the first of them its output; 0 is no tuple.
-        shortens: whether the list that holds it gets shorter, so that those behind it are numbered
-            anew. Else something that hands its input on takes its place.
-        layers: of a block that no module holds, such as one in the graph of a Keras model: the
-            layers that go, by their paths. ``owner`` is its sum then, and ``place`` the operand
-            that stays.
+        owner: dotted path of the block's module.
+        keeps: children that stay because they lie on the skip, in the order in which they run:
+            empty for most blocks; the projection, for one that changes the shape.
+        after: activation after the sum, such as 'relu', where the value on the skip is not passed
+            on unchanged; else ''.
+        place: position of the argument that is the block's input.
+        keyword: name of that argument where it may be passed by keyword; else ''.
+        gives: length of the tuple that the block returns, whose first item is its output; 0 where
+            it returns no tuple.
+        shortens: whether the list that holds the block gets shorter, so that the elements after it
+            are renumbered. Otherwise an identity takes the block's place.
+        layers: for a block that is not a module of its own, such as one in a Keras graph: paths of
+            the layers to remove. ``owner`` is then the sum, and ``place`` the operand that stays.
     """
 
     owner: str
@@ -42,7 +42,7 @@ class BlockCut:
     layers: tuple[str, ...] = ()
 
     def takes_with_it(self, name: str) -> bool:
-        """Whether a tensor or layer of this name goes with the block."""
+        """Whether a tensor or layer of this name is removed with the block."""
         if self.layers:
             return any(_is_in(name, layer) for layer in (self.owner, *self.layers))
         inside = _is_in(name, self.owner)
@@ -59,13 +59,13 @@ class Block:
     """A residual block of a network.
 
     Attributes:
-        cut: what takes it out.
-        params: numbers in the parameters that go with it.
-        macs: multiply-accumulates of a pass that go with it.
-        change: one minus the cosine between what comes in on its skip and what it gives, over the
-            example inputs; a block that hardly turns its input is little missed.
-        inexact: normalisations on the skip itself that go with the block, so that what is left is
-            not the block with its branch at zero; '' where there are none.
+        cut: the record of its removal.
+        params: number of parameters removed with it.
+        macs: multiply-accumulates per forward pass removed with it.
+        change: one minus the cosine similarity between the value on its skip and its output, over
+            the example inputs. A block that hardly changes its input is hardly missed.
+        inexact: normalisations on the skip itself that are removed with the block, so that the
+            result differs from the block with a zero branch; () where there are none.
     """
 
     cut: BlockCut
@@ -76,12 +76,12 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Dotted path of its module."""
+        """Dotted path of the block's module."""
         return self.cut.owner
 
 
 def table_of_blocks(blocks: Sequence[Block], params: int, macs: int) -> str:
-    """The blocks with what goes with each, as text; shares are of these totals."""
+    """Format the blocks and what is removed with each as a table, with shares of these totals."""
     rows = [
         (
             block.name,
@@ -96,10 +96,10 @@ def table_of_blocks(blocks: Sequence[Block], params: int, macs: int) -> str:
 
 
 class Numbering:
-    """How names change where lists of layers have become shorter.
+    """Translate names between a dense model and one whose lists of layers have become shorter.
 
     Args:
-        blocks: that went, by their names in the dense model.
+        blocks: removed blocks, by their names in the dense model.
     """
 
     def __init__(self, blocks: Iterable[BlockCut]) -> None:
@@ -114,7 +114,7 @@ class Numbering:
         return bool(self._gone)
 
     def before(self, name: str) -> str:
-        """A name in the cut model -> the name in the dense one."""
+        """The name in the dense model of a name in the cut one."""
         for path in self._outer_first:
             gone = sorted(self._gone[path])
             number = _number_in(name, path)
@@ -123,7 +123,7 @@ class Numbering:
         return name
 
     def after(self, name: str) -> str | None:
-        """A name in the dense model -> the name in the cut one; None where it went."""
+        """The name in the cut model of a name in the dense one; None if it was removed."""
         for path in reversed(self._outer_first):
             gone = self._gone[path]
             number = _number_in(name, path)
@@ -136,14 +136,14 @@ class Numbering:
 
 
 def _number_before(number: int, gone: Sequence[int]) -> int:
-    for one in gone:  # rising
+    for one in gone:  # in ascending order
         if one <= number:
             number += 1
     return number
 
 
 def _number_in(name: str, path: str) -> int | None:
-    """The number of the list's element that a name is of or in; None where it is of another."""
+    """Index of the list element that a name belongs to; None if it belongs to none."""
     if not name.startswith(f"{path}."):
         return None
     number = name[len(path) + 1 :].partition(".")[0]

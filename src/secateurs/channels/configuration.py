@@ -1,4 +1,4 @@
-"""What a model's own configuration can say of its widths, whoever keeps it."""
+"""What repair and planning need of a model's own configuration, whichever library defines it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Protocol
 from secateurs.channels.cut import Cut
 
 Fields = Mapping[str, int | float]
-"""Dotted path of a field, with a place in a list as its last part -> its value."""
+"""Dotted path of a field -> its value; for lists, the last part of the path is the index."""
 
 
 class NumberedConfiguration(Protocol):
-    """Numbers that a model can be built from anew, and what they build."""
+    """Numbers in a configuration from which a model can be built anew."""
 
     @property
     def numbers(self) -> Fields:
-        """Those that may be widths, as they are now."""
+        """The fields that may be widths, with their present values."""
         ...
 
     @property
     def unsaid(self) -> Fields:
-        """Those of them that it leaves out, and that are as they are as long as others stay."""
+        """Fields that the configuration omits, with the values that follow from other fields."""
         ...
 
     def shapes(self, fields: Fields) -> Mapping[str, tuple[int, ...]] | None:
-        """Of each tensor of the model that is built with these values; None where none can be."""
+        """Shapes of the tensors of a model built with these values; None if it cannot be built."""
         ...
 
     def rebuilds(self, cut: Cut, fields: Fields) -> bool:
-        """Whether a model built with these values, of a cut model's weights, answers as it does."""
+        """Whether a model built with these values and a cut model's weights gives its outputs."""
         ...

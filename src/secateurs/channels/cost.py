@@ -1,8 +1,8 @@
-"""Parameters, MACs and bytes of any cut, before it is made.
+"""Exact parameters, MACs and bytes of any cut, before it is made.
 
 A tensor's size and a contraction's multiply-accumulates are both a constant times a product of axis
-lengths, and a cut only changes axis lengths: to the number of that axis's units that stay. So every
-cost is a sum of such products, and exact.
+lengths, and a cut changes axis lengths only: to the number of that axis's units that are kept. So
+every cost is a sum of such products.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from secateurs.channels.equations import Ids, Solution
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """``constant`` times the number of units that stay in each of ``axes``."""
+    """``constant`` times the number of kept units of each of ``axes``."""
 
     constant: int
     axes: tuple[Ids, ...] = ()
@@ -26,7 +26,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """A convolution, matrix product, ... and what it costs.
+    """A convolution, matrix product, ... and its cost.
 
     Attributes:
         layer: the name of the layer it belongs to.
@@ -39,16 +39,16 @@ class Contraction:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a network, dense or cut, costs.
+    """Cost of a network, dense or cut.
 
     Attributes:
-        params: numbers in its parameters, shared ones counted once.
-        macs: multiply-accumulates of one forward pass over the example inputs the network was
+        params: number of parameters; shared tensors are counted once.
+        macs: multiply-accumulates of one forward pass over the example inputs that the network was
             traced with.
-        bytes: of its parameters and buffers, as they are stored.
-        channels: places along the widths of layers that can be pruned. Of heads by positions, or of
-            convolution groups by channels in each, every cell is one: half of them is half of the
-            layer's width.
+        bytes: size of parameters and buffers as they are stored.
+        channels: number of positions along the widths of layers that can be pruned. In grids
+            (heads by positions, convolution groups by channels in each) every cell counts as one,
+            so half of them is half of the layer's width.
     """
 
     params: int
@@ -58,7 +58,7 @@ class Cost:
 
 
 class Products:
-    """Many products, evaluated at once for any choice of atoms that stay."""
+    """Many products, evaluated together for any choice of kept atoms."""
 
     def __init__(self, solution: Solution, products: Sequence[Product]) -> None:
         arrays = {id(axis): axis for product in products for axis in product.axes}
@@ -75,7 +75,7 @@ class Products:
         self._constants = np.array([product.constant for product in products], np.int64)
 
     def values(self, alive: NDArray[np.bool_]) -> Ids:
-        """Each product's value, given which atoms stay."""
+        """Value of each product, shape (products,), for a mask of kept atoms, shape (atoms,)."""
         stays = self._solution.mark_kept(alive)[self._units]
         counts = np.add.reduceat(stays, self._starts, dtype=np.int64) if len(stays) else stays
         counts = np.append(counts, 1)

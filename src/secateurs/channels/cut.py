@@ -1,7 +1,7 @@
-"""A cut: what goes, as plain data.
+"""A cut, as plain data: what is removed from a network.
 
-A ``Cut`` names, for each tensor, the indices that leave along each axis, and the sizes that layers
-keep as integers. It can be written to JSON, read back, put after another cut, and applied to a
+A ``Cut`` lists, for each tensor, the indices removed along each axis, and the integer sizes that
+change in layers. It can be written to JSON, read back, composed with a later cut, and applied to a
 freshly built model without tracing it again.
 """
 
@@ -27,25 +27,25 @@ from secateurs.formatting import megabytes, notebook_html, percent
 FORMAT = "secateurs-cut"
 VERSION = 1
 VERSION_WITH_BLOCKS = 2
-"""Of cuts that take whole blocks: what reads the first version only would leave them in."""
+"""Version of cuts with whole blocks, which readers of version 1 would silently ignore."""
 
 _Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCut:
-    """What leaves one tensor.
+    """Indices removed from one tensor.
 
     Attributes:
         shape: the tensor's shape before the cut.
-        removed: axis -> indices that go, rising.
+        removed: axis -> removed indices, in ascending order.
     """
 
     shape: tuple[int, ...]
     removed: Mapping[int, tuple[int, ...]]
 
     def list_kept(self, axis: int) -> NDArray[np.int64]:
-        """Indices along ``axis`` that stay."""
+        """Indices along ``axis`` that are kept, in ascending order."""
         stays = np.ones(self.shape[axis], bool)
         stays[list(self.removed.get(axis, ()))] = False
         return np.flatnonzero(stays)
@@ -57,7 +57,7 @@ class TensorCut:
         return tuple(size - gone.get(axis, 0) for axis, size in enumerate(self.shape))
 
     def then(self, later: TensorCut) -> TensorCut:
-        """This cut and, on what it leaves, ``later``."""
+        """Compose this cut with ``later``, a cut of the tensor that it leaves."""
         removed = {
             axis: _remove_in_turn(self, later, axis) for axis in {*self.removed, *later.removed}
         }
@@ -66,13 +66,13 @@ class TensorCut:
 
 @dataclass(frozen=True, slots=True)
 class SizeChange:
-    """A size that a layer keeps as an integer attribute.
+    """Change of an integer size that a layer keeps as an attribute.
 
     Attributes:
         owner: dotted path of the layer; '' is the model itself.
-        attribute: name of the attribute, such as 'out_channels'; dotted where it is one of an
+        attribute: name of the attribute, such as 'out_channels'; dotted where it belongs to an
             object that the layer holds, such as 'config.hidden_size'.
-        position: place in the attribute where it is a tuple or a list, the key where it is a
+        position: index in the attribute where that is a tuple or a list, key where it is a
             dictionary, else None.
         before: the value in the dense model.
         after: the value in the cut one.
@@ -87,16 +87,16 @@ class SizeChange:
 
 @dataclass(frozen=True, slots=True)
 class Rescaling:
-    """A factor on part of a tensor that keeps something as it was: an attention's scale, say.
+    """A factor on part of a tensor that compensates for a changed size, as in attention's scale.
 
-    Where a layer computes a number from a size, the number changes with the size; multiplying the
-    weights before it by the inverse leaves the result alone.
+    Where a layer computes a factor from a size, the factor changes with the size. Multiplying the
+    preceding weights by the inverse leaves the result unchanged.
 
     Attributes:
         tensor: the tensor's name.
-        axis: along which of its axes.
-        indices: which indices there, in the tensor before the cut.
-        factor: what to multiply by.
+        axis: axis along which the indices count.
+        indices: indices to rescale, in the tensor before the cut.
+        factor: the factor.
     """
 
     tensor: str
@@ -107,15 +107,15 @@ class Rescaling:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A tensor that a layer keeps of a pass for the next one, and makes again where it is gone.
+    """A tensor that a layer caches from one pass for the next, and recomputes if it is missing.
 
-    The cut model must not go on with the one that the dense model has kept.
+    The cut model must not reuse the dense model's.
 
     Attributes:
         owner: dotted path of the layer; '' is the model itself.
-        attribute: where it is kept: an attribute or a buffer, or a dictionary there.
-        key: where it is in the dictionary; None is no dictionary, or all of it.
-        is_sized: whether the layer looks at its size, and wants a small one where it is gone.
+        attribute: attribute or buffer that holds it, or a dictionary that does.
+        key: key in the dictionary; None if it is not a dictionary, or all of it is meant.
+        is_sized: whether the layer checks its size, and needs a small tensor where it is missing.
     """
 
     owner: str
@@ -126,7 +126,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class ChannelCut:
-    """What leaves one group of channels: how many there were, and which go."""
+    """Channels removed from one group: how many there were, and the indices of the removed."""
 
     of: int
     removed: tuple[int, ...]
@@ -134,19 +134,19 @@ class ChannelCut:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """An immutable record of what leaves a network.
+    """An immutable record of everything removed from a network.
 
     Attributes:
-        tensors: tensor name -> what leaves it; tensors that lose nothing are not listed.
-        sizes: attributes of layers that change with it.
-        channels: group name -> which of its channels go.
-        rescalings: factors on the weights that stay.
-        before: cost of the network the cut was planned for.
+        tensors: tensor name -> what is removed from it; unchanged tensors are not listed.
+        sizes: integer attributes of layers that change.
+        channels: group name -> its removed channels.
+        rescalings: factors on weights that are kept.
+        before: cost of the network that the cut was planned for.
         after: cost of what is left.
-        caches: what layers keep of a pass and the cut model has to make anew.
-        blocks: residual blocks that go whole. All names in a cut are the dense model's.
-        fields: what a Transformers configuration says of what is left: the path of a field, such
-            as 'text_config.intermediate_size' or 'hidden_sizes.2', and its value.
+        caches: tensors that layers cache and that the cut model must recompute.
+        blocks: residual blocks removed whole. All names in a cut are the dense model's.
+        fields: values in a Transformers configuration after the cut, by path, such as
+            'text_config.intermediate_size' or 'hidden_sizes.2'.
     """
 
     tensors: Mapping[str, TensorCut] = field(default_factory=dict)
@@ -163,17 +163,17 @@ class Cut:
         return bool(self.tensors or self.blocks)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Cut:
-        """Itself: nothing in it changes."""
+        """Return the cut itself: it is immutable."""
         del memo
         return self
 
     @property
     def removed_channels(self) -> int:
-        """Number of channels that go."""
+        """Number of removed channels."""
         return sum(len(channel.removed) for channel in self.channels.values())
 
     def then(self, later: Cut) -> Cut:
-        """The one cut that does this and, on what it leaves, ``later``.
+        """Compose this cut with ``later``, a cut of what it leaves.
 
         Raises:
             CutError: ``later`` was not planned for what this cut leaves.
@@ -204,13 +204,13 @@ class Cut:
         )
 
     def since(self, earlier: Cut) -> Cut:
-        """What this cut does beyond ``earlier``: ``earlier.then(cut.since(earlier))`` is ``cut``.
+        """What this cut removes beyond ``earlier``: ``earlier.then(cut.since(earlier)) == cut``.
 
         Args:
-            earlier: a cut that this one goes on from, such as that of a model which was cut before.
+            earlier: a cut that this one continues, such as that of a model cut before.
 
         Raises:
-            CutError: this cut does not begin with ``earlier``.
+            CutError: this cut does not start with ``earlier``.
         """
         tensors = {}
         for name in earlier.tensors:
@@ -240,7 +240,7 @@ class Cut:
         return _rename(further, numbering.after) if numbering else further
 
     def without_blocks(self) -> Cut:
-        """What this cut does to the rest of the model, once the blocks that it takes are gone."""
+        """What this cut does to the rest of the model once its blocks have been removed."""
         if not self.blocks:
             return self
         after = Numbering(self.blocks).after
@@ -251,7 +251,7 @@ class Cut:
         return replace(_rename(self, name_after), blocks=())
 
     def with_blocks(self, blocks: tuple[BlockCut, ...]) -> Cut:
-        """This cut, and these blocks go whole: of what it does to them nothing is said any more.
+        """Add these blocks; entries for anything inside them are dropped.
 
         Costs are this cut's own.
         """
@@ -263,15 +263,15 @@ class Cut:
         return replace(left, channels=self.channels, blocks=(*self.blocks, *blocks))
 
     def rename(self, name_of: Callable[[str], str]) -> Cut:
-        """The same cut, of a model whose layers and tensors have other names.
+        """The same cut of a model whose layers and tensors have other names.
 
         Args:
-            name_of: name of a layer or tensor here -> there.
+            name_of: function from a name here to the name there.
         """
         return _rename(self, name_of)
 
     def below(self, path: str) -> Cut:
-        """The same cut, of a model that has this one as its part ``path``."""
+        """The same cut of a model that contains this one as its submodule ``path``."""
         return replace(
             _rename(self, lambda name: f"{path}.{name}" if name else path),
             before=None,
@@ -280,7 +280,7 @@ class Cut:
         )
 
     def of_part(self, path: str) -> Cut:
-        """What this cut does to the part ``path`` of the model, as a cut of that part alone."""
+        """What this cut does to the submodule ``path``, as a cut of that submodule alone."""
 
         def name_inside(name: str) -> str | None:
             inside = name == path or name.startswith(f"{path}.")
@@ -289,7 +289,7 @@ class Cut:
         return replace(_rename(self, name_inside), before=None, after=None, fields={})
 
     def explain(self) -> str:
-        """A table: for each group, how many channels stay, and which go."""
+        """Format a table: for each group, how many channels are kept and which are removed."""
         gone = "".join(f"{block.owner}: the whole block goes\n" for block in self.blocks)
         rows = [
             (
@@ -324,11 +324,11 @@ class Cut:
         )
 
     def to_json(self) -> str:
-        """The cut as JSON text, of the format's current version."""
+        """The cut as JSON text, in the format's current version."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The cut as JSON-ready data. Axes that lose the same indices share one list."""
+        """The cut as JSON-ready data. Axes with the same removed indices share one list."""
         sets: dict[tuple[int, ...], int] = {}
 
         def index_of_set(indices: tuple[int, ...]) -> int:
@@ -375,7 +375,7 @@ class Cut:
     @classmethod
     @takes(source=TEXT)
     def from_json(cls, source: str) -> Self:
-        """Read what ``to_json`` wrote.
+        """Read a cut that ``to_json`` wrote.
 
         Raises:
             CheckpointError: it is not JSON, not a cut, or of a newer version.
@@ -390,7 +390,7 @@ class Cut:
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Read what ``to_dict`` made.
+        """Read a cut that ``to_dict`` made.
 
         Raises:
             CheckpointError: it is something else, of a newer version, or damaged.
@@ -427,7 +427,7 @@ class Cut:
 
     @takes(path=PATH)
     def save(self, path: str | Path) -> None:
-        """Write the cut as JSON; the file is whole or not there."""
+        """Write the cut as JSON, atomically."""
         from secateurs.files import write_atomically
 
         write_atomically(Path(path), self.to_json().encode())
@@ -447,7 +447,7 @@ class Cut:
 
 
 def _fields_in_turn(first: Cut, later: Cut) -> Mapping[str, int | float]:
-    """What a configuration says after both; nothing where one of them is not said by fields."""
+    """Configuration fields after both cuts; empty where one of the cuts has none."""
     if any(cut.tensors and not cut.fields for cut in (first, later)):
         return {}
     return {**first.fields, **later.fields}
@@ -460,7 +460,7 @@ def _remove_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int,
 
 
 def _before(first: Cut, rescaling: Rescaling) -> Rescaling:
-    """A rescaling of what a cut leaves, said of what there was before it."""
+    """A rescaling of what a cut leaves, in the indices of the tensor before that cut."""
     cut = first.tensors.get(rescaling.tensor)
     if cut is None:
         return rescaling
@@ -476,7 +476,7 @@ def _not_begun_with(where: str) -> CutError:
 
 
 def _tensor_since(name: str, cut: TensorCut, earlier: TensorCut) -> TensorCut:
-    """What leaves a tensor beyond an earlier cut of it, said of what that one leaves."""
+    """What a cut removes from a tensor beyond an earlier one, in the indices that one leaves."""
     removed = {}
     for axis in {*cut.removed, *earlier.removed}:
         gone, before = cut.removed.get(axis, ()), earlier.removed.get(axis, ())
@@ -507,7 +507,7 @@ def _channels_since(
     for name, cut in channels.items():
         known = earlier.get(name)
         if known is None or known.of != cut.of or not {*known.removed} <= {*cut.removed}:
-            found[name] = cut  # the groups were named anew in between
+            found[name] = cut  # the groups were renamed in between
             continue
         left = _tensor_since(
             name, TensorCut((cut.of,), {0: cut.removed}), TensorCut((known.of,), {0: known.removed})
@@ -518,7 +518,7 @@ def _channels_since(
 
 
 def _after(first: Cut, rescaling: Rescaling) -> Rescaling:
-    """A rescaling of what there was before a cut, said of what it leaves."""
+    """A rescaling of a tensor before a cut, in the indices that the cut leaves."""
     cut = first.tensors.get(rescaling.tensor)
     if cut is None:
         return rescaling
@@ -554,7 +554,7 @@ def _channels_in_turn(
 
 
 def _rename(cut: Cut, rename: Callable[[str], str | None]) -> Cut:
-    """The same cut of a model with other names; what has none any more is left out."""
+    """The same cut of a model with other names; entries that have no new name are dropped."""
     tensors = {new: of for name, of in cut.tensors.items() if (new := rename(name)) is not None}
     channels = {new: of for name, of in cut.channels.items() if (new := rename(name)) is not None}
 
@@ -602,4 +602,4 @@ def _shorten(shown: str, most: int = 60) -> str:
 
 
 CUT = instance(Cut, "a Cut", CutError, "secateurs.plan, or network.cut, makes one.")
-"""What public functions say of a cut."""
+"""How public functions check an argument that is a cut."""

@@ -1,4 +1,4 @@
-"""What a cut is as JSON, and what that has to be: of these types, and in itself of one piece."""
+"""Schema of a cut as JSON, and the check that its parts are consistent."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Costs = tuple[Natural, Natural, Natural, Natural]
 _Names = tuple[StrictStr, ...]
 _Block = tuple[StrictStr, _Names, StrictStr, Natural, StrictStr, Natural, StrictBool]
 _GraphBlock = tuple[StrictStr, _Names, StrictStr, Natural, StrictStr, Natural, StrictBool, _Names]
-"""With the layers that go, of a block that no module holds."""
+"""A block that is not a module of its own; the last item lists the layers to remove."""
 
 
 class CutData(BaseModel):
-    """The fields of a cut as JSON; ``sets`` are the lists of indices that the others number.
+    """Fields of a cut as JSON; other fields refer to the lists in ``sets`` by index.
 
     Attributes:
-        tensors: name -> (shape, axis -> number of a set).
-        channels: group -> (how many, number of a set).
+        tensors: name -> (shape, axis -> index of a set).
+        channels: group -> (number of channels, index of a set).
         sizes: (owner, attribute, position, before, after).
-        rescalings: (tensor, axis, number of a set, factor).
+        rescalings: (tensor, axis, index of a set, factor).
         before: parameters, multiply-accumulates, bytes, channels.
         after: likewise.
-        caches: (owner, attribute, key, whether its size is looked at).
-        blocks: (owner, children that stay, activation, place and name of the input, how many
-            things it gives, whether its list gets shorter).
+        caches: (owner, attribute, key, whether its size is checked).
+        blocks: (owner, kept children, activation, position and name of the input, length of the
+            returned tuple, whether its list gets shorter).
         fields: path of a configuration's field -> its value.
-        sets: rising indices.
+        sets: lists of ascending indices.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,13 +54,13 @@ class CutData(BaseModel):
 
 
 def check_cut_data(data: Mapping[str, Any]) -> CutData:
-    """A cut's fields, of which each is what it should be and fits the others.
+    """Parse a cut's fields, and check each by itself and against the others.
 
     Args:
-        data: as ``Cut.to_dict`` gives it; axes are text, as keys are in JSON.
+        data: as ``Cut.to_dict`` returns it; axes are strings, as keys in JSON are.
 
     Raises:
-        CheckpointError: where they are not, with the place.
+        CheckpointError: a field is wrong; the message says which.
     """
     try:
         fields = CutData(
@@ -82,7 +82,7 @@ def _damage_error(where: str, fault: str) -> CheckpointError:
 
 
 def _with_axes(value: Any, key: str) -> Any:
-    """The tensors with their axes as numbers; anything else, and what is no axis, as it is."""
+    """Convert the keys of the tensors to integers; whatever has another form is left as it is."""
     if key != "tensors" or not isinstance(value, dict):
         return value
     return {name: _with_numbers(entry) for name, entry in value.items()}
@@ -102,7 +102,7 @@ def _as_axis(text: Any) -> Any:
 
 
 def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
-    """(where, what is wrong) for whatever does not fit the rest."""
+    """Yield (where, what is wrong) for every inconsistency between fields."""
     for number, indices in enumerate(fields.sets):
         if any(left >= right for left, right in itertools.pairwise(indices)):
             yield f"sets.{number}", "expected rising indices; received others"
@@ -115,7 +115,7 @@ def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
                 yield from _beyond(fields.sets, at, length, f"tensors.{name}")
     for name, (of, at) in fields.channels.items():
         yield from _beyond(fields.sets, at, of, f"channels.{name}")
-    yield from _no_blocks(fields)
+    yield from _check_blocks(fields)
     for name, axis, at, _ in fields.rescalings:
         shape, _ = fields.tensors.get(name, ((), {}))
         if shape and axis >= len(shape):
@@ -126,7 +126,7 @@ def _misfits(fields: CutData) -> Iterator[tuple[str, str]]:
             )
 
 
-def _no_blocks(fields: CutData) -> Iterator[tuple[str, str]]:
+def _check_blocks(fields: CutData) -> Iterator[tuple[str, str]]:
     for owner, _, _, _, _, _, shortens, *_ in fields.blocks:
         number = owner.rpartition(".")[2]
         if not owner or (shortens and not (number.isascii() and number.isdecimal())):
@@ -136,7 +136,7 @@ def _no_blocks(fields: CutData) -> Iterator[tuple[str, str]]:
 def _beyond(
     sets: Sequence[Sequence[int]], at: int, length: int | None, where: str
 ) -> Iterator[tuple[str, str]]:
-    """Whether a number of a set, or an index in it, is of something that is not there."""
+    """Yield a fault if the index of a set, or an index in the set, is out of range."""
     if at >= len(sets):
         yield where, f"expected the number of one of {len(sets)} sets; received {at}"
     elif length is not None and sets[at] and sets[at][-1] >= length:

@@ -1,4 +1,4 @@
-"""The parts of a cut that follow from which atoms stay: tensors, sizes and factors."""
+"""The parts of a cut that follow from the kept atoms: tensors, sizes and factors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from secateurs.errors import CutError
 def cut_tensors(
     tensors: Iterable[Tensor], solution: Solution, alive: NDArray[np.bool_]
 ) -> dict[str, TensorCut]:
-    """What goes of each tensor; those that stay whole are not in it.
+    """Removed indices of each tensor; unchanged tensors are omitted.
+
+    Args:
+        tensors: tensors of the network.
+        solution: solution of the equations between their units.
+        alive: mask of the kept atoms, shape (atoms,).
 
     Raises:
-        CutError: nothing would be left of one.
+        CutError: no index of some axis would be left.
     """
     stays = solution.mark_kept(alive)
     gone_along: dict[int, tuple[int, ...]] = {}
@@ -45,7 +50,7 @@ def cut_tensors(
 def change_sizes(
     sizes: Sequence[Size], solution: Solution, alive: NDArray[np.bool_]
 ) -> tuple[SizeChange, ...]:
-    """The integers that change."""
+    """The integer sizes that change when only the atoms in ``alive`` are kept."""
     products = Products(solution, [size.value for size in sizes])
     before, after = products.values(_everything(solution)), products.values(alive)
     return tuple(
@@ -58,7 +63,7 @@ def change_sizes(
 def rescale(
     scalings: Sequence[Scaling], solution: Solution, alive: NDArray[np.bool_]
 ) -> tuple[Rescaling, ...]:
-    """The factors on weights that change."""
+    """The factors on weights that are needed when only the atoms in ``alive`` are kept."""
     products = Products(solution, [scaling.size for scaling in scalings])
     before, after = products.values(_everything(solution)), products.values(alive)
     return tuple(

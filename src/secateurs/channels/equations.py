@@ -1,15 +1,15 @@
 """Units and the equations between them.
 
-Every index along every tracked axis of every tensor is a *unit*, known by a number. A network is a
-set of statements about units:
+Every index along every tracked axis of every tensor is a *unit*, identified by a number. A network
+is a set of statements about units:
 
-- ``equate``: two units are the same thing, so they live or die together;
+- ``equate``: two units are the same channel, so both are removed or neither;
 - ``factor``: the units of one axis form a grid (heads by positions, groups by channels), and what
-  is removed must leave a grid: a cell stays exactly while its row and its column both stay;
-- ``freeze``: a unit may never go, and here is why.
+  is removed must leave a grid: a cell is kept exactly while its row and its column both are;
+- ``freeze``: a unit may never be removed, for a given reason.
 
-``solve`` turns the statements into *atoms*, the smallest things that can be removed, and says for
-each unit which atoms it needs. Most units need one atom (themselves and their equals); a cell of a
+``solve`` turns the statements into *atoms*, the smallest sets of units that can be removed, and
+says for each unit which atoms it needs. Most units need one atom (their own class); a cell of a
 grid needs several; a frozen unit needs none, so nothing can remove it.
 """
 
@@ -37,7 +37,7 @@ DISAGREEING_GRIDS = "two reshapes divide these channels in ways that no cut sati
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """The cells of an axis seen as a grid, and the units that stand for its rows, columns, ..."""
+    """The cells of an axis viewed as a grid, and the units that stand for its rows, columns, ..."""
 
     cells: Ids
     """Flat, in row-major order; ``prod(len(side) for side in sides)`` of them."""
@@ -48,20 +48,20 @@ class Grid:
         return tuple(len(side) for side in self.sides)
 
     def sides_of(self, positions: Ids) -> list[Ids]:
-        """The side units, one array a side, of the cells at these flat positions."""
+        """The side units, one array for each side, of the cells at these flat positions."""
         coordinates = np.unravel_index(positions, self.shape)
         return [side[at] for side, at in zip(self.sides, coordinates, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Which atoms each unit needs in order to stay.
+    """The atoms that each unit needs in order to be kept.
 
     Attributes:
-        atoms: shape (units, most atoms one unit needs); rows padded with ``ALWAYS``.
-            A unit stays while none of its atoms is removed.
+        atoms: shape (units, most atoms that one unit needs); rows are padded with ``ALWAYS``.
+            A unit is kept while none of its atoms is removed.
         count: number of atoms, ``ALWAYS`` included; atoms are 1 .. count - 1.
-        reasons: for a unit that nothing can remove, why.
+        reasons: unit that nothing can remove -> why.
     """
 
     atoms: Ids
@@ -69,9 +69,9 @@ class Solution:
     reasons: dict[int, tuple[str, ...]]
 
     def mark_kept(self, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which units stay, given which atoms do (shape (count,), entry ``ALWAYS`` true)."""
+        """Mask of the kept units for a mask of kept atoms (shape (count,), ``ALWAYS`` true)."""
         kept = alive[self.atoms[:, 0]]
-        for further in self.atoms.T[1:]:  # few and long: quicker than reducing along them
+        for further in self.atoms.T[1:]:  # few long columns: faster than reducing along rows
             kept &= alive[further]
         return kept
 
@@ -94,13 +94,13 @@ class Equations:
         return self._count
 
     def units(self, number: int) -> Ids:
-        """New units, different from all others."""
+        """Create units that are different from all others."""
         first = self._count
         self._count += number
         return np.arange(first, self._count)
 
     def equate(self, left: Ids, right: Ids) -> None:
-        """The units at the same place in both arrays live or die together."""
+        """State that the units at the same index of both arrays are removed together."""
         if left is right:
             return
         if left.shape != right.shape:
@@ -112,13 +112,13 @@ class Equations:
         self._right.append(right)
 
     def freeze(self, units: Ids, reason: str) -> None:
-        """These units may never be removed, because of ``reason``."""
+        """State that these units may never be removed, because of ``reason``."""
         self._frozen.append((np.unique(units), reason))
 
     def factor(self, cells: Ids, shape: Sequence[int]) -> tuple[Ids, ...]:
-        """See an axis as a grid of ``shape``; returns the units that stand for each side.
+        """View an axis as a grid of ``shape``; returns the units that stand for each side.
 
-        The same axis seen as the same grid again gives the same sides.
+        Viewing the same axis as the same grid again returns the same sides.
         """
         key = (tuple(shape), cells.tobytes())
         sides = self._grid_by_key.get(key)
@@ -152,10 +152,10 @@ class Equations:
         self._sides_by_cells.setdefault(cells.tobytes(), sides)
 
     def solve(self, guesses: Sequence[tuple[Ids, Ids]] = ()) -> Solution:
-        """All that follows from the statements.
+        """Solve all statements made so far.
 
         Args:
-            guesses: further equations, which are not kept: the next solution is without them.
+            guesses: further equations for this solution only; they are not kept.
         """
         work = _Solver(
             self._count,
@@ -168,23 +168,23 @@ class Equations:
 
 @dataclass
 class _Solver:
-    """One run of ``Equations.solve``; adds statements of its own until nothing new follows.
+    """One run of ``Equations.solve``: adds implied statements until a fixed point is reached.
 
-    Why not union-find alone? Plain equations are connected components, found once. A grid says
-    more: where two grids share a cell, their rows and columns have to agree as well, and saying so
-    makes further cells equal. Nothing can be computed in one pass, so statements are added and the
-    components are found anew until a round adds none. It ends: each round either merges classes,
-    of which there are finitely many, or settles a pair of grids of different shapes, and a pair is
-    settled once (``settled``).
+    Why not union-find alone? Plain equations are connected components, found once. A grid implies
+    more: where two grids share a cell, their rows and columns must agree as well, and equating
+    those makes further cells equal. No single pass finds all of this, so statements are added and
+    the components recomputed until a round adds none. This terminates: each round either merges
+    classes, of which there are finitely many, or settles a pair of grids of different shapes, and
+    each pair is settled once (``settled``).
 
-    What is added is always *sufficient* for the network to stay right, never only likely: equal
-    coordinates make equal cells, and the finer of two shapes expresses both. Where two shapes have
-    no common refinement and neither divides a line of the other, both grids are frozen: that loses
-    channels that might have gone, but cannot make a wrong cut.
+    Every statement added is *sufficient* for the network to stay correct, never just likely: equal
+    coordinates make equal cells, and the finer of two shapes can express both. Where two shapes
+    have no common refinement and neither divides a line of the other, both grids are frozen. That
+    gives up channels that might have been removable, but cannot make a wrong cut.
 
-    Then, in this order, because each step needs the one before: the grids are sorted so that one
-    whose sides are cells of another comes behind it (a ring of such is frozen too); reasons spread
-    from cells to rows and columns; and each class gets the atoms it needs, sides before cells.
+    The remaining steps each need the one before: the grids are sorted so that a grid whose sides
+    are cells of another comes after it (a cycle of such grids is frozen too); reasons spread from
+    cells to rows and columns; and each class gets the atoms it needs, sides before cells.
     """
 
     count: int
@@ -193,7 +193,7 @@ class _Solver:
     frozen: list[tuple[Ids, str]]
     settled: set[tuple[int, int]] = field(default_factory=set)
     is_frozen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """For each class, whether it has a reason to stay."""
+    """For each class, whether it is frozen."""
 
     def solve(self) -> Solution:
         classes = self._classes()
@@ -214,7 +214,7 @@ class _Solver:
         return connected_components(edges, directed=False)[1].astype(np.int64)
 
     def _reconcile_grids(self, classes: Ids) -> bool:
-        """Where two cells are one class, make their sides agree. True if that said anything new."""
+        """Where two cells are in one class, make their sides agree. True if anything was added."""
         known = len(self.equal), len(self.grids), len(self.frozen)
         for first, second, at_first, at_second in _pair_shared_cells(tuple(self.grids), classes):
             self._reconcile(classes, first, second, at_first, at_second)
@@ -249,7 +249,7 @@ class _Solver:
     def _equate_sides(
         self, classes: Ids, one: Grid, other: Grid, at_one: Ids, at_other: Ids
     ) -> None:
-        """Equal coordinates make equal cells; it is sufficient, and so it is always safe."""
+        """Equate the sides of shared cells. Sufficient (equal coordinates make equal cells)."""
         sides = zip(one.sides_of(at_one), other.sides_of(at_other), strict=True)
         for left, right in sides:
             new = classes[left] != classes[right]
@@ -259,11 +259,11 @@ class _Solver:
     def _divide_line(
         self, classes: Ids, one: Grid, other: Grid, at_one: Ids, at_other: Ids
     ) -> bool:
-        """Where one grid divides a line of another, divide that side of it. False if it does not.
+        """Where one grid divides a line of another, divide that side too. False if it does not.
 
-        Queries, keys and values are rows of one grid, and each of them is a grid of heads by
-        positions. As long as the row cannot go, its cells go with their columns, so the columns are
-        heads by positions themselves.
+        An example is fused attention: queries, keys and values are rows of one grid, and each row
+        is itself a grid of heads by positions. As long as the rows are frozen, cells are removed
+        with their columns, so the columns themselves form the grid of heads by positions.
         """
         places = np.unravel_index(at_one[np.argsort(at_other)], one.shape)
         along = [axis for axis, at in enumerate(places) if (at != at[0]).any()]
@@ -316,7 +316,7 @@ class _Solver:
         return reasons
 
     def _spread_frozen(self, grid: Grid, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> bool:
-        """Freeze the row and the column of each frozen cell. True if that said anything new."""
+        """Freeze the row and the column of each frozen cell. True if anything was added."""
         cells = classes[grid.cells]
         at = np.flatnonzero(self.is_frozen[cells])
         known = len(reasons)
@@ -328,7 +328,7 @@ class _Solver:
         return len(reasons) > known
 
     def _sides_first(self, classes: Ids) -> list[Grid]:
-        """The grids, each behind those that have its sides as cells; rings are frozen."""
+        """Sort the grids so that each follows those that have its sides as cells; freeze cycles."""
         is_open = np.zeros(int(classes.max(initial=-1)) + 1, bool)
         for grid in self.grids:
             is_open[classes[grid.cells]] = True
@@ -348,7 +348,7 @@ class _Solver:
     def _atoms(self, ordered: list[Grid], classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Ids:
         """For each class, the atoms it needs (class number + 1), padded with ALWAYS.
 
-        A class that is no cell needs itself; a cell needs what its row and its column need.
+        A class that is not a cell needs itself; a cell needs what its row and its column need.
         """
         table = np.arange(1, int(classes.max(initial=-1)) + 2)[:, None]
         for grid in ordered:
@@ -378,7 +378,7 @@ class _Solver:
 
 
 def _pair_shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[int, int, Ids, Ids]]:
-    """Pairs of cells of one class: (grid, grid, positions in the first, in the second)."""
+    """Yield the cells that two grids share: (grid, grid, positions in the first, in the second)."""
     if not grids:
         return
     number = np.concatenate([classes[grid.cells] for grid in grids])
@@ -396,7 +396,7 @@ def _pair_shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[in
 
 
 def _common_refinement(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...] | None:
-    """The coarsest shape of which both shapes are made by merging neighbours; None if none is."""
+    """The coarsest shape from which both shapes follow by merging neighbours; None if none."""
     steps = sorted({*_strides(one), *_strides(other)}, reverse=True)
     if any(large % small for large, small in pairwise(steps)):
         return None
@@ -411,7 +411,7 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 def _distinct_first(rows: Ids) -> Ids:
-    """Each row's different atoms, falling, ALWAYS last; columns of ALWAYS alone dropped."""
+    """Sort each row's distinct atoms in descending order, ``ALWAYS`` last; drop empty columns."""
     rows = -np.sort(-rows, axis=1)
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = ALWAYS
     rows = -np.sort(-rows, axis=1)
@@ -419,7 +419,7 @@ def _distinct_first(rows: Ids) -> Ids:
 
 
 def _compact(atoms: Ids, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Solution:
-    """Number the atoms without gaps, in the order of the units that need them first."""
+    """Renumber the atoms without gaps, in the order of the units that first need them."""
     used, first = np.unique(atoms, return_index=True)
     by_appearance = used[np.argsort(first)]
     by_appearance = by_appearance[by_appearance != ALWAYS]

@@ -1,8 +1,8 @@
-"""How large the file of a cut network is, before it is written.
+"""Size of a cut network's file, before it is written.
 
 A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the
-tensors: known to the byte. Of other formats the tensors are known, at the precision that they are
-written in; the rest is seen once a file is made.
+tensors: its size is known exactly. For other formats only the tensors are known, at the precision
+in which they are written; the rest is measured once a file has been made.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "keras": ("float32",),
     "savedmodel": ("float32",),
 }
-"""Format of a file -> the precisions that its weights can be written in; the first is usual."""
+"""File format -> the precisions in which its weights can be written, the default first."""
 
 _OVERHEAD = {"onnx": 2000, "int8": 3000, "pt2": 5000}
-"""Bytes that the text of such a file takes for each layer, at the least: a first guess, which is
-corrected by what is written. Guessed too high, it would refuse what can be met."""
+"""Least bytes of graph text for each layer in such a file: a first guess, corrected once a file is
+written. Too high a guess would reject budgets that can be met."""
 
 PRECISIONS = ("float32", "float16", "int8")
 
@@ -50,9 +50,9 @@ class FileKind:
     """A file's format, and the precision of the weights in it.
 
     Attributes:
-        format: as ``export`` calls its targets.
-        precision: "float32" is as the model holds them; "float16" halves that; in "int8" what
-            layers multiply with takes a byte a number.
+        format: name of the format, as for ``export``'s targets.
+        precision: "float32" keeps the model's own types; "float16" halves them; "int8" stores
+            weights of matrix products and convolutions in one byte each.
     """
 
     format: str = "safetensors"
@@ -60,10 +60,10 @@ class FileKind:
 
     @classmethod
     def of(cls, format_: str | None = None, precision: str | None = None) -> FileKind:
-        """The kind that these mean: the usual precision, the usual format that has it.
+        """The kind with these properties; what is None takes its default.
 
         Raises:
-            BudgetError: there is no such format or precision, or the format has not that one.
+            BudgetError: no such format or precision, or the format does not support it.
         """
         if precision is not None and precision not in PRECISIONS:
             raise BudgetError(
@@ -88,23 +88,23 @@ class FileKind:
 
     @property
     def is_foreseen(self) -> bool:
-        """Whether the file's size is known to the byte before it is made."""
+        """Whether the exact file size is known before the file is written."""
         return self.format == "safetensors"
 
     def overhead(self, network: Network) -> int:
-        """Bytes beside tensors that a file of this kind takes, as a first guess."""
+        """Bytes of a file of this kind beside its tensors, as a first guess."""
         usual = _OVERHEAD.get(self.format, 1000)
         return len(network.contractions) * _OVERHEAD.get(self.precision, usual)
 
     def itemsize(self, tensor: Tensor) -> int:
-        """Bytes that a number of this tensor takes in the file."""
+        """Bytes of one element of this tensor in the file."""
         if self.precision == "int8" and tensor.is_parameter and len(tensor.shape) > 1:
             return 1
         is_number = tensor.itemsize == 4 or (tensor.itemsize == 8 and tensor.is_parameter)
         return 2 if self.precision == "float16" and is_number else tensor.itemsize
 
     def products(self, network: Network) -> list[Product]:
-        """The bytes of each tensor, as they follow the widths."""
+        """Bytes of each tensor as a function of the widths."""
         return [
             Product(tensor.size.constant * self.itemsize(tensor), tensor.size.axes)
             for tensor in network.tensors.values()
@@ -112,13 +112,13 @@ class FileKind:
 
 
 USUAL = FileKind()
-"""What ``save`` writes."""
+"""The kind of file that ``save`` writes."""
 
 _STORED: WeakKeyDictionary[Network, dict[FileKind, Products]] = WeakKeyDictionary()
 
 
 def count_stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKind) -> int:
-    """Bytes of all tensors in a file of this kind, given which atoms stay."""
+    """Bytes of all tensors in a file of this kind, given the kept atoms."""
     of_network = _STORED.setdefault(network, {})
     if kind not in of_network:
         of_network[kind] = Products(network.solution, kind.products(network))
@@ -128,7 +128,7 @@ def count_stored_bytes(network: Network, alive: NDArray[np.bool_], kind: FileKin
 def count_bytes_without(
     network: Network, blocks: Sequence[BlockCut], alive: NDArray[np.bool_], kind: FileKind
 ) -> int:
-    """The same without these blocks."""
+    """Bytes of the tensors that remain without these blocks, given the kept atoms."""
     kept = [
         product
         for tensor, product in zip(network.tensors.values(), kind.products(network), strict=True)
@@ -138,32 +138,32 @@ def count_bytes_without(
 
 
 def is_gone(tensor: Tensor, blocks: Sequence[BlockCut]) -> bool:
-    """Whether a tensor goes with these blocks."""
+    """Whether a tensor is removed with these blocks."""
     names = (tensor.name, *tensor.aliases)
     return all(any(block.takes_with_it(name) for block in blocks) for name in names)
 
 
 def metadata(cut: Cut) -> dict[str, str]:
-    """What a file says of itself: the cut that leads from the dense model to it."""
+    """Metadata of a cut model's file, including the cut."""
     return {"format": "pt", METADATA_KEY: cut.to_json()}
 
 
 def cut_from_metadata(metadata: Mapping[str, str]) -> Cut:
-    """The cut inside what a file says of itself; an empty one where there is none."""
+    """The cut in a file's metadata; an empty one if there is none."""
     inside = metadata.get(METADATA_KEY)
     return Cut() if inside is None else Cut.from_json(inside)
 
 
 def predict_file_size(network: Network, cut: Cut, kind: FileKind = USUAL) -> int:
-    """Bytes of the safetensors file of the network after ``cut``: exact for a model as traced.
+    """Size in bytes of the safetensors file after ``cut``; exact for the model as it was traced.
 
-    Buffers that a model does not save are counted all the same.
+    Buffers that a model does not save (non-persistent ones) are counted too.
     """
     sizes = {tensor.name: kind.itemsize(tensor) for tensor in network.tensors.values()}
-    entries = {**metadata(cut), CHECKSUM: "0" * 64}  # what it is does not change how long it is
+    entries = {**metadata(cut), CHECKSUM: "0" * 64}  # any checksum is as long as this
     header: dict[str, Any] = {"__metadata__": entries}
     place = 0
-    # Wide types first, then by name, as safetensors does: the order decides how long offsets are.
+    # Wide types first, then by name, as in safetensors: the order affects the offsets' digits.
     left = [t for t in network.tensors.values() if not is_gone(t, cut.blocks)]
     for tensor in sorted(left, key=lambda t: (-sizes[t.name], t.name)):
         known = cut.tensors.get(tensor.name)

@@ -1,4 +1,4 @@
-"""Python's search for unreachable objects, put off while many are made that all stay."""
+"""Pausing of Python's cyclic garbage collector while many long-lived objects are created."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Look for no unreachable objects meanwhile; also a decorator.
+    """Disable the cyclic garbage collector meanwhile; also usable as a decorator.
 
-    A trace makes some hundred thousand objects that all stay, and every few hundred Python looks
-    through them, in turn through all that the process has. What nothing refers to is freed at once
-    all the same. Who has switched it off finds it off; another thread's is put off, too.
+    A trace creates some hundred thousand objects that all stay alive, and every few hundred of
+    them Python would scan them, and in turn everything in the process, for cycles. Reference
+    counting still frees objects at once. If the collector was off already, it stays off. The
+    pause affects all threads.
     """
     if not gc.isenabled():
         yield

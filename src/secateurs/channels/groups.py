@@ -1,4 +1,4 @@
-"""Which channels make a group, what it is called, and what is frozen and why."""
+"""How atoms form groups, how groups are named, and what is frozen and why."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Member:
     """An axis that a group's channels run along.
 
     Attributes:
-        tensor: the tensor's name.
-        axis: which of its axes.
+        tensor: name of the tensor.
+        axis: one of its axes.
         role: what the axis does.
-        each: how many of its indices one channel covers.
+        each: number of its indices that one channel covers.
     """
 
     tensor: str
@@ -38,14 +38,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Channels that touch the same axes: the 'layer' a user sees.
+    """Channels that run along the same axes: what a user sees as a layer's channels.
 
     Attributes:
-        name: after the first layer whose filters these are.
-        channels: the atoms, in the order of that layer's filters.
-        members: every axis they run along.
-        inexact: operations that mix these channels, so that removing some changes what the others
-            give.
+        name: name of the first layer whose filters these are.
+        channels: the atoms, in the order of that layer's filters, shape (channels,).
+        members: all axes that they run along.
+        inexact: operations that mix these channels, so that removing some changes the values of
+            the others.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Group:
         return len(self.channels)
 
     def with_role(self, *roles: Role) -> tuple[Member, ...]:
-        """Its members that play one of these roles."""
+        """The members that have one of these roles."""
         return tuple(member for member in self.members if member.role in roles)
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """Indices of axes that may not be removed, and why."""
+    """Indices of axes that cannot be removed, and why."""
 
     name: str
     count: int
@@ -74,7 +74,7 @@ class Frozen:
 def groups_of(
     tensors: Collection[Tensor], solution: Solution, mixings: Sequence[Mixing]
 ) -> list[Group]:
-    """Atoms that touch the same axes, equally often, make a group."""
+    """Group the atoms that touch the same axes with the same number of indices each."""
     users: dict[int, list[tuple[Tensor, int]]] = {}
     arrays: list[Ids] = []
     for tensor in tensors:
@@ -94,7 +94,7 @@ def groups_of(
             for tensor, axis in users[id(arrays[number])]
         )
         if any(member.each == lengths[member.tensor][member.axis] for member in members):
-            continue  # one channel that is all of some axis: without it nothing would be left
+            continue  # one channel that covers a whole axis: removing it would leave nothing
         for channels in _sides(alike, solution.atoms[arrays[touched[0][0]]]):
             name = _group_name(members, len(channels))
             used_names[name] += 1
@@ -108,10 +108,10 @@ def groups_of(
 
 
 def _sides(alike: list[int], needs: Ids) -> Iterator[list[int]]:
-    """Atoms that touch the same axes, the rows of a grid apart from its columns.
+    """Split atoms that touch the same axes into the rows and the columns of a grid.
 
-    A square grid's rows and columns touch the same axes equally often; but a row and a column meet
-    in a cell, and two rows never do.
+    The rows and columns of a square grid touch the same axes equally often, but a row and a column
+    share a cell, and two rows never do.
     """
     if needs.shape[1] == 1:
         yield alike
@@ -127,10 +127,10 @@ def _sides(alike: list[int], needs: Ids) -> Iterator[list[int]]:
 def _atoms_by_signature(
     arrays: Sequence[Ids], solution: Solution
 ) -> list[tuple[list[tuple[int, int]], list[int]]]:
-    """([(array's number, indices in it)], the atoms that touch exactly these), by first atom.
+    """([(number of the array, indices in it)], atoms that touch exactly these), by first atom.
 
-    What an atom touches is the end of a chain: each array that it touches adds a link to the one it
-    had, and atoms that had the same one, and touch as many indices, get the same one again.
+    The arrays that an atom touches are stored as a linked chain: each array appends a link, and
+    atoms that had the same chain so far and touch as many indices of the array share the new link.
     """
     links: list[tuple[int, int, int]] = [(0, 0, 0)]  # the link before, array's number, indices
     ends = np.zeros(int(solution.atoms.max(initial=0)) + 1, np.int64)
@@ -153,7 +153,7 @@ def _atoms_by_signature(
 
 
 def _chain(links: Sequence[tuple[int, int, int]], end: int) -> list[tuple[int, int]]:
-    """(array's number, indices in it) of a link and all before it, in order."""
+    """The (number of the array, indices in it) of a link and all before it, in order."""
     found = []
     while end:
         end, number, each = links[end]
@@ -171,7 +171,7 @@ def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str
 
 
 def naming_member(members: Sequence[Member]) -> Member:
-    """The axis that a group is called after: the first whose filters these are."""
+    """The member that a group is named after: the first axis whose filters these are."""
     return next((m for m in members if m.role is Role.FILTER), members[0])
 
 
@@ -181,7 +181,7 @@ def _group_name(members: Sequence[Member], count: int) -> str:
 
 
 def list_frozen(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
-    """Indices that nothing can remove; the same ones, for the same reasons, make one entry."""
+    """List indices that nothing can remove; equal indices with equal reasons make one entry."""
     stuck: dict[tuple[bytes, tuple[str, ...]], tuple[int, list[str]]] = {}
     for tensor in tensors:
         is_read = bool(tensor.axes) if tensor.is_read is None else tensor.is_read
@@ -202,5 +202,5 @@ def list_frozen(tensors: Iterable[Tensor], solution: Solution) -> list[Frozen]:
 
 
 def members(frozen: Iterable[Frozen]) -> list[str]:
-    """Names of the tensors, each once."""
+    """Names of the tensors in these entries, each once."""
     return list(dict.fromkeys(name for one in frozen for name in one.members))

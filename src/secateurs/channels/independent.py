@@ -1,8 +1,9 @@
-"""What the second proof is made of in any framework: silence who reads, and nothing may change.
+"""The independent proof, as far as it is the same in any framework.
 
-Of a cut, only that these slices of these tensors go. In a copy of the dense model those of them
-that read the others are set to zero. Then no other slice that goes may matter, whatever is put
-there, and the small model must answer what the copy answers.
+It takes nothing from the tracing rules; of a cut it uses only which slices of which tensors are
+removed. In a copy of the dense model, those slices that read the other ones are set to zero. Then
+the values of the others must not affect the output, whatever they are, and the small model must
+give the copy's outputs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Slice:
 
 
 def slices_of(cut: Cut) -> list[Slice]:
-    """Everything that a cut removes, axis by axis."""
+    """Everything that a cut removes, one slice for each tensor and axis."""
     return [
         Slice(name, axis, indices)
         for name, removal in cut.tensors.items()
@@ -40,7 +41,7 @@ def slices_of(cut: Cut) -> list[Slice]:
 
 
 def is_all_in(part: Slice, parts: Sequence[Slice]) -> bool:
-    """Whether all of a slice is in others of its axis.
+    """Whether all indices of a slice are in other slices of the same axis.
 
     >>> is_all_in(Slice("a", 0, (1,)), [Slice("a", 0, (1, 2))])
     True
@@ -50,7 +51,7 @@ def is_all_in(part: Slice, parts: Sequence[Slice]) -> bool:
 
 
 def exclude_mixed(network: Network, cut: Cut) -> Cut:
-    """What of a cut no operation mixes: the only part of which nothing may change."""
+    """Restrict a cut to the channels that no operation mixes, for which the proof is exact."""
     exact = {
         name: channels.removed
         for name, channels in cut.channels.items()
@@ -60,7 +61,7 @@ def exclude_mixed(network: Network, cut: Cut) -> Cut:
 
 
 def still_read(parts: Sequence[Slice]) -> CutError:
-    """Why a cut is refused that takes slices the answers depend on."""
+    """The error for a cut that removes slices which the outputs depend on."""
     names = ", ".join(dict.fromkeys(part.layer for part in parts))
     return CutError(
         f"{names}: expected channels that nobody reads once their readers' weights are zero; "
@@ -73,7 +74,7 @@ def still_read(parts: Sequence[Slice]) -> CutError:
 def other_answers(
     name: str, zero: Sequence[Slice], difference: float, tolerance: float
 ) -> CutError:
-    """Why a cut is refused whose small model does not answer what the silenced one does."""
+    """The error for a cut whose small model does not give the silenced dense model's outputs."""
     readers = ", ".join(dict.fromkeys(part.layer for part in zero))
     return CutError(
         f"{name}: with nobody reading these channels (weights of {readers} at zero) the dense "

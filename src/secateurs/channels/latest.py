@@ -9,19 +9,19 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.errors import CutError
 
-# By the model's id: a network holds its model, so as long as there is one the id is that model's.
-# It is held weakly: a trace is kept only for as long as its user keeps it.
+# Keyed by the model's id. A network holds its model, so while the network exists the id is that
+# model's. Values are weak references: a trace lives only as long as its user keeps it.
 _LATEST: weakref.WeakValueDictionary[int, Network] = weakref.WeakValueDictionary()
 
 
 def remember(model: object, network: Network) -> Network:
-    """Let this network be known as the latest trace of its model; returns it."""
+    """Record this network as the latest trace of its model, and return it."""
     _LATEST[id(model)] = network
     return network
 
 
 def latest_network(model: object) -> Network | None:
-    """The latest trace of this model, if somebody still keeps it."""
+    """The latest trace of this model, if it is still alive."""
     return _LATEST.get(id(model))
 
 
@@ -31,16 +31,16 @@ def network_to_prove(
     is_current: Callable[[Network], bool],
     trace: Callable[[], Network],
 ) -> Network:
-    """The network that a cut is proven with.
+    """Choose the network that a cut is proven with.
 
     Args:
-        cut: to be proven.
-        candidates: the network that was given, and the latest trace of the model, if any.
-        is_current: whether a network was traced from exactly this model, as it is now.
-        trace: traces the model anew.
+        cut: the cut to prove.
+        candidates: the network that the user passed, and the latest trace of the model, if any.
+        is_current: whether a network was traced from exactly this model as it is now.
+        trace: function that traces the model anew.
 
     Raises:
-        CutError: the network that was not given does not know the cut.
+        CutError: the cut does not fit the model as it is traced now.
     """
     given, latest = candidates
     if given is not None and is_current(given):

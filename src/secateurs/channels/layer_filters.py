@@ -1,4 +1,4 @@
-"""From the filters of a layer, as its user numbers them, to the atoms that they are."""
+"""From the filters of a layer, as its user numbers them, to atoms."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LayerFilters:
         """The filters of the layers that these tensors belong to.
 
         Args:
-            tensors: of the network.
-            solution: of the equations between their units.
+            tensors: tensors of the network.
+            solution: solution of the equations between their units.
             layer_channels: layer -> units, where its channels are not the filters of one weight.
         """
         self._tensors = tensors
@@ -34,7 +34,7 @@ class LayerFilters:
         self._layer_channels = layer_channels
 
     def find_atoms(self, layer: str, indices: Sequence[int]) -> Ids:
-        """The atoms that go with these filters of a layer.
+        """The atoms to remove so that these filters of a layer are removed.
 
         Raises:
             UnknownNameError: no such layer.
@@ -62,7 +62,7 @@ class LayerFilters:
         return whole
 
     def _units_of(self, layer: str) -> tuple[Ids, int]:
-        """The units of a layer's channels, and how many there are, frozen ones included."""
+        """Units of a layer's channels, and their number with frozen ones included."""
         units = self._layer_channels.get(layer)
         if units is not None:
             return units, len(units)
@@ -70,7 +70,7 @@ class LayerFilters:
         return tensor.axes.get(axis, np.zeros(0, np.int64)), tensor.shape[axis]
 
     def _filter_axis(self, layer: str) -> tuple[Tensor, int]:
-        """The axis that a layer's channels lie along: of its filters, else of its scales, ..."""
+        """The axis along which a layer's channels lie: of its filters, else its scales, ..."""
         tensors = [t for t in self._tensors if layer in (t.layer, t.name)]
         for role in (Role.FILTER, Role.SCALE, Role.SHIFT, Role.OTHER):
             for tensor in tensors:
@@ -87,7 +87,7 @@ class LayerFilters:
 
 
 def check_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[int, ...]:
-    """Indices of channels, in order.
+    """Check indices of channels, and return them in ascending order.
 
     Raises:
         CutError: one is out of range or given twice, or all are given.

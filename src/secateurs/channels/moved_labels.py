@@ -1,8 +1,9 @@
-"""What a movement did to the labels, read off the moved labels themselves.
+"""The effect of a data movement on labels, read from the moved labels themselves.
 
-The label of an axis is laid out as an array of unit numbers of the operand's shape, constant along
-all other axes; the movement is done to it; the axes along which the result varies are the ones that
-carry the channels now. If two do, a reshape has divided the axis, and it is a grid.
+The label of an axis is laid out as an array of unit numbers with the operand's shape, constant
+along all other axes. The movement is applied to that array, and the axes along which the result
+varies are those that carry the channels now. If two axes do, a reshape has split the axis into a
+grid.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ LabelArray = NDArray[np.integer[Any]]
 
 
 def lay_out(shape: Sequence[int], axis: int, units: Ids) -> Ids:
-    """Unit numbers in an array of this shape that takes no room: constant along all other axes."""
+    """Broadcast unit numbers along one axis to this shape, without copying (strides of 0)."""
     lengths = [1] * len(shape)
     lengths[axis] = len(units)
     return np.broadcast_to(units.reshape(lengths), shape)
 
 
 def axes_of(equations: Equations, moved: LabelArray, units: Ids, reason: str) -> dict[int, Ids]:
-    """Along which axes a moved label varies, and the units there.
+    """The axes along which a moved label varies, and the units along each.
 
     Args:
-        equations: where a grid is stated, if a reshape made one.
-        moved: the label of one axis, after the movement.
-        units: along that axis, before it.
-        reason: why a unit that was picked by its position is frozen.
+        equations: equations to which a grid is added, if a reshape made one.
+        moved: label of one axis, after the movement.
+        units: units along that axis, before the movement.
+        reason: reason for freezing a unit that was selected by its position.
     """
     if not moved.size:
         return {}
@@ -52,23 +53,24 @@ def axes_of(equations: Equations, moved: LabelArray, units: Ids, reason: str) ->
 
 
 def _without_repeats(values: Ids) -> tuple[Ids, list[NDArray[np.intp] | None]]:
-    """A grid without the rows, columns, ... that it has more than once.
+    """Remove repeated rows, columns, ... from a grid.
 
-    They come from axes without channels that were merged into one with channels, such as a batch
+    Repeats come from axes without channels that were merged into one with channels, such as a batch
     into the heads.
 
     Returns:
-        (each different slice once, for each axis which of them is where; None where all differ).
+        (the grid with each distinct slice once; for each axis the index of the distinct slice at
+        each position, or None where all differ).
     """
     repeats: list[NDArray[np.intp] | None] = []
     for axis in range(values.ndim):
         slices = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
         repeats.append(None)
         if len(np.unique(slices[:, 0])) == len(slices):
-            continue  # they differ in their first entries already
+            continue  # their first entries differ already
         _, first, where = np.unique(slices, axis=0, return_index=True, return_inverse=True)
         if len(first) < len(slices):
-            order = np.argsort(first)  # in the order of their first places
+            order = np.argsort(first)  # in the order of first occurrence
             values = values.take(first[order], axis=axis)
             repeats[-1] = np.argsort(order)[where.ravel()]
     return values, repeats
@@ -76,7 +78,7 @@ def _without_repeats(values: Ids) -> tuple[Ids, list[NDArray[np.intp] | None]]:
 
 def _varying(moved: LabelArray) -> tuple[LabelArray, list[int]]:
     """The label without the axes along which it is constant, and the numbers of the others."""
-    # Axes that were broadcast cost nothing to look at; they go first.
+    # Broadcast axes are recognised by their strides at no cost, so they are dropped first.
     steps = zip(moved.strides, moved.shape, strict=True)
     places = [axis for axis, (step, size) in enumerate(steps) if step != 0 and size != 1]
     index = tuple(slice(None) if axis in places else 0 for axis in range(moved.ndim))
@@ -92,7 +94,7 @@ def _varying(moved: LabelArray) -> tuple[LabelArray, list[int]]:
 def merge_labels(
     equations: Equations, rank: int, found: Sequence[Mapping[int, Ids]], reason: str
 ) -> dict[int, Ids]:
-    """One label an axis: where several came together, they are the sides of a grid."""
+    """Merge labels to one for each axis: several on one axis are the sides of a grid."""
     axes: dict[int, Ids] = {}
     for axis in range(rank):
         layers = [layer[axis] for layer in found if axis in layer]
@@ -108,9 +110,9 @@ def merge_labels(
 
 
 def _compose(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
-    """The axis of a grid whose rows, columns, ... these labels name; None if it is no grid.
+    """The axis of a grid whose rows, columns, ... these labels name; None if it is not a grid.
 
-    Between two sides there may be axes without channels: they become sides that are frozen.
+    Axes without channels that lie between two sides become sides that are frozen.
     """
     sides: list[Ids] = []
     rest = len(layers[0])
@@ -128,7 +130,7 @@ def _compose(equations: Equations, layers: Sequence[Ids]) -> Ids | None:
 
 
 def _pattern(labels: Ids) -> tuple[Ids | None, int]:
-    """(base, run) such that ``labels`` is base, each entry ``run`` times, over and over."""
+    """(base, run) such that ``labels`` is base with each entry ``run`` times, tiled."""
     changes = np.flatnonzero(labels[1:] != labels[:-1])
     run = int(changes[0]) + 1 if len(changes) else len(labels)
     if len(labels) % run:
@@ -144,14 +146,14 @@ def _pattern(labels: Ids) -> tuple[Ids | None, int]:
 
 
 def add_frozen_side(equations: Equations, size: int) -> Ids:
-    """Units of their own for positions that no channel lies at."""
+    """New frozen units for positions that carry no channels."""
     side = equations.units(size)
     equations.freeze(side, "positions that carry no channels")
     return side
 
 
 def round_the_end(units: Ids, shift: int) -> Ids:
-    """The units that a roll takes round the end: were one of these gone, another would go round."""
+    """The units that a roll wraps around the end; removing one would make another wrap."""
     if abs(shift) >= len(units):
         return units
     return units[len(units) - shift :] if shift > 0 else units[:-shift]

@@ -1,4 +1,4 @@
-"""A traced network: its tensors, the groups of channels in it, and what is frozen and why."""
+"""A traced network: its tensors, its groups of channels, and what is frozen and why."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ SIDES = {
     2: ("heads", "head_width"),
     3: ("key_value_groups", "heads_per_group", "head_width"),
 }
-"""Of attention's grids, by how many sides they have: the outermost first."""
+"""Names of the sides of attention's grids by number of sides, the outermost first."""
 
 
 class Source(Protocol):
-    """What a network knows of the model it was traced from, in NumPy's terms."""
+    """The model that a network was traced from, seen through NumPy."""
 
     @property
     def framework(self) -> str:
@@ -73,24 +73,24 @@ class Source(Protocol):
 
     @property
     def example_inputs(self) -> Any:
-        """What it was traced with."""
+        """Inputs that it was traced with."""
         ...
 
     @property
     def device(self) -> str:
-        """The kind of device that the model is on: 'cpu', 'cuda', ..."""
+        """Type of the device that the model is on: 'cpu', 'cuda', ..."""
         ...
 
     def array(self, name: str) -> NDArray[Any]:
-        """A tensor's present values."""
+        """Present values of a tensor."""
         ...
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
-        """The residual blocks that can go whole, in the order in which they run."""
+        """The residual blocks that can be removed whole, in the order in which they run."""
         ...
 
     def configuration(self) -> NumberedConfiguration | None:
-        """What the model's own configuration can say of its widths; None where it has none."""
+        """The model's own configuration, where it defines widths; None if there is none."""
         ...
 
 
@@ -112,24 +112,24 @@ class Network:
         layer_channels: Mapping[str, Ids] | None = None,
         multiples: Sequence[tuple[Ids, int]] = (),
     ) -> None:
-        """What a trace found.
+        """Collect the results of a trace.
 
         Args:
-            tensors: of the model.
-            contractions: what its operations cost.
-            sizes: integers that follow channels.
+            tensors: parameters and buffers of the model.
+            contractions: costs of its operations.
+            sizes: integers that follow channel counts.
             mixings: operations that mix channels.
-            solution: of the equations between units.
-            source: the framework's own knowledge of the model.
-            name: of the model.
-            notes: shown below the table.
-            scalings: factors that follow channels.
-            caches: what the model keeps of a pass for the next one.
-            layer_channels: layer -> the units that its users number as its channels, where these
-                are not simply the filters of one weight (an LSTM's units are not the columns of
-                its kernel).
-            multiples: (units, of what their number has to stay a multiple), where an operation
-                refuses other widths.
+            solution: solution of the equations between units.
+            source: access to the model, in its framework.
+            name: name of the model.
+            notes: lines shown below the table.
+            scalings: factors that follow channel counts.
+            caches: tensors that the model caches from one pass for the next.
+            layer_channels: layer -> units that its users number as its channels, where these are
+                not simply the filters of one weight (an LSTM's units are not the columns of its
+                kernel).
+            multiples: (units, number that their count must stay a multiple of), for operations
+                that reject other widths.
         """
         self.name = name
         self.tensors = {tensor.name: tensor for tensor in tensors}
@@ -153,7 +153,7 @@ class Network:
 
     @cached_property
     def _groups_by_geometry(self) -> tuple[tuple[str, Group], ...]:
-        """Each group, and what it is called by its shape: ``q_proj/4x16`` of ``q_proj.heads``."""
+        """Each group with its name by shape: ``q_proj/4x16`` for ``q_proj.heads``."""
         plain = groups_of(self.tensors.values(), self.solution, self.mixings)
         names = self._attention_names(plain)
         taken = {group.name for group in plain} | {tensor.layer for tensor in self.tensors.values()}
@@ -166,9 +166,10 @@ class Network:
         return tuple(found)
 
     def _attention_names(self, groups: Sequence[Group]) -> dict[str, str]:
-        """What sides of attention's grids are called, by how far apart their channels begin.
+        """Names for the sides of attention's grids, told apart by their channels' spacing.
 
-        A grid is attention's where values are multiplied by values, none of them a weight.
+        A grid belongs to attention if it takes part in a product of two activations, neither of
+        them a weight. The larger the step between its channels, the further out the side.
         """
         weights = {t.layer for t in self.tensors.values() if t.is_parameter and len(t.shape) > 1}
         products = [c.macs.axes for c in self.contractions if c.layer not in weights]
@@ -198,7 +199,7 @@ class Network:
 
     @cached_property
     def frozen_for(self) -> dict[str, tuple[Frozen, ...]]:
-        """Why -> what cannot be pruned because of it."""
+        """Reason -> what cannot be pruned because of it."""
         found: dict[str, list[Frozen]] = {}
         for one in self.frozen:
             found.setdefault("; ".join(one.reasons), []).append(one)
@@ -210,10 +211,10 @@ class Network:
         return by_geometry | {group.name: group for group in self.groups}
 
     def group(self, name: str) -> Group:
-        """The group of this name.
+        """Get a group by its name.
 
         Raises:
-            UnknownNameError: there is none.
+            UnknownNameError: there is no such group.
         """
         try:
             return self._group_by_name[name]
@@ -222,7 +223,7 @@ class Network:
             raise UnknownNameError(f"no group named {name!r}{nearest(name, known)}") from None
 
     def positions(self, group: Group, member: Member) -> Ids:
-        """Where the group's channels lie along a member's axis; shape (channels, member.each)."""
+        """Indices of the group's channels along a member's axis; shape (channels, member.each)."""
         atoms = self.solution.atoms[self.tensors[member.tensor].axes[member.axis]]
         place = np.full(self.solution.count, -1)
         place[group.channels] = np.arange(len(group))
@@ -232,19 +233,19 @@ class Network:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks that can go whole, in the order in which they run.
+        """The residual blocks that can be removed whole, in the order in which they run.
 
-        Looked for when first asked for, by one more forward pass.
+        They are found on first access, by one more forward pass.
         """
         return tuple(self.source.find_blocks(self))
 
     def explain_blocks(self) -> str:
-        """The blocks as a table: what goes with each, and how much it changes its input."""
+        """Format the blocks as a table: what is removed with each, and how it changes its input."""
         total = self.cost()
         return table_of_blocks(self.blocks, total.params, total.macs)
 
     def multiple_of(self, group: Group) -> int:
-        """Of what an operation wants the group's width to be a multiple; 1 for most."""
+        """Number that the group's width must be a multiple of; 1 for most."""
         return self._multiple_by_group.get(group.name, 1)
 
     @cached_property
@@ -261,35 +262,35 @@ class Network:
 
     @cached_property
     def widths(self) -> Widths:
-        """The places along the widths of the groups."""
+        """The positions along the widths of the groups."""
         return Widths(self.groups, self.tensors, self.solution)
 
     @cached_property
     def costs(self) -> NetworkCosts:
-        """What the network costs with any choice of atoms that stay, one cost or all."""
+        """Costs of the network for any choice of kept atoms."""
         tensors = self.tensors.values()
         return NetworkCosts(tensors, self.contractions, self.solution, self.widths)
 
     def alive(self, removed: Iterable[int] | Ids = ()) -> NDArray[np.bool_]:
-        """Which atoms stay when these are removed; shape (atoms,)."""
+        """Mask of the atoms that are kept when these are removed; shape (atoms,)."""
         alive = np.ones(self.solution.count, bool)
         alive[np.asarray(removed, np.int64)] = False
         alive[ALWAYS] = True
         return alive
 
     def cost_of(self, alive: NDArray[np.bool_]) -> Cost:
-        """What is left, given which atoms stay."""
+        """Cost of what is left, given a mask of the kept atoms."""
         return self.costs.after(alive)
 
     def cost(self, cut: Cut | None = None) -> Cost:
-        """What the network costs, dense or after ``cut``."""
+        """Cost of the network, dense or after ``cut``."""
         if cut is None:
             return self.cost_of(self.alive())
         alive = self.alive(self.removed_by(cut))
         return self.cost_without(cut.blocks, alive) if cut.blocks else self.cost_of(alive)
 
     def params(self, cut: Cut | None = None) -> int:
-        """Numbers in the parameters, dense or after ``cut``."""
+        """Number of parameters, dense or after ``cut``."""
         return self.cost(cut).params
 
     def macs(self, cut: Cut | None = None) -> int:
@@ -307,12 +308,12 @@ class Network:
         """The cut that removes these channels: group name -> indices inside the group.
 
         Args:
-            channels: what goes of each group.
-            blocks: residual blocks that go whole as well, by their names in ``.blocks``; what is
-                said of channels that lie in them alone goes with them.
+            channels: group name -> indices to remove inside the group.
+            blocks: names of residual blocks in ``.blocks`` to remove whole as well; entries in
+                ``channels`` for groups that lie inside them are then redundant.
 
         Raises:
-            UnknownNameError: no such group, or block.
+            UnknownNameError: no such group, or no such block.
             CutError: an index out of range or given twice, or all channels of a group.
         """
         if blocks:
@@ -342,7 +343,7 @@ class Network:
     def cut_of_layers(self, layers: Mapping[str, Sequence[int]]) -> Cut:
         """The cut that removes these filters: layer name -> indices of its filters.
 
-        Whatever is coupled to them goes too.
+        Everything coupled to them is removed too.
 
         Raises:
             UnknownNameError: no such layer.
@@ -360,7 +361,7 @@ class Network:
 
     @takes(blocks=ONE_OR_MORE_NAMES)
     def cut_of_blocks(self, blocks: Sequence[str]) -> Cut:
-        """The cut that takes these blocks out whole, by their names in ``.blocks``.
+        """The cut that removes these blocks whole, by their names in ``.blocks``.
 
         Raises:
             UnknownNameError: no such block.
@@ -375,7 +376,7 @@ class Network:
         return Cut(before=self.cost(), after=self.cost_without(gone), blocks=gone)
 
     def _cut_both(self, channels: Mapping[str, Sequence[int] | Ids], whole: Cut) -> Cut:
-        """These channels and these blocks, in one."""
+        """One cut of these channels and these blocks."""
         inside = {group.name for block in whole.blocks for group in self.groups_inside(block)}
         given = {self.group(name).name: indices for name, indices in channels.items()}
         narrower = self.cut({name: of for name, of in given.items() if name not in inside})
@@ -383,7 +384,7 @@ class Network:
         return replace(narrower.with_blocks(whole.blocks), after=after)
 
     def groups_inside(self, block: BlockCut) -> tuple[Group, ...]:
-        """The groups of channels that go with a block: those that lie in it alone."""
+        """Groups of channels that are removed with a block: those that lie entirely inside it."""
         return tuple(
             group
             for group in self.groups
@@ -397,16 +398,16 @@ class Network:
     def cost_without(
         self, blocks: Sequence[BlockCut], alive: NDArray[np.bool_] | None = None
     ) -> Cost:
-        """What the network costs without these blocks, and of the rest with these atoms alone."""
+        """Cost of the network without these blocks, and with only these atoms of the rest."""
         return self.costs.without(blocks, self.alive() if alive is None else alive)
 
     def cut_like(self, other: Cut) -> Cut:
-        """The cut of this network that takes from each tensor what another one takes.
+        """The cut of this network that removes from each tensor what another cut removes.
 
-        Groups may be called otherwise here: after layers that the other one's network had not.
+        Group names may differ here, where the other network had layers that this one has not.
 
         Raises:
-            CutError: no channels of this network lie exactly there.
+            CutError: no channels of this network match exactly.
         """
         lying: list[Ids] = []
         gone = np.zeros(len(self.solution.atoms), bool)
@@ -429,7 +430,7 @@ class Network:
         return found
 
     def removed_by(self, cut: Cut) -> Ids:
-        """The atoms a cut of this network removes."""
+        """The atoms that a cut of this network removes."""
         removed = [
             self.group(name).channels[list(channels.removed)]
             for name, channels in cut.channels.items()
@@ -437,7 +438,7 @@ class Network:
         return np.concatenate([*removed, np.zeros(0, np.int64)])
 
     def rescalings(self, alive: NDArray[np.bool_]) -> tuple[Rescaling, ...]:
-        """The factors on weights that go with what stays."""
+        """Factors on weights that are needed with only these atoms kept."""
         return rescale(self.scalings, self.solution, alive)
 
     # -- as a table
@@ -459,4 +460,4 @@ NETWORK = instance(
     ModelError,
     "network = secateurs.trace(model, example_inputs) makes one.",
 )
-"""What public functions say of a network."""
+"""How public functions check an argument that is a network."""

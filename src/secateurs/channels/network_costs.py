@@ -1,4 +1,4 @@
-"""What a network costs: dense, after any choice of atoms that stay, and without whole blocks."""
+"""Costs of a network: dense, with any choice of kept atoms, and without whole blocks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class NetworkCosts:
         solution: Solution,
         widths: Widths,
     ) -> None:
-        """The costs of what a trace found; what they need is computed when first asked for."""
+        """Store the results of a trace; products are prepared on first use."""
         self._tensors = tensors
         self._contractions = contractions
         self._solution = solution
         self._widths = widths
 
     def after(self, alive: NDArray[np.bool_]) -> Cost:
-        """What is left, given which atoms stay."""
+        """Cost of what is left, given a mask of the kept atoms."""
         return Cost(
             params=self.params(alive),
             macs=self.macs(alive),
@@ -41,19 +41,19 @@ class NetworkCosts:
         )
 
     def params(self, alive: NDArray[np.bool_]) -> int:
-        """Numbers in the parameters that are left; a search asks for one cost, and often."""
+        """Number of parameters left. Separate from ``after`` because searches call it often."""
         return int(self._parameter_sizes.values(alive).sum())
 
     def macs(self, alive: NDArray[np.bool_]) -> int:
-        """Multiply-accumulates that are left."""
+        """Multiply-accumulates left."""
         return int(self._macs.values(alive).sum())
 
     def channels(self, alive: NDArray[np.bool_]) -> int:
-        """Places along widths that are left."""
+        """Positions along widths left."""
         return self._widths.count(alive)
 
     def without(self, blocks: Sequence[BlockCut], alive: NDArray[np.bool_]) -> Cost:
-        """What is left when these blocks go whole, and of the rest these atoms stay."""
+        """Cost of what is left without these blocks and with only these atoms of the rest."""
 
         def stays(name: str) -> bool:
             return not any(block.takes_with_it(name) for block in blocks)

@@ -1,4 +1,4 @@
-"""A network as a table: what each group touches and costs, and what cannot be pruned and why."""
+"""A network as a table: members and costs of each group, and what is frozen and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def format_network(network: Network) -> str:
-    """The table that printing a network shows."""
+    """Format the table that printing a network shows."""
     total = network.cost()
     parts = [
         f"{network.name}: {formatting.count(total.params)} parameters, "

@@ -1,4 +1,4 @@
-"""What is known of a cut that was made."""
+"""Evidence about a cut: its proof, its report, and where a model keeps them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 Model = TypeVar("Model")
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference that rounding explains, relative to the largest output; by the type that a
-model computes with."""
+"""Largest difference that rounding explains, relative to the largest output, by the dtype in which
+a model computes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Independent:
-    """What the second proof found, which knows nothing of the rules (``proof="independent"``).
+    """Result of the independent proof (``proof="independent"``), which uses no tracing rules.
 
-    The small model is held against the dense one in which the weights that read the channels are
-    zero; nothing else there may look at them.
+    The small model is compared with the dense one in which the weights that read the removed
+    channels are zero; nothing else in the dense model may depend on these channels.
 
     Attributes:
-        channels: how many went that could be judged so: those that no operation mixes; 0 of whole
-            blocks.
-        max_difference: the largest absolute difference of the answers.
-        scale: the largest absolute answer.
-        tolerance: the largest difference that rounding explains.
-        unheard: layers whose channels do not show in the answers to these inputs while they are
-            read, either: of them it says nothing.
+        channels: number of removed channels that it covers: those that no operation mixes; 0 for
+            whole blocks.
+        max_difference: largest absolute difference of the outputs.
+        scale: largest absolute output.
+        tolerance: largest difference that rounding explains.
+        unheard: layers whose channels do not affect the outputs on these inputs even while they
+            are read; for them the proof says nothing.
     """
 
     channels: int
@@ -66,24 +66,24 @@ class Independent:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How far the small model is from the masked twin of the dense one, on the same inputs.
+    """Comparison of the small model with the masked twin of the dense one, on the same inputs.
 
     Attributes:
-        max_difference: the largest absolute difference over all outputs.
-        scale: the largest absolute output of the twin, which the difference is to be held against.
-        tolerance: the largest difference that rounding explains; beyond it the cut is refused.
-        inside: the largest difference of values sampled from every operation's result, relative to
-            the largest of that operation's; it proves the cut where the output hardly depends on
-            the weights.
-        inside_tolerance: the largest such difference that rounding explains.
-        layer: where ``inside`` was found.
+        max_difference: largest absolute difference over all outputs.
+        scale: largest absolute output of the twin, as a reference for the difference.
+        tolerance: largest difference that rounding explains; beyond it the cut is refused.
+        inside: largest difference of values sampled from the results of all operations, relative
+            to the largest value of that operation. It proves the cut where the output hardly
+            depends on the weights.
+        inside_tolerance: largest such difference that rounding explains.
+        layer: layer in which ``inside`` was found.
         inexact: operations that mix channels. There the twin mixes the kept channels only, so the
             proof holds for the surgery, but the dense model itself would have mixed all of them.
-        independent: the second proof, where it was asked for.
+        independent: the independent proof, if it was requested.
         images: "96 x 96 of 224 x 224" where only the middle of large images was run: every
             operation was the one that was traced, and which channel goes where does not depend on
             the number of pixels. "" where the example inputs were run as they are.
-        blocks: where whole blocks went first, the proof of that.
+        blocks: proof of the removal of whole blocks, where these were removed first.
     """
 
     max_difference: float
@@ -99,15 +99,15 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether rounding explains the difference."""
+        """Whether rounding explains the differences."""
         here = self.max_difference <= self.tolerance and self.inside <= self.inside_tolerance
         return here and (self.blocks is None or self.blocks.holds)
 
     def refusal(self, network: str, subject: str) -> str:
-        """Why a cut was not made.
+        """The error message for a cut that was not made.
 
         Args:
-            network: its name.
+            network: name of the network.
             subject: 'A layer' or 'An operation': what the framework has rules for.
         """
         return (
@@ -136,18 +136,18 @@ class Proof:
 
 
 def inexact_operations(mixings: Iterable[Mixing], stays: NDArray[np.bool_]) -> tuple[str, ...]:
-    """Operations that mix channels of which some go, each once.
+    """Operations that mix channels of which some are removed, each once.
 
     Args:
-        mixings: of the network.
-        stays: for each unit, whether it does.
+        mixings: mixings of the network.
+        stays: mask of the kept units, shape (units,).
     """
     found = (str(mixing) for mixing in mixings if not stays[mixing.units].all())
     return tuple(dict.fromkeys(found))
 
 
 def finite_or_inf(number: float) -> float:
-    """The number; NaN, which no comparison would find too large, counts as infinite."""
+    """Map NaN to infinity, because NaN would pass every ``difference > tolerance`` check."""
     return math.inf if math.isnan(number) else float(number)
 
 
@@ -158,18 +158,18 @@ def largest_mismatch(
     tolerance: float,
     factors: Sequence[float] = (1.0,),
 ) -> tuple[float, str]:
-    """How far the samples of two models' operations are apart, and where they first come apart.
+    """The largest difference between samples of two models' operations, and where it begins.
 
     Args:
-        layers: the layer of each operation.
-        received: its samples in the small model, one axis, at least one each.
-        expected: as many in the twin.
+        layers: layer of each operation.
+        received: samples from the small model, one 1-D array of at least one value per operation.
+        expected: samples from the twin, of the same lengths.
         tolerance: what rounding explains, relative to the largest of the operation's samples.
-        factors: a sample may be off by any of these. Between weights that were rescaled and the
-            factor that makes up for it, values are off by just that.
+        factors: a sample may differ by any of these factors. Between rescaled weights and the
+            factor that they compensate for, values differ by just that.
 
     Returns:
-        (largest difference of an operation's samples relative to their size, the layer of the first
+        (largest difference of an operation's samples relative to their size, layer of the first
         operation beyond the tolerance, or else of the largest difference).
     """
     if not layers:
@@ -190,13 +190,13 @@ def largest_mismatch(
 
 @dataclass(frozen=True, slots=True)
 class CutReport:
-    """What was removed from a model, and the proof of it; ``secateurs.report_of`` gives it.
+    """What was removed from a model, and the proof; ``secateurs.report_of`` returns it.
 
     Attributes:
-        cut: everything that was removed since the dense model, all cuts in one.
-        proof: of the last cut; None if the proof was left out.
-        fidelity: how far the model is from the dense one, step by step; None where there were no
-            calibration images to tell by.
+        cut: everything removed since the dense model, all cuts composed.
+        proof: proof of the last cut; None if it was skipped.
+        fidelity: distance from the dense model, step by step; None where there were no
+            calibration images to measure it on.
     """
 
     cut: Cut
@@ -204,23 +204,23 @@ class CutReport:
     fidelity: FidelityReport | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> CutReport:
-        """Itself: nothing in it changes, and a model that was cut is copied several times a cut."""
+        """Return the report itself: it is immutable, and models are copied several times a cut."""
         del memo
         return self
 
     @classmethod
     def after(cls, model: object, cut: Cut, proof: Proof | None) -> CutReport:
-        """Of what this cut leaves of a model, which may have been cut before."""
+        """The report of what this cut leaves of a model, which may have been cut before."""
         return cls(report_of(model).cut.then(cut), proof)
 
     @property
     def max_difference(self) -> float:
-        """The proof's largest difference; NaN if the proof was left out."""
+        """Largest difference in the proof; NaN if the proof was skipped."""
         return float("nan") if self.proof is None else self.proof.max_difference
 
     @property
     def params_removed(self) -> float:
-        """Share of the parameters that are gone."""
+        """Share of the parameters that were removed."""
         if self.cut.before is None or self.cut.after is None:
             return float("nan")
         return 1 - self.cut.after.params / self.cut.before.params
@@ -236,23 +236,23 @@ class CutReport:
         return "\n".join(lines)
 
 
-# Under one private name in the small model's own dictionary, never through its ``__setattr__``: a
-# layer or a method of the user's that is called ``report`` stays what it is, and the evidence goes
-# wherever the model goes: into a deep copy, a pickle, a spawned worker.
+# Stored under one private name in the small model's ``__dict__``, never through ``__setattr__``: a
+# layer or method of the user's called ``report`` stays intact, and the evidence is copied with the
+# model into a deep copy, a pickle or a spawned worker.
 _ATTRIBUTE = "_secateurs_report"
 
-# On each layer that was cut, too, for what is made of the layers alone (torch.fx keeps these).
+# Stored on each cut layer too, for models rebuilt from the layers alone (torch.fx keeps these).
 _MARK = "_secateurs_part"
 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Of which model a layer is a part.
+    """The model that a layer is part of.
 
     Attributes:
-        report: of the whole model.
-        path: of the layer in it.
-        layers: how many layers are marked so.
+        report: report of the whole model.
+        path: path of the layer in it.
+        layers: number of layers that carry this mark.
     """
 
     report: CutReport
@@ -269,19 +269,19 @@ WRAPPERS = {
     "ModelEmaV3": "module",
     "CheckpointWrapper": "_checkpoint_wrapped_module",
 }
-"""Where wrappers around a PyTorch model keep the model itself, by their classes."""
+"""Class name of a wrapper around a PyTorch model -> the child that holds the model itself."""
 
 
 @takes(model=MODEL)
 def report_of(model: object) -> CutReport:
-    """What was removed from a model that this library made, and the proof of it.
+    """Report what was removed from a model that this library made, and the proof.
 
     Args:
-        model: as ``apply``, ``delete_channels``, ``prune`` or ``load`` gave it, or a copy of that;
-            also inside what compiles it or spreads it over devices.
+        model: a model from ``apply``, ``delete_channels``, ``prune`` or ``load``, or a copy of it;
+            it may be wrapped by ``torch.compile``, DataParallel and the like.
 
     Returns:
-        The evidence; of a model that nothing was removed from, a report of an empty cut.
+        The evidence; for a model that nothing was removed from, a report of an empty cut.
 
     Example:
         >>> import torch, secateurs as sec
@@ -304,7 +304,7 @@ def report_of(model: object) -> CutReport:
 
 
 def unwrap(model: Model) -> Model:
-    """The model itself, out of what compiles it, averages it or spreads it over devices."""
+    """The model itself, without wrappers that compile, average or distribute it."""
     for base in type(model).__mro__:
         inside = _children(model).get(WRAPPERS.get(base.__name__, ""))
         if inside is not None:
@@ -320,7 +320,7 @@ def _children(model: object) -> dict[str, object]:
 def _parts_with_reports(
     model: object, path: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, CutReport]]:
-    """The outermost parts that were cut each by itself, such as a backbone in a detector."""
+    """Yield the outermost submodules that were cut by themselves, such as a detector's backbone."""
     seen = set() if seen is None else seen
     for name, child in _children(model).items():
         if id(child) in seen:
@@ -335,7 +335,7 @@ def _parts_with_reports(
 
 
 def _parts_by_marks(model: object) -> Iterator[tuple[str, CutReport]]:
-    """Models whose layers are all here, though whatever held them is not."""
+    """Yield cut models whose layers are all here, although the object that held them is not."""
     found: dict[tuple[int, str], list[_Mark]] = {}
     for path, layer in _layers_without_report(model):
         mark = vars(layer).get(_MARK)
@@ -356,7 +356,7 @@ def _layers_without_report(model: object, above: str = "") -> Iterator[tuple[str
 
 
 def _mark_layers_(model: object, report: CutReport) -> None:
-    if hasattr(model, "get_config"):  # of Keras, which makes layers anew from what they say
+    if hasattr(model, "get_config"):  # Keras, which rebuilds layers from their configurations
         return
     layers = {path: layer for path, layer in _layers_without_report(model) if path}
     names = dict.fromkeys(name.rpartition(".")[0] for name in report.cut.tensors)
@@ -366,7 +366,7 @@ def _mark_layers_(model: object, report: CutReport) -> None:
 
 
 def keep_report_(model: object, report: CutReport) -> None:
-    """Let ``report_of`` give this for a model that the library made itself, and for its parts."""
+    """Store the report that ``report_of`` returns for a model made here, and for its parts."""
     vars(model)[_ATTRIBUTE] = report
     _mark_layers_(model, report)
     for path, _ in list(_parts_with_reports(model)):
@@ -377,5 +377,5 @@ def keep_report_(model: object, report: CutReport) -> None:
 
 
 def cut_of(model: object) -> Cut:
-    """Everything that was removed from a model; an empty cut where it is dense."""
+    """Everything removed from a model; an empty cut if it is dense."""
     return report_of(model).cut

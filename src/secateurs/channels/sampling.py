@@ -1,8 +1,8 @@
-"""Where a proof looks inside two models: at the same places of their operations' results.
+"""Sampling for the proof: which values of an operation's result are compared.
 
-A result may hold millions of values; a few of each are compared. Which, depends on the small
-model's shape alone, so the small model and the masked twin are looked at in the same places,
-whatever their own shapes are.
+A result may hold millions of values; a few of each are compared. The sampled positions depend on
+the small model's shape alone, so that the small model and the masked twin are sampled at the same
+positions, whatever their own shapes are.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from secateurs.channels.equations import Ids
 
 SAMPLES_EACH = 64
-"""Values of each result."""
+"""Number of values sampled from each result."""
 
 _FRACTIONS = np.random.default_rng(0).random(1024)
 
 
 @lru_cache(maxsize=1024)
 def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
-    """Indices along each axis of ``count`` places in a tensor of this shape, always the same.
+    """Indices along each axis of ``count`` positions in a tensor of this shape, always the same.
 
-    Of a tensor of no more values, all of them.
+    For a tensor with no more than ``count`` values, all positions.
     """
     if not shape:
         return ()

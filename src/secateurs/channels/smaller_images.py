@@ -1,4 +1,4 @@
-"""How much smaller images may be for a proof: a pass takes as long as it has pixels."""
+"""Smaller images for a proof, since a forward pass takes time proportional to its pixels."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 from collections.abc import Iterable, Sequence
 
 STEP = 32
-"""Sides are multiples of this: most networks halve their images five times."""
+"""Sides are multiples of this, because most networks halve their images five times (2 ** 5)."""
 
 SHARE = 0.4
-"""Of a side, at least this stays."""
+"""Least share of a side that is kept."""
 
 SMALLEST_MAP = 3
-"""No map gets smaller than this."""
+"""Least side of a feature map in the smaller pass; smaller ones are mostly padding."""
 
 WORTH_IT = 0.6
-"""Images of more than this share of the pixels are not worth a try of their own."""
+"""Images with more than this share of the pixels are not worth a separate attempt."""
 
 
 def smaller_sides(full: Sequence[int], maps: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
-    """The sides of images that are large enough to prove a cut on; None where the full ones are.
+    """The sides of smaller images that suffice to prove a cut; None if the full ones are needed.
 
     Args:
         full: sides of the images.
-        maps: sides of what a network's operations give for them.
+        maps: sides of the feature maps of the network's operations for these images.
 
     >>> smaller_sides((224, 224), [(112, 112), (7, 7)])
     (96, 96)
@@ -32,7 +32,7 @@ def smaller_sides(full: Sequence[int], maps: Iterable[Sequence[int]]) -> tuple[i
     if min(small) < STEP or math.prod(small) > WORTH_IT * math.prod(full):
         return None
     shares = [new / old for new, old in zip(small, full, strict=True)]
-    for sides in maps:  # of one pixel there is nothing to lose
+    for sides in maps:  # a map of one pixel cannot shrink
         least = min(side * share for side, share in zip(sides, shares, strict=True))
         if min(sides) > 1 and least < SMALLEST_MAP - 0.5:
             return None

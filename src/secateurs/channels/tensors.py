@@ -1,4 +1,4 @@
-"""What a framework says of a model it has traced: tensors, sizes, and what operations read."""
+"""What a trace reports about a model: tensors, sizes, and which operations read them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Role(StrEnum):
     """What an axis of a tensor does for the channels along it."""
 
     FILTER = "filter"
-    """One filter, neuron, ... a channel: a weight's output axis."""
+    """A weight's output axis: one filter or neuron for each channel."""
     INPUT = "input"
-    """What a later layer does with the channel: a weight's input axis."""
+    """A weight's input axis: how a later layer reads the channel."""
     SCALE = "scale"
     """A factor per channel, such as batch normalisation's weight."""
     SHIFT = "shift"
@@ -33,14 +33,14 @@ class Tensor:
     """A parameter or buffer of the model.
 
     Attributes:
-        name: dotted, as in the model's state.
-        shape: its lengths.
-        itemsize: bytes a number.
+        name: dotted name, as in the model's state.
+        shape: length of each axis.
+        itemsize: bytes of one element.
         is_parameter: False for buffers.
         aliases: other names of the same tensor (tied weights).
         axes: axis -> the unit at each index; an axis that is not listed keeps its length.
-        roles: axis -> what it does.
-        is_read: whether the forward pass reads it; None where that is not known.
+        roles: axis -> its role.
+        is_read: whether the forward pass reads the tensor; None if that is not known.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Tensor:
 
     @property
     def layer(self) -> str:
-        """The layer it belongs to; the tensor's own name where it stands alone."""
+        """The layer that the tensor belongs to; its own name if it stands alone."""
         return self.name.rpartition(".")[0] or self.name
 
     @property
     def size(self) -> Product:
-        """Numbers in it, as a product that follows any cut."""
+        """Number of elements, as a product that follows any cut."""
         constant = 1
         for axis, length in enumerate(self.shape):
             constant *= 1 if axis in self.axes else length
@@ -68,13 +68,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """An integer attribute of a layer that follows axis lengths: their product.
+    """An integer attribute of a layer that equals a product of axis lengths.
 
     Attributes:
         owner: dotted path of the layer.
-        attribute: its name; dotted where it is an attribute of an object that the layer holds.
-        position: the place in it where it is a list or tuple, the key where it is a dictionary.
-        value: what it follows.
+        attribute: its name; dotted where it belongs to an object that the layer holds.
+        position: index in the attribute where that is a list or tuple, key where it is a
+            dictionary, else None.
+        value: the product of axis lengths.
     """
 
     owner: str
@@ -85,14 +86,14 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Part of a tensor that must grow or shrink with a size, for what follows to stay as it was.
+    """Part of a tensor that must be rescaled with a size, to keep what follows unchanged.
 
     Attributes:
         tensor: the tensor's name.
-        axis: along which of its axes.
-        indices: which indices there.
+        axis: axis along which the indices count.
+        indices: indices to rescale, shape (indices,).
         size: the size that changes, as a product of axis lengths.
-        power: the factor is (size after / size before) to this power.
+        power: exponent: the factor is (size after / size before) to this power.
     """
 
     tensor: str
@@ -104,12 +105,12 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """An operation whose result for a channel depends on the others: removal is not exact.
+    """An operation whose result for a channel depends on other channels: removal is not exact.
 
     Attributes:
-        operation: such as 'layer_norm'.
-        layer: where it happens.
-        units: the channels it mixes.
+        operation: name, such as 'layer_norm'.
+        layer: layer in which it runs.
+        units: the channels that it mixes.
     """
 
     operation: str
@@ -125,9 +126,9 @@ class Mask:
     """An operand whose removed channels the masked twin ignores.
 
     Attributes:
-        operand: which tensor argument of the operation.
-        axis: along which of its axes.
-        units: the channels there.
+        operand: index among the tensor arguments of the operation.
+        axis: one of its axes.
+        units: the channels along that axis.
     """
 
     operand: int

@@ -1,10 +1,10 @@
-"""What a budget of channels counts: the places along the widths of the layers that can be pruned.
+"""What a budget of channels counts: positions along the widths of layers that can be pruned.
 
-A layer of ``heads x positions`` is as wide as its cells, but what can be removed is a whole row or
-a whole column. Counting removed rows and columns would make such a layer look far narrower than a
-plain one of the same width, and half of its rows plus half of its columns is three quarters of it.
-So widths are counted in cells: a plain channel is one place, and a cell of a grid is one that stays
-while all the atoms it needs do.
+A layer of ``heads x positions`` is as wide as its number of cells, but what can be removed is a
+whole row or a whole column. Counting removed rows and columns would make such a layer look far
+narrower than a plain one of the same width; and removing half of its rows and half of its columns
+removes three quarters of it. So widths are counted in cells: a plain channel is one position, and a
+cell of a grid is one, kept while all the atoms that it needs are.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from secateurs.channels.tensors import Tensor
 
 
 class Widths:
-    """The places along the widths of a network's groups."""
+    """Positions along the widths of a network's groups."""
 
     def __init__(
         self, groups: Sequence[Group], tensors: Mapping[str, Tensor], solution: Solution
     ) -> None:
-        """The widths of these groups.
+        """Prepare the widths of these groups.
 
         Args:
-            groups: of the network.
-            tensors: by name.
-            solution: of the equations between their units.
+            groups: groups of the network.
+            tensors: its tensors by name.
+            solution: solution of the equations between their units.
         """
         self._groups = groups
         self._solution = solution
@@ -42,48 +42,48 @@ class Widths:
         }
 
     def sides(self, group: Group) -> int:
-        """How many groups make up the group's width: 2 for heads by positions, 1 for most."""
+        """Number of groups that make up the group's width: 2 for heads by positions, else 1."""
         return self._sides[group.name]
 
     def places(self, group: Group) -> float:
-        """How many places along widths each of its channels takes with it: 1 for most."""
+        """Mean number of width positions that one of its channels removes: 1 for most groups."""
         if self.sides(group) == 1:
             return 1.0
         return float(np.isin(self.grid_cells, group.channels).any(axis=1).sum() / len(group))
 
     @cached_property
     def lone_channels(self) -> Ids:
-        """The channels that are a place of a width each."""
+        """Channels that are one width position each, shape (channels,)."""
         alone = [group.channels for group in self._groups if self.sides(group) == 1]
         return np.concatenate([*alone, np.zeros(0, np.int64)])
 
     @cached_property
     def grid_cells(self) -> Ids:
-        """The atoms that each place of a width needs, where it is a cell of a grid."""
+        """Atoms that each grid cell among the width positions needs, shape (cells, atoms)."""
         rows = [self._needs[group.name] for group in self._groups if self.sides(group) > 1]
         none = np.zeros((0, self._solution.atoms.shape[1]), np.int64)
         return np.unique(np.concatenate([*rows, none]), axis=0)
 
     def count(self, alive: NDArray[np.bool_]) -> int:
-        """The places that stay, given which atoms do."""
+        """Number of kept positions, given a mask of the kept atoms."""
         return int(alive[self.lone_channels].sum() + alive[self.grid_cells].all(axis=1).sum())
 
     def count_in(self, rows: Ids, alive: NDArray[np.bool_]) -> int:
-        """The places that lie in something and stay.
+        """Number of kept positions that lie in some part of the network.
 
         Args:
-            rows: the atoms that its units need, one row each.
-            alive: which atoms stay.
+            rows: atoms that the part's units need, one row for each unit.
+            alive: mask of the kept atoms, shape (atoms,).
         """
         rows = rows[alive[rows].all(axis=1)]
         cells = np.concatenate([self.grid_cells, np.unique(rows, axis=0)])
-        # A cell that lies in it is there twice.
+        # A cell that lies in the part appears twice.
         grids = (np.unique(cells, axis=0, return_counts=True)[1] > 1).sum()
         return int(np.isin(self.lone_channels, rows).sum() + grids)
 
 
 def _needs_of(group: Group, tensors: Mapping[str, Tensor], solution: Solution) -> Ids:
-    """The atoms that the places along a group's width need, one row each."""
+    """Atoms that the positions along a group's width need, one row for each position."""
     member = naming_member(group.members)
     rows = solution.atoms[tensors[member.tensor].axes[member.axis]]
     return rows[np.isin(rows, group.channels).any(axis=1)]

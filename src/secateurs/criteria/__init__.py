@@ -1,4 +1,4 @@
-"""Ways to rank channels. Importing this package registers every criterion."""
+"""Criteria that rank channels. Importing this package registers all of them."""
 
 from secateurs.calibration.ablation import Ablation
 from secateurs.calibration.needs import Need

@@ -1,4 +1,4 @@
-"""Criteria that remove each channel and look what happens."""
+"""Criteria that remove each channel and measure the effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secateurs.criteria.registry import criterion
 
 @criterion(Need.ABLATION)
 def oracle(facts: GroupData) -> Array:
-    """Change of the loss when the channel is removed, measured.
+    """Measured change of the loss when the channel is removed.
 
     Formula: s_j = mean over images of L_n(without channel j) - L_n. Below 0 the network is better
     without it. Removed means: taken as zero wherever it is read, as a cut removes it.
@@ -35,7 +35,7 @@ def oracle(facts: GroupData) -> Array:
 
 @criterion(Need.ABLATION)
 def critical(facts: GroupData) -> Array:
-    """By how much the class that needs the channel most loses accuracy when it is removed.
+    """Largest loss of accuracy of any class when the channel is removed.
 
     Formula: s_j = max over classes c of D_jc; D_jc = accuracy on c - accuracy on c without channel
     j. As accuracy moves in steps, ties are broken by the class's change of loss. As a selection,
@@ -57,15 +57,15 @@ def critical(facts: GroupData) -> Array:
 def critical_channels(
     network: Network, ablation: Ablation, best: int = 3
 ) -> Mapping[str, NDArray[np.int64]]:
-    """What goes when only the channels critical to some class stay, in one aggressive shot.
+    """Select the channels to remove so that only those critical to some class are kept.
 
     Args:
         network: as traced.
-        ablation: of it, in exact mode, with labels.
-        best: how many channels each class keeps in each group; classes share many of them.
+        ablation: ablation of the network, in exact mode, with labels.
+        best: number of channels that each class keeps in each group; classes share many of them.
 
     Returns:
-        Group name -> indices of channels that go; as ``network.cut`` takes them.
+        Group name -> indices of the channels to remove, as ``network.cut`` takes them.
 
     Example:
         >>> import torch, secateurs as sec

@@ -1,4 +1,4 @@
-"""Criteria on the values that consumers read, summed over calibration images."""
+"""Criteria from the values that consumers read, summed over calibration images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from secateurs.criteria.registry import criterion
 SumOf = Callable[[ActivationStatistics, ChannelIndex], Array]
 
 HARDLY_EVER = 0.005
-"""Share of exact zeros below which values cannot come from a ReLU in any useful way."""
+"""Share of exact zeros below which values do not usefully come from a ReLU."""
 
 
 def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
-    """Why counting zeros may mean little here; '' where it does not."""
+    """Explain why counting zeros may mean little for this network; '' if it does not."""
     readings = gathered.readings or ()
     zeros = [part for reading in readings for part in reading.own_zeros]
     sparse = [
@@ -130,9 +130,9 @@ def fluctuation(facts: GroupData) -> Array:
 
 
 def _mean(facts: GroupData, sums: SumOf) -> Array:
-    """The mean over readings of sums over each channel's values, per value.
+    """Mean over readings of (sum of each channel's values / their number).
 
-    Channels that nothing reads score as if they were zero throughout.
+    Channels that nothing reads score as if they were zero.
     """
     shares = []
     for reading, part in facts.readings:
@@ -142,7 +142,7 @@ def _mean(facts: GroupData, sums: SumOf) -> Array:
 
 
 def _mean_of_shares(facts: GroupData, shares: Sequence[tuple[Array, Array]]) -> Array:
-    """The mean of (sums / values), for each channel over the places where it has values."""
+    """Mean of (sums / values) for each channel, over the readings in which it has values."""
     means, places = np.zeros((2, len(facts)))
     for sums, values in shares:
         means += sums / np.where(values > 0, values, 1)

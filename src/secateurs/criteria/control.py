@@ -1,4 +1,4 @@
-"""The control."""
+"""The random control."""
 
 from __future__ import annotations
 

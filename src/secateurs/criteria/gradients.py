@@ -1,4 +1,4 @@
-"""Criteria on gradients of the loss, image by image."""
+"""Criteria from gradients of the loss, image by image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateurs.criteria.registry import criterion
 
 @criterion(Need.GATES)
 def taylor(facts: GroupData) -> Array:
-    """By how much each image's loss would change, to first order.
+    """First-order estimate of the change of each image's loss.
 
     Formula: s_j = mean over images of |t_nj|; t_nj is the derivative of image n's loss with respect
     to a gate on channel j: the sum of h * dL_n/dh over space and over all consumers that read it.

@@ -1,4 +1,4 @@
-"""What is known about one group of channels when it is scored."""
+"""Data about one group of channels that a criterion scores."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GroupData:
-    """The weights of one group, arranged by channel, and what calibration data say about it.
+    """Weights of one group, arranged by channel, and statistics of its calibration data.
 
     Attributes:
         network: the traced network.
         group: the group to score.
-        random: of stochastic criteria.
-        gathered: from calibration data, for criteria that need some.
+        random: random generator for stochastic criteria.
+        gathered: statistics of calibration data, for criteria that need some.
     """
 
     network: Network
@@ -45,10 +45,10 @@ class GroupData:
 
     @property
     def filters(self) -> list[Array]:
-        """The filters that make each channel, signed; an array (channels, numbers) for each weight.
+        """Filters that produce each channel, signed; one array (channels, numbers) per weight.
 
-        Several where channels are coupled (a residual stream is written by many layers). A group
-        that no weight makes, such as a bare parameter, is described by what else runs along it.
+        There are several where channels are coupled (many layers write to a residual stream). If no
+        weight produces the channels, such as for a bare parameter, other members are used.
         """
         made_by = self.group.with_role(Role.FILTER)
         rest = [m for m in self.group.members if m.role not in (Role.MEAN, Role.VARIANCE)]
@@ -57,40 +57,40 @@ class GroupData:
 
     @property
     def scales(self) -> list[Array]:
-        """The factor of each channel in normalisation layers; (channels, 1) for each layer."""
+        """Factor of each channel in normalisation layers; (channels, 1) for each layer."""
         return self._rows(self.group.with_role(Role.SCALE))
 
     @property
     def readers(self) -> list[Array]:
-        """What later layers do with each channel; (channels, numbers) for each weight."""
+        """Weights by which later layers read each channel; (channels, numbers) for each weight."""
         return self._rows(self.group.with_role(Role.INPUT))
 
     @property
     def readings(self) -> list[tuple[ActivationStatistics, ChannelIndex]]:
-        """The values that consumers read, and which of their indices are the group's channels."""
+        """Statistics of the values that consumers read, with indices of the group's channels."""
         readings = _require(self.gathered.readings, "activations")
         parts = ((r, channel_index(self.network, self.group, r.units)) for r in readings)
         return [(reading, part) for reading, part in parts if len(part)]
 
     @property
     def grams(self) -> tuple[Gram, ...]:
-        """Products of the channels' values, for each reading."""
+        """Products of the channels' values, one ``Gram`` for each reading."""
         return _require(self.gathered.grams, "grams")[self.group.name]
 
     @property
     def gates(self) -> Gates:
-        """How the loss changes with a gate on each channel, by atom: index with ``atoms``."""
+        """Gradients with respect to gates; arrays are by atom: index with ``group.channels``."""
         return _require(self.gathered.gates, "gates")
 
     @property
     def ablation(self) -> Ablation:
-        """What the loss does when a channel is removed, of all groups."""
+        """Change of the loss when a channel is removed, for all groups."""
         return _require(self.gathered.ablation, "ablation")
 
     def weights_and_curvature(self) -> list[tuple[Array, Array]]:
-        """(weights, mean squared gradients) by channel, of every parameter the channels run along.
+        """(weights, mean squared gradients) by channel, for every parameter they run along.
 
-        Both are (channels, numbers). A tensor that the channels run along twice comes twice.
+        Both are (channels, numbers). A tensor that the channels run along twice appears twice.
         """
         curvature = _require(self.gathered.curvature, "curvature")
         members = [m for m in self.group.members if m.tensor in curvature]
@@ -106,7 +106,7 @@ class GroupData:
         return self._arrange(member, self.network.source.array(member.tensor))
 
     def _arrange(self, member: Member, array: Array) -> Array:
-        """An array of a tensor's shape, by channel."""
+        """Rearrange an array of a tensor's shape to (channels, numbers)."""
         values = np.moveaxis(array, member.axis, 0)
         positions = self.network.positions(self.group, member)
         whole = positions.size == len(values) and np.array_equal(

@@ -1,4 +1,4 @@
-"""Criteria that look for channels that say the same thing, and keep one of each such set."""
+"""Criteria that find channels with equal information, and keep one of each set."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def cosine(facts: GroupData) -> Array:
 def redundant(
     network: Network, similarity: float = 0.9, *, data: Any = None
 ) -> dict[str, NDArray[np.int64]]:
-    """The channels that another one that stays is at least this similar to.
+    """Find channels that are similar to another channel which is kept.
 
     Args:
         network: as traced.
-        similarity: |cosine| above which one of two channels goes, in (0, 1).
+        similarity: |cosine| above which one of two channels is removed, in (0, 1).
         data: calibration images; without them filters are compared, see ``cosine``.
 
     Returns:
-        Group name -> indices of channels that can go; as ``network.cut`` takes them.
+        Group name -> indices of channels that can be removed, as ``network.cut`` takes them.
 
     Raises:
         DataError: ``similarity`` is not in (0, 1).
@@ -79,9 +79,9 @@ def redundant(
 
 
 def score_by_similarity_(products: Array) -> Array:
-    """1 - |cos| with what stays, at the moment each is dropped; see ``cosine``.
+    """1 - |cos| to the nearest kept channel at the time each is dropped; see ``cosine``.
 
-    The products are used up: of many channels they are most of the memory.
+    ``products`` is overwritten, since for many channels it takes most of the memory.
     """
     norms = np.sqrt(np.maximum(np.diag(products), 0))
     if np.isnan(products.min(initial=0)):
@@ -91,7 +91,7 @@ def score_by_similarity_(products: Array) -> Array:
 
 
 def score_filters_by_similarity(filters: Array) -> Array:
-    """The same of filters, shape (channels, weights), without the products of all pairs."""
+    """The same for filters, shape (channels, weights), without a matrix of all pairs."""
     if len(filters) <= ROWS:
         return score_by_similarity_(filters @ filters.T)
     norms = np.linalg.norm(filters, axis=1)
@@ -108,17 +108,17 @@ def score_filters_by_similarity(filters: Array) -> Array:
 
 
 class _Nearest:
-    """Of each channel the ones that it is most like, among those that stay.
+    """The most similar kept channels of each channel.
 
-    What a channel is most like can only become less alike as others go. So a similarity whose
-    partner has gone is kept as a bound, and looked at when it is the highest of all: first the
-    next of a few partners that were noted, then, if all of these have gone, the row is computed
-    again. Most rows never are, and no matrix of all pairs is needed.
+    The largest similarity of a channel can only fall as others are dropped. So a similarity whose
+    partner was dropped is kept as an upper bound, and revised only when it is the highest of all:
+    first by the next of a few recorded partners, then, if all of these are gone, by computing the
+    row again. Most rows are never recomputed, and no matrix of all pairs is needed.
     """
 
     def __init__(self, norms: Array, similar: Callable[[Ids], Array]) -> None:
         count = len(norms)
-        # Nothing at all is a multiple of anything.
+        # Zero filters are a multiple (0 times) of any other.
         self._empty = norms <= 1e-12 * norms.max(initial=0)
         self._similar = similar
         self._stays = np.ones(count, bool)
@@ -137,7 +137,7 @@ class _Nearest:
         found[:, ~self._stays] = -1
         found[np.arange(len(rows)), rows] = -1
         few = self._partners.shape[1]
-        # The first of several that are equally alike, as far as these few go.
+        # Among equally similar ones the first, as far as these few reach.
         best = np.sort(np.argpartition(found, -few, axis=1)[:, -few:], axis=1)
         likeness = np.take_along_axis(found, best, axis=1)
         order = np.argsort(-likeness, axis=1, kind="stable")
@@ -147,7 +147,7 @@ class _Nearest:
         self._bound[rows] = self._likeness[rows, 0]
 
     def most_similar_pair(self) -> tuple[int, int, float]:
-        """(a channel, its partner, how alike they are)."""
+        """(a channel, its partner, their similarity)."""
         while True:
             one = int(self._bound.argmax())
             partner = int(self._partners[one, self._next[one]])
@@ -165,16 +165,16 @@ class _Nearest:
         self._compare(alone[np.argsort(-self._bound[alone], kind="stable")[:_AT_ONCE]])
 
     def drop(self, channel: int) -> None:
-        """A channel goes."""
+        """Drop a channel."""
         self._stays[channel] = False
         self._bound[channel] = -1
 
 
 _PARTNERS = 16
-"""So many of those that a channel is most like are noted."""
+"""Number of most similar channels recorded for each channel."""
 
 _AT_ONCE = 64
-"""Rows that are computed again at a time: one by one, each would read all filters."""
+"""Rows recomputed at a time: one by one, each would read all filters."""
 
 
 def _drop_most_similar(norms: Array, similar: Callable[[Ids], Array]) -> Array:

@@ -1,4 +1,4 @@
-"""What a criterion is, and the one list of all of them."""
+"""The registry of criteria."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Criterion:
     """A way to rank the channels of a group. The lowest score is pruned first.
 
     Attributes:
-        name: as users write it.
-        function: facts about a group -> one score for each of its channels.
-        needs: what has to be gathered first.
-        with_data: what is gathered besides where calibration data are given.
-        caution: network and what was gathered -> why the scores may mean little here, or ''.
+        name: name of the criterion.
+        function: function from ``GroupData`` to one score for each channel.
+        needs: statistics that must be collected first.
+        with_data: further statistics that are collected if calibration data are given.
+        caution: function (network, statistics) -> why the scores may mean little, or ''.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Criterion:
 
     @property
     def card(self) -> str:
-        """What it is, its formula, its cost, when it hurts, and where it is from."""
+        """Its method card: definition, formula, cost, limits and source."""
         return inspect.getdoc(self.function) or ""
 
     @property
@@ -55,7 +55,7 @@ class Criterion:
 CRITERIA: dict[str, Criterion] = {}
 
 AUTO = "auto"
-"""Asks for a tournament of several; see ``secateurs.planning.auto_criterion``."""
+"""Name that requests a tournament of criteria; see ``secateurs.planning.auto_criterion``."""
 
 
 @takes_as_annotated(UnknownNameError)
@@ -66,7 +66,7 @@ def criterion(
     with_data: Need = Need.NOTHING,
     caution: Caution | None = None,
 ) -> Callable[[Function], Function]:
-    """Register a function as a criterion under its own name, or another."""
+    """Register a function as a criterion, under its own name or ``name``."""
 
     def register(function: Function) -> Function:
         known_as = name or function.__name__
@@ -78,10 +78,10 @@ def criterion(
 
 @takes_as_annotated(UnknownNameError)
 def find(wanted: str | Function) -> Criterion:
-    """The criterion of this name, or a user's own function as one.
+    """Find a criterion by name, or wrap a user's own function as one.
 
-    A function that was registered is known with all it needs; any other is given the weights. One
-    that is nobody's yet is named ``package.module:function`` or ``path/to/file.py:function``.
+    A registered function keeps its needs; any other is given the weights only. A function that is
+    not registered can be named ``package.module:function`` or ``path/to/file.py:function``.
 
     Raises:
         UnknownNameError: no criterion has this name.
@@ -102,12 +102,12 @@ def find(wanted: str | Function) -> Criterion:
 
 
 def is_own(wanted: str | Function) -> bool:
-    """Whether this is a function of the user's, registered or not."""
+    """Whether this is a user's function, registered or not."""
     return not str(find(wanted).function.__module__).startswith("secateurs.")
 
 
 @takes_as_annotated(UnknownNameError)
 def check_known(wanted: str | Function) -> None:
-    """Raise ``UnknownNameError`` unless this can be scored by."""
+    """Raise ``UnknownNameError`` unless this is a criterion or "auto"."""
     if wanted != AUTO:
         find(wanted)

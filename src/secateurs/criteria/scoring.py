@@ -36,9 +36,9 @@ class Scores(Mapping[str, NDArray[np.float64]]):
     """A score for each channel of each group; the lowest is pruned first.
 
     Attributes:
-        criterion: the name of what made them.
-        tournament: how that criterion was chosen, where ``"auto"`` was asked for; else None. Print
-            it for the ranking.
+        criterion: name of the criterion that computed them.
+        tournament: how that criterion was chosen, if ``"auto"`` was requested; else None. Print it
+            for the ranking.
     """
 
     @takes_as_annotated(SecateursError)
@@ -77,20 +77,20 @@ def score(
     """Score every channel that can be pruned.
 
     Args:
-        network: as ``trace`` made it; weights are read as they are now.
+        network: as returned by ``trace``; weights are read as they are now.
         criterion: a name (``secateurs criteria`` lists them) or a function of ``GroupData`` that
             returns one number for each channel.
         data: calibration data, for criteria that need it: (images, labels) as two arrays, images
             alone where no labels are needed, or an iterable of such batches.
         loss: (outputs, labels) -> one loss for each image, in the model's framework; None is
             cross-entropy.
-        seed: of stochastic criteria.
+        seed: seed of stochastic criteria.
 
     Raises:
         UnknownNameError: no criterion has this name.
-        DataError: the criterion needs calibration data and got none, or none that it can use.
+        DataError: the criterion needs calibration data and received none, or none it can use.
         ModelError: weights hold NaN; the message names the layer.
-        SecateursError: a function of the user's returned the wrong number of scores.
+        SecateursError: a user-defined criterion returned the wrong number of scores.
     """
     found = find(criterion)
     return score_many(network, [criterion], data=data, loss=loss, seed=seed)[found.name]
@@ -108,14 +108,14 @@ def score_many(
     """Score every channel by several criteria, with one pass over the calibration data.
 
     Args:
-        network: as ``trace`` made it.
-        criteria: names, or functions as ``score`` takes them; one or several.
-        data: calibration data, as for ``score``; gone through once, whatever the criteria.
+        network: as returned by ``trace``.
+        criteria: names, or functions as for ``score``; one or several.
+        data: calibration data, as for ``score``; iterated once, whatever the criteria.
         loss: as for ``score``.
-        seed: of stochastic criteria.
+        seed: seed of stochastic criteria.
 
     Returns:
-        The name of each criterion -> its scores.
+        Name of each criterion -> its scores.
 
     Example:
         >>> import torch, secateurs as sec
@@ -134,16 +134,16 @@ def score_many(
 
 
 def try_own(network: Network, wanted: str | Function, data: Any, loss: Any = None) -> None:
-    """Score once by a criterion of the user's own, so that what is wrong with it is said at once.
+    """Score once by a user's own criterion, so that its errors are reported early.
 
     Args:
-        network: that it is to score.
-        wanted: a criterion; one of ours is not tried.
-        data: a batch of calibration data or two.
+        network: network to score.
+        wanted: a criterion; built-in ones are not tried.
+        data: one or two batches of calibration data.
         loss: as for ``score``.
 
     Raises:
-        SecateursError: the function raises, or does not give a score for each channel.
+        SecateursError: the function raises, or does not return one score for each channel.
     """
     if wanted != AUTO and is_own(wanted):
         score(network, wanted, data=data, loss=loss)
@@ -153,14 +153,14 @@ def try_own(network: Network, wanted: str | Function, data: Any, loss: Any = Non
 def collect_statistics(
     network: Network, needs: Need, data: Any, *, loss: Any = None, caller: str = "gather"
 ) -> CalibrationStatistics:
-    """All that these needs take, in one pass over the calibration data.
+    """Collect all statistics that these needs require, in one pass over the calibration data.
 
     Args:
-        network: as ``trace`` made it.
-        needs: what to gather.
+        network: as returned by ``trace``.
+        needs: statistics to collect.
         data: calibration data, as for ``score``.
         loss: as for ``score``.
-        caller: what needs it, for messages.
+        caller: name of what needs the data, for messages.
     """
     backend = backend_named(network.source.framework)
     return backend.collect_statistics(network, needs, data, loss=loss, caller=caller)
@@ -202,10 +202,10 @@ def _scores(
 
 
 def _call(criterion: Criterion, group: GroupData) -> Any:
-    """What the criterion's function gives.
+    """Call the criterion's function.
 
     Raises:
-        SecateursError: a function of the user's raises something; the message says where.
+        SecateursError: a user's function raised; the message says where.
     """
     try:
         return criterion.function(group)

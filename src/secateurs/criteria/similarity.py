@@ -1,4 +1,4 @@
-"""Criteria that hold each filter against the others of its group. Weights alone, no data."""
+"""Criteria that compare each filter with the others of its group, from weights alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateurs.criteria.registry import criterion
 
 @criterion(Need.WEIGHTS)
 def geometric_median(facts: GroupData) -> Array:
-    """How far a filter is from all others: one near the middle can be stood in for by them (FPGM).
+    """Distance of a filter from all others: others can stand in for one near the middle (FPGM).
 
     Formula: s_j = sum_i ||F_i - F_j||_2, on filters with their signs; coupled filters are one long
     filter.
@@ -26,10 +26,10 @@ def geometric_median(facts: GroupData) -> Array:
     """
     filters = stack_filters(facts)
     distances: Array = np.zeros(len(filters))
-    starts = range(0, len(filters), ROWS)  # all distances at once would be C^2 numbers
+    starts = range(0, len(filters), ROWS)  # in blocks: all distances would be C^2 numbers
     for one, other in itertools.combinations_with_replacement(starts, 2):
         left, right = slice(one, one + ROWS), slice(other, other + ROWS)
-        # Of differences, not of the expanded square: that loses half of the digits of like filters.
+        # From differences: the expanded square loses half of the digits for similar filters.
         gaps = cdist(filters[left], filters[right])
         distances[left] += gaps.sum(1)
         if one != other:
@@ -52,7 +52,7 @@ def lamp(facts: GroupData) -> Array:
     order = np.argsort(squares, kind="stable")
     rising = squares[order]
     from_here_up = np.cumsum(rising[::-1])[::-1]
-    # Equal filters share one denominator, whatever their order: the sum from the first of them.
+    # Equal filters share one denominator regardless of order: the sum from the first of them.
     first = np.searchsorted(rising, rising, side="left")
     shares = np.empty(len(facts))
     shares[order] = rising / np.where(from_here_up[first] > 0, from_here_up[first], 1)
@@ -74,7 +74,7 @@ def whc(facts: GroupData) -> Array:
     norms = np.linalg.norm(filters, axis=1)
     directions = filters / np.where(norms > 0, norms, 1)[:, None]
     scores: Array = np.empty(len(filters))
-    for start in range(0, len(filters), ROWS):  # all cosines at once would be C^2 numbers
+    for start in range(0, len(filters), ROWS):  # in blocks: all cosines would be C^2 numbers
         rows = slice(start, start + ROWS)
         unlike = 1 - np.minimum(np.abs(directions[rows] @ directions.T), 1)
         scores[rows] = unlike @ norms
@@ -83,16 +83,16 @@ def whc(facts: GroupData) -> Array:
 
 
 ROWS = 512
-"""Filters that are held against all others at a time."""
+"""Number of filters compared with all others at a time."""
 
 
 def stack_filters(facts: GroupData) -> Array:
-    """All that makes each channel as one long signed filter, in double precision."""
+    """Concatenate all weights that make each channel into one signed filter, in float64."""
     return np.concatenate([rows.astype(np.float64) for rows in facts.filters], axis=1)
 
 
 def to_cosines_(products: Array) -> Array:
-    """From inner products of all pairs to cosines, in place; a vector of zeros is unlike all."""
+    """Convert inner products of all pairs to cosines, in place; zero vectors get cosine 0."""
     norms = np.sqrt(np.maximum(np.diag(products), 0))
     safe = np.where(norms > 0, norms, 1)
     products /= safe[:, None]

@@ -1,4 +1,4 @@
-"""Criteria that look at each channel's weights alone: no data, no forward pass."""
+"""Criteria from each channel's weights alone: no data, no forward pass."""
 
 from __future__ import annotations
 

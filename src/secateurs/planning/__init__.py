@@ -1,1 +1,1 @@
-"""From scores and a budget to a cut."""
+"""Choice of the channels to remove, from scores or error curves and a budget."""

@@ -1,9 +1,10 @@
-"""How wide each group stays: least loss for what is saved, by error curves.
+"""Choice of a width for each group: least loss for what is saved, by error curves.
 
-A curve says what a group's loss costs at every width, it alone cut. Greedy: again and again, the
-step that loses least for what it saves, at the neighbours' present widths (what a channel costs
-depends on how wide its producers' inputs and its readers' outputs still are). Then what the budget
-has room for is given back, and swaps between groups are made as long as one helps.
+A curve gives a group's loss at every width when only that group is cut. The search is greedy: it
+repeatedly takes the step with the least loss per saved cost, given the present widths of all other
+groups (the cost of a channel depends on how wide its producers' inputs and its readers' outputs
+still are). Then widths are raised again as far as the budget has room, and groups exchange width as
+long as an exchange reduces the loss.
 
 Source: NetAdapt (Yang et al., ECCV 2018) goes greedily by measured loss for saved cost; structured
 pruning with error databases (Frantar & Alistarh, *Optimal Brain Compression*, NeurIPS 2022).
@@ -25,33 +26,34 @@ from secateurs.planning.widths import WidthCosts
 WidthArray = NDArray[np.int64]
 
 SIXTEENTHS = (1, 2, 4)
-"""How many sixteenths of a group may go in one step: curves that are steep first and flat later
-would otherwise never be gone down."""
+"""Sizes of one greedy step, in sixteenths of a group's choices. With small steps only, curves that
+are steep at first and flat later would never be descended."""
 
 _EPSILON = 1e-12
 MOST_SWAPS = 200
 MOST_GROUPS_TO_FILL = 40
-"""With more groups, the rest is not given out anew for every one of them, and only exchanges that
-prices at present make likely are tried: pairs of groups grow with the square of their number."""
+"""With more groups, freed budget is not refilled once per group, and only exchanges that look good
+at present prices are tried: the number of pairs grows with the square of the number of groups."""
 
 EXCHANGES_TRIED = 32
 LOWER_WIDTHS = 24
-"""Of a group that gives width, in steps that grow."""
+"""Number of widths tried for a group that gives up width, in geometric steps."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Problem:
-    """What to choose widths for.
+    """The problem of choosing widths.
 
     Attributes:
-        curves: for each group, its loss at every width from 0 to all channels; never rising.
-        choices: for each group, the widths it may have, rising; the last is all channels.
-        costs: what any widths cost.
-        limits: unit -> what may remain, absolute.
-        around: for each group, the place of the block that it goes with, or -1. A block has places
-            of its own behind the groups': its widths are 1 and 0.
-        saves: the unit of which as much is saved as there is for the loss, wherever the limits are;
-            None saves what the limits are of.
+        curves: for each group, its loss at every width from 0 to all channels, shape
+            (channels + 1,); non-increasing in the width.
+        choices: for each group, the widths it may have, ascending; the last is all channels.
+        costs: costs at any widths.
+        limits: unit -> largest cost, absolute.
+        around: for each group, the place of the block that it is removed with, or -1. Blocks have
+            places of their own after the groups'; their widths are 1 and 0.
+        saves: unit of the savings by which steps are ranked (loss per saving), whatever the limits
+            are of; None ranks by savings in the limited units.
     """
 
     curves: Sequence[Floats]
@@ -66,34 +68,34 @@ class Problem:
         object.__setattr__(self, "_units", tuple(self.limits))
 
     def loss(self, widths: WidthArray) -> float:
-        """The sum of the groups' losses."""
+        """Sum of the groups' losses."""
         return float(self.losses(widths[None])[0])
 
     def losses(self, many: WidthArray) -> Floats:
-        """The same of many choices, shape (choices, groups)."""
+        """Summed losses of many choices, shape (choices, groups) -> (choices,)."""
         columns = [curve[many[:, place]] for place, curve in enumerate(self.curves)]
-        if self.around is not None:  # of a block that is gone, only its own loss counts
+        if self.around is not None:  # of a removed block, only the block's own loss counts
             for place in np.flatnonzero(self.around >= 0):
                 columns[place] = columns[place] * many[:, self.around[place]]
         total: Floats = np.sum(columns, axis=0)
         return total
 
     def places(self, widths: WidthArray) -> Iterator[tuple[int, WidthArray, int]]:
-        """(place, its choices, which of them it has) of what is not in a block that is gone."""
+        """Yield (place, its choices, index of its present choice), except inside removed blocks."""
         for place, choice in enumerate(self.choices):
             block = -1 if self.around is None else int(self.around[place])
             if block < 0 or widths[block]:
                 yield place, choice, int(np.searchsorted(choice, widths[place]))
 
     def excess(self, many: WidthArray) -> Floats:
-        """By how much each choice is above the limits, as shares of them, summed; 0 fits."""
+        """Sum of each choice's excesses over the limits, relative to them; 0 if it fits."""
         costs = self.costs.costs(many, self._units)
         over = [np.maximum(costs[unit] / self.limits[unit] - 1, 0) for unit in self._units]
         total: Floats = np.sum(over, axis=0)
         return np.where(total < 1e-9, 0, total)
 
     def use(self, many: WidthArray) -> Floats:
-        """What each choice takes of what is saved: of the limits, as shares summed over units."""
+        """Cost of each choice in the unit that is saved, or the sum of its shares of the limits."""
         if self.saves is not None:
             return self.costs.costs(many, [self.saves])[self.saves]
         costs = self.costs.costs(many, self._units)
@@ -101,7 +103,7 @@ class Problem:
         return total
 
     def at_most(self, widths: WidthArray) -> Problem:
-        """The same with one more limit: to take no more of what is saved than these widths do."""
+        """The same problem with one more limit: the saved unit's cost at these widths."""
         if self.saves is None:
             return self
         taken = float(self.use(widths[None])[0])
@@ -109,10 +111,10 @@ class Problem:
 
 
 def allocate(problem: Problem) -> WidthArray:
-    """The widths of least summed loss that meet the limits, as far as greed and swaps find them.
+    """Find widths of least summed loss within the limits, by greedy steps and exchanges.
 
-    Where something else is to be saved, the steps down are those of least loss for that, and swaps
-    take no more of it.
+    Where savings are ranked in another unit than the limits', the greedy steps minimise loss per
+    saving in that unit, and exchanges do not raise its cost.
 
     Args:
         problem: curves, choices, costs and limits.
@@ -135,14 +137,14 @@ def allocate(problem: Problem) -> WidthArray:
 
 
 def _whole_in_gone_blocks(problem: Problem, widths: WidthArray) -> WidthArray:
-    """The widths without those of groups that go with their block."""
+    """Restore the full width of groups that are removed with their block."""
     there = {place for place, _, _ in problem.places(widths)}
     full = [choice[-1] for choice in problem.choices]
     return np.array([w if p in there else full[p] for p, w in enumerate(widths.tolist())])
 
 
 def _narrow(problem: Problem, widths: WidthArray) -> WidthArray:
-    """Greedily, until the limits are met."""
+    """Take greedy steps down until the limits are met."""
     while (now := float(problem.excess(widths[None])[0])) > 0:
         options = _steps_down(problem, widths)
         if not len(options):
@@ -155,14 +157,14 @@ def _narrow(problem: Problem, widths: WidthArray) -> WidthArray:
         lost = problem.losses(options) - problem.loss(widths) + _EPSILON
         with np.errstate(divide="ignore"):
             price = np.where(saved > 0, lost / saved, np.inf)
-        if np.isinf(price).all():  # a single step saves nothing: both sides of a grid must go
+        if np.isinf(price).all():  # no single step saves anything: both sides of a grid must go
             price = lost
         widths = options[int(price.argmin())]
     return widths
 
 
 def _steps_down(problem: Problem, widths: WidthArray) -> WidthArray:
-    """The widths one step away, each with one group narrower; (options, groups)."""
+    """The widths one step away, each with one group narrower; shape (options, groups)."""
     options = []
     for place, choice, at in problem.places(widths):
         step = max(1, len(choice) // 16)
@@ -178,7 +180,7 @@ def _with(widths: WidthArray, place: int, width: int) -> WidthArray:
 
 
 def _fill(problem: Problem, widths: WidthArray, but: int = -1) -> WidthArray:
-    """What the limits have room for is given back (``but`` to one group), the most gain first."""
+    """Raise widths as far as the limits have room, most gain first (``but`` one group)."""
     while True:
         options = [
             _with(widths, place, int(choice[at + 1]))
@@ -197,7 +199,7 @@ def _fill(problem: Problem, widths: WidthArray, but: int = -1) -> WidthArray:
 
 
 def _swap(problem: Problem, widths: WidthArray) -> WidthArray | None:
-    """The best exchange of width between two groups; None where none is better."""
+    """The best exchange of width between two groups; None if none reduces the loss."""
     tried = _narrow_and_fill(problem, widths) if len(widths) <= MOST_GROUPS_TO_FILL else []
     options = _exchanges(problem, widths)
     options = options[problem.excess(options) == 0] if len(options) else options
@@ -208,7 +210,7 @@ def _swap(problem: Problem, widths: WidthArray) -> WidthArray | None:
 
 
 def _narrow_and_fill(problem: Problem, widths: WidthArray) -> list[WidthArray]:
-    """One group one or two steps down, and what that gives room for given to any others."""
+    """Narrow one group by a step or more, and give the freed budget to any other groups."""
     options = []
     for place, choice, at in problem.places(widths):
         for step in {1, 2, max(1, len(choice) // 16)}:
@@ -219,7 +221,7 @@ def _narrow_and_fill(problem: Problem, widths: WidthArray) -> list[WidthArray]:
 
 
 def _exchanges(problem: Problem, widths: WidthArray) -> WidthArray:
-    """One group a step up, another as far down as the limits ask, or one down alone."""
+    """Widths with one group a step wider and another just enough narrower to fit the limits."""
     wider = _steps_up(problem, widths)
     if len(widths) > MOST_GROUPS_TO_FILL:
         pairs = _likely_pairs(problem, widths, wider)
@@ -239,7 +241,7 @@ def _exchanges(problem: Problem, widths: WidthArray) -> WidthArray:
 
 
 def _steps_up(problem: Problem, widths: WidthArray) -> list[tuple[int, WidthArray]]:
-    """(group, all widths with that one wider), by one choice or a sixteenth of them."""
+    """(group, all widths with that group wider), by one choice or a sixteenth of all choices."""
     found: list[tuple[int, WidthArray]] = []
     for up, choice, at in problem.places(widths):
         found += [
@@ -253,7 +255,7 @@ def _steps_up(problem: Problem, widths: WidthArray) -> list[tuple[int, WidthArra
 def _likely_pairs(
     problem: Problem, widths: WidthArray, wider: Sequence[tuple[int, WidthArray]]
 ) -> list[tuple[int, int]]:
-    """(place in ``wider``, the group that gives width), of least loss at the present prices."""
+    """(index in ``wider``, group that gives up width) with the least loss at present prices."""
     owners, lower = _steps_far_down(problem, widths)
     if not wider or not len(owners):
         return []
@@ -271,7 +273,7 @@ def _likely_pairs(
 
 
 def _steps_far_down(problem: Problem, widths: WidthArray) -> tuple[WidthArray, WidthArray]:
-    """(group, all widths with that one narrower), in steps that grow."""
+    """(group, all widths with that group narrower), in geometric steps."""
     owners: list[int] = []
     rows: list[WidthArray] = []
     for down, choice, at in problem.places(widths):
@@ -283,7 +285,7 @@ def _steps_far_down(problem: Problem, widths: WidthArray) -> tuple[WidthArray, W
 
 
 def _down_to_fit(problem: Problem, widths: WidthArray, place: int) -> WidthArray | None:
-    """One group as much narrower as the limits ask; None where that is not enough."""
+    """Narrow one group just enough to meet the limits; None if even its least width does not."""
     choice = problem.choices[place]
     at = int(np.searchsorted(choice, widths[place]))
     if at == 0:
@@ -295,12 +297,12 @@ def _down_to_fit(problem: Problem, widths: WidthArray, place: int) -> WidthArray
 
 
 def choices_of(width: int, floor: float, multiple: int) -> WidthArray:
-    """The widths a group may have: multiples, no less than the floor, and all of it.
+    """The widths that a group may have: multiples from the floor upwards, and the full width.
 
     Args:
-        width: of the dense group.
-        floor: a share of it, or a number if 1 or more.
-        multiple: of which they are; the floor is rounded to the nearest one.
+        width: number of channels of the dense group.
+        floor: least width: a share of ``width``, or a number of channels if 1 or more.
+        multiple: number that widths are multiples of; the floor is rounded to the nearest.
 
     Example:
         >>> choices_of(20, 0.25, 8).tolist()

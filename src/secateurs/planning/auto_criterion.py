@@ -1,4 +1,4 @@
-"""``criterion="auto"``: several criteria cut the same network, and the calibration loss decides."""
+"""``criterion="auto"``: several criteria cut the same network; the calibration loss decides."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from secateurs.planning.budget import Budget
 from secateurs.planning.planner import plan
 
 CANDIDATES = ("l2", "whc", "geometric_median", "fluctuation", "taylor", "fisher", "random")
-"""One of each family, the cheapest first, and the control."""
+"""One criterion of each family, the cheapest first, and random scores as a control."""
 
 Planner = Callable[[Scores], Cut]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Standing:
-    """How one criterion did.
+    """Result of one criterion.
 
     Attributes:
-        criterion: its name.
-        loss: mean over the judging images, of the cut model with its normalisation statistics taken
-            anew; NaN where it could not take part.
-        accuracy: share of the judging images put into the right class; None where labels are none.
-        behind: by how much its loss is above the winner's, mean over images.
-        error: standard error of that difference, image by image.
+        criterion: name of the criterion.
+        loss: mean loss of its cut model on the judging images, with batch normalisation's
+            statistics re-estimated; NaN if it could not take part.
+        accuracy: accuracy on the judging images; None where labels are not classes.
+        behind: mean difference of its loss from the winner's.
+        error: standard error of that difference over images.
         out: why it could not take part, or ''.
     """
 
@@ -56,13 +56,13 @@ class Standing:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tournament:
-    """Who won, and why.
+    """Comparison of criteria, and the winner.
 
     Attributes:
-        standings: the winner first; those that could not take part last.
-        scores: the winner's, made from all calibration images.
-        images: how many the cut models were judged on; not those that the scores were made from.
-        dense_loss: the uncut model's mean loss on them.
+        standings: results, the winner's first; criteria that could not take part come last.
+        scores: the winner's scores, computed from all calibration images.
+        images: number of judging images; scores for the judged cuts were computed from others.
+        dense_loss: mean loss of the dense model on the judging images.
         removed: share of the parameters that the winner's cut removes.
     """
 
@@ -74,12 +74,12 @@ class Tournament:
 
     @property
     def winner(self) -> str:
-        """The criterion whose cut has the lowest loss."""
+        """Name of the criterion whose cut has the lowest loss."""
         return self.standings[0].criterion
 
     @property
     def reason(self) -> str:
-        """Who won and why, in a sentence or two."""
+        """Explanation of the choice, in a sentence or two."""
         first, *rest = self.standings
         text = (
             f"{first.criterion} has the lowest calibration loss after {percent(self.removed)} "
@@ -99,7 +99,7 @@ class Tournament:
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """Who won and why, as JSON can hold it."""
+        """The result as JSON-ready data."""
         keys = ("criterion", "loss", "accuracy", "behind", "error")
         return {
             "winner": self.winner,
@@ -144,16 +144,16 @@ def tournament(
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
 ) -> Tournament:
-    """Let criteria cut a network, and take the one whose cut has the lowest calibration loss.
+    """Let criteria cut a network, and choose the one whose cut has the lowest calibration loss.
 
-    Every second image is kept to judge by; the criterion sees the others only. A cut shifts what
-    batch normalisation sees, and any training puts that right at once: its statistics are taken
-    anew from those others before a cut is judged.
+    Every second image is held out to judge the cuts; criteria see the others only. A cut shifts the
+    inputs of batch normalisation, which any training would correct at once, so its statistics are
+    re-estimated on those other images before a cut is judged.
 
     Args:
-        network: as ``trace`` made it; its model comes back as it was.
+        network: as returned by ``trace``; its model is restored afterwards.
         data: calibration data with labels, as for ``score``.
-        planner: scores -> the cut that is judged.
+        planner: function from scores to the cut that is judged.
         candidates: names of criteria, one or several.
         loss: as for ``score``.
         seed: as for ``score``.
@@ -183,14 +183,14 @@ def tournament(
     out: dict[str, str] = {}
     for name in candidates:
         try:
-            cuts[name] = planner(_own(scores[name]))
+            cuts[name] = planner(_or_raise(scores[name]))
             CUT.check("tournament", "what planner returns", cuts[name])
             found[name] = backend.evaluate_cut(network, cuts[name], judging, learning, loss)
         except (BudgetError, ModelError, DataError) as error:
             out[name] = str(error)
     standings = rank_candidates(found, out)
     winner = standings[0].criterion
-    won = _own(_score(network, [winner], [*learning, *judging], loss, seed)[winner])
+    won = _or_raise(_score(network, [winner], [*learning, *judging], loss, seed)[winner])
     removed = 1 - network.cost(cuts[winner]).params / network.cost().params
     won.tournament = Tournament(standings, won, len(dense), float(dense.mean()), removed)
     return won.tournament
@@ -212,12 +212,12 @@ def score_for(
     loss: Callable[[Any, Any], Any] | None = None,
     seed: int = 0,
 ) -> Scores:
-    """``score``, but that ``"auto"`` is decided by the cut that is about to be made.
+    """``score``, except that ``"auto"`` is decided with the cut that is about to be made.
 
     Args:
         network: as for ``score``.
         criterion: as for ``score``.
-        planner: scores -> that cut.
+        planner: function from scores to that cut.
         data: as for ``score``.
         loss: as for ``score``.
         seed: as for ``score``.
@@ -228,7 +228,7 @@ def score_for(
 
 
 def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int = 0) -> Scores:
-    """The scores of the criterion that wins where half of the parameters go."""
+    """Scores of the criterion that wins when half of the parameters are removed."""
 
     def planner(scores: Scores) -> Cut:
         return plan(network, scores, Budget(params=0.5))
@@ -239,7 +239,7 @@ def scores_at_half(network: Network, data: Any, *, loss: Any = None, seed: int =
 def _halves(
     network: Network, data: Any, loss: Any
 ) -> tuple[list[CalibrationBatch], list[CalibrationBatch]]:
-    """(images to score by, images to judge by): every second one."""
+    """(images to score by, images to judge by): alternate images of each batch."""
     source: Any = network.source  # both frameworks keep what they were traced with
     example = source.example_inputs
     given = list(read_batches(data, example, AUTO, loss))
@@ -260,16 +260,16 @@ def _halves(
 def _score(
     network: Network, names: Sequence[str], parts: Sequence[CalibrationBatch], loss: Any, seed: int
 ) -> dict[str, Scores | Exception]:
-    """Scores by every criterion that can give some, else the error it ends in."""
+    """Scores by every criterion that can compute them, else the error that it raises."""
     data = [as_given(part) for part in parts]
     able: dict[str, Scores | Exception] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a criterion that means little here loses
+        warnings.simplefilter("ignore", UserWarning)  # an unsuitable criterion simply loses
         try:
             return dict(score_many(network, names, data=data, loss=loss, seed=seed))
         except (ModelError, DataError):
             pass
-        for name in names:  # one of them cannot: find out which
+        for name in names:  # one of them failed: find out which
             needs = CRITERIA[name].needs & Need.DATA
             needed = data if needs else None
             try:
@@ -279,7 +279,7 @@ def _score(
     return able
 
 
-def _own(found: Scores | Exception) -> Scores:
+def _or_raise(found: Scores | Exception) -> Scores:
     if isinstance(found, Exception):
         raise found
     return found
@@ -288,10 +288,10 @@ def _own(found: Scores | Exception) -> Scores:
 def rank_candidates(
     found: dict[str, tuple[NDArray[np.float64], float | None]], out: dict[str, str]
 ) -> tuple[Standing, ...]:
-    """The candidates by mean loss, the lowest first; a loss of NaN after all others.
+    """Sort the candidates by mean loss, the lowest first and NaN last.
 
     Args:
-        found: criterion -> (its cut's losses image by image, shape (images,); its accuracy).
+        found: criterion -> (losses of its cut, shape (images,); its accuracy).
         out: criterion -> why it could not take part.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What may remain of a network: limits, each in a unit of its own."""
+"""Budgets: limits on what remains of a network, each in its own unit."""
 
 from __future__ import annotations
 
@@ -39,44 +39,44 @@ UNITS: Mapping[str, Unit] = {
         PeakMemoryMb(),
     )
 }
-"""By the name that a budget calls them. A new unit is a class and a line here."""
+"""Units by the names that a budget uses. A new unit takes a class and a line here."""
 
 FILE_NAMES = ("format", "precision")
-"""What a budget says of the file that ``size_mb`` limits."""
+"""Options that describe the file which ``size_mb`` limits."""
 
 
 @takes_known_names
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What may remain. Several limits at once must all hold.
+    """Limits on what remains of a network. Several limits must all hold.
 
-    Each is a fraction of the dense model (a number below 1, such as 0.5) or absolute.
+    A limit below 1, such as 0.5, is a fraction of the dense model; others are absolute.
 
     Attributes:
-        channels: of the widths of layers that can be pruned. Half of the channels is half of each
-            width, whether single channels go or whole heads, positions in them, or groups: a width
-            of 8 heads of 4 is 32 channels, and 6 heads of 3 leave 18 of them.
-        params: numbers in the parameters.
-        macs: multiply-accumulates of a pass over the example inputs.
-        size_mb: the saved file, in megabytes of 1,000,000 bytes; an absolute size below one
-            megabyte is written with its unit, as in ``"0.4 MB"`` or ``"400 kB"``.
-        format: of that file: "safetensors", or another target of ``sec.export``. What is not
-            safetensors is written to measure it, and planned again by that.
-        precision: of the weights in it: "float32" (as the model holds them), "float16" or "int8"
-            (then an ONNX file, of ONNX Runtime's quantiser).
-        latency: share of the time that the dense model takes a call.
-        latency_ms: milliseconds a call; always absolute, as are the next three.
-        throughput: examples a second, at least.
-        speedup: times as fast as the dense model, at least.
-        drop: the largest loss of the task's own metric: 0.01 is a point of accuracy. Where it is
-            the only limit, the smallest model within it is looked for.
+        channels: total width of the layers that can be pruned. Half of the channels is half of
+            each width, whether single channels are removed or whole heads, positions in them, or
+            groups: 8 heads of 4 are 32 channels, and 6 heads of 3 leave 18 of them.
+        params: number of parameters.
+        macs: multiply-accumulates of a forward pass over the example inputs.
+        size_mb: size of the saved file, in megabytes of 1,000,000 bytes; an absolute size below
+            one megabyte is given with its unit, as in ``"0.4 MB"`` or ``"400 kB"``.
+        format: format of that file: "safetensors", or another target of ``sec.export``. Formats
+            other than safetensors are written to measure the size, and planned again from it.
+        precision: precision of the weights in the file: "float32" (as the model holds them),
+            "float16" or "int8" (an ONNX file from ONNX Runtime's quantiser).
+        latency: time per call as a fraction of the dense model's.
+        latency_ms: milliseconds per call; always absolute, as are the next three.
+        throughput: least number of examples per second.
+        speedup: least speed relative to the dense model's.
+        drop: largest decrease of the task's own metric: 0.01 is one point of accuracy. If it is
+            the only limit, the smallest model within it is searched for.
         peak_memory_mb: weights and activations that a pass holds at once, in megabytes.
-        runtime: where the times are meant for: "eager", "channels-last", "compile",
-            "onnxruntime" or "openvino". Beside limits that are none of time, it says where the
-            model has to be fast: of the cuts within them, one that takes little time there.
-        batch: examples a call; as many as the example inputs hold if left out.
-        threads: of the processor; the runtime's own number if left out.
-        dtype: of the arithmetic.
+        runtime: where times are measured: "eager", "channels-last", "compile", "onnxruntime" or
+            "openvino". Without a limit of time it chooses, among the cuts within the other
+            limits, one that is fast there.
+        batch: examples per call; None for as many as the example inputs hold.
+        threads: number of CPU threads; None for the runtime's own default.
+        dtype: data type in which the model computes.
         device: "cpu" or "cuda".
 
     Example:
@@ -120,7 +120,7 @@ class Budget:
                 f"{', '.join(self._options_of_file)}: says which file is meant; expected size_mb "
                 f"beside it; received {', '.join(self.limits)}"
             )
-        _ = self.file  # the same
+        _ = self.file  # raises if there is no such format or precision
 
     def _check_conditions(self) -> None:
         if not self.wants_speed:
@@ -130,32 +130,32 @@ class Budget:
                 "of latency, latency_ms, throughput and speedup, beside it; received "
                 f"{', '.join(self.limits)}"
             )
-        _ = self.conditions  # raises where there are no such
+        _ = self.conditions  # raises if there are no such conditions
 
     @property
     def limits(self) -> dict[str, Limit]:
-        """The limits that were given."""
+        """The limits that are set."""
         given = ((name, getattr(self, name)) for name in UNITS)
         return {name: value for name, value in given if value is not None}
 
     @property
     def is_timed(self) -> bool:
-        """Whether a limit is one of time."""
+        """Whether any limit is one of time."""
         return any(isinstance(UNITS[name], TimedUnit) for name in self.limits)
 
     @property
     def wants_speed(self) -> bool:
-        """Whether a latency model says where channels go: by a limit of time, or a runtime."""
+        """Whether a latency model guides the plan: for a limit of time, or a given runtime."""
         return self.is_timed or self.runtime is not None
 
     @property
     def conditions(self) -> Conditions:
-        """What the times are meant for."""
+        """The conditions under which times are measured."""
         return Conditions(**self._given_conditions)
 
     @property
     def file(self) -> FileKind:
-        """The file that ``size_mb`` means."""
+        """The kind of file that ``size_mb`` limits."""
         return FileKind.of(self.format, self.precision)
 
     def __str__(self) -> str:
@@ -163,7 +163,7 @@ class Budget:
 
     @property
     def as_plain(self) -> dict[str, Limit | int]:
-        """All that was given, as ``of`` takes it."""
+        """Everything that is set, in the form that ``of`` accepts."""
         return {**self.limits, **self._given_conditions, **self._options_of_file}
 
     @property
@@ -177,7 +177,7 @@ class Budget:
         return {name: value for name, value in given if value is not None}
 
     def units(self, network: Network, model: LatencyModel | None = None) -> dict[str, Unit]:
-        """The units of the limits; those of time with a latency model at work on the network."""
+        """Units of the limits; those of time get a predictor if a latency model is given."""
         predictor = None if model is None else Predictor(network, model)
         return {
             name: replace(unit, predictor=predictor) if isinstance(unit, TimedUnit) else unit
@@ -186,7 +186,7 @@ class Budget:
 
     @property
     def plain_units(self) -> dict[str, Unit]:
-        """The units of the limits; those of time can only be read and shown."""
+        """Units of the limits; those of time can only be read and shown, not predicted."""
         return {
             name: replace(unit, kind=self.file) if isinstance(unit, SizeMb) else unit
             for name, unit in UNITS.items()
@@ -195,16 +195,16 @@ class Budget:
 
     @property
     def first_guess(self) -> Budget:
-        """The limits that can be predicted; half of the MACs where there are none."""
+        """The limits that can be predicted; half of the MACs if there are none."""
         tried = [name for name in self.limits if UNITS[name].is_tried]
         return self.ablate(*tried) or self.with_macs(0.5)
 
     def with_macs(self, share: float) -> Budget:
-        """A share of the MACs, where the same model has to be fast, and no other limit."""
+        """A budget of a share of the MACs only, with the same runtime if one is set."""
         return Budget(macs=share, **(self._given_conditions if self.runtime else {}))
 
     def ablate(self, *names: str) -> Budget | None:
-        """The same without these limits; None where none is left."""
+        """The budget without these limits; None if no limit remains."""
         left = {name: limit for name, limit in self.limits.items() if name not in names}
         if not left:
             return None
@@ -214,7 +214,7 @@ class Budget:
         return Budget(**left, **conditions, **file)  # type: ignore[arg-type]
 
     def absolute(self, dense: Mapping[str, float]) -> dict[str, float]:
-        """The limits in absolute numbers (sizes in bytes), given what the dense model takes."""
+        """The limits as absolute numbers (sizes in bytes), given the dense model's costs."""
         return {
             name: UNITS[name].absolute(limit, dense[name]) for name, limit in self.limits.items()
         }
@@ -222,17 +222,17 @@ class Budget:
     def absolute_for(
         self, network: Network, units: Mapping[str, Unit] | None = None
     ) -> dict[str, float]:
-        """The limits in absolute numbers (sizes in bytes, times in ms), given the dense network."""
+        """The limits as absolute numbers (sizes in bytes, times in ms) for a dense network."""
         units = units or self.plain_units
         return self.absolute({name: units[name].measure(network, Cut()) for name in self.limits})
 
     @classmethod
     def from_absolute(cls, limits: Mapping[str, float], like: Budget | None = None) -> Budget:
-        """The budget whose limits are these numbers, as ``absolute`` gives them.
+        """Make a budget of absolute numbers, as ``absolute`` returns them.
 
         Args:
             limits: unit -> number.
-            like: of whose file a size is meant.
+            like: budget whose kind of file a size refers to.
         """
         given = {name: UNITS[name].limit_from(number) for name, number in limits.items()}
         file = like._options_of_file if like is not None and "size_mb" in limits else {}
@@ -243,7 +243,7 @@ class Budget:
         """Read ``"macs=0.5,size_mb=15"``.
 
         Raises:
-            BudgetError: an unknown unit, or something that is no number.
+            BudgetError: an unknown unit, or a value that is not a number.
         """
         given: dict[str, Limit] = {}
         stated: dict[str, str] = {}
@@ -269,10 +269,10 @@ class Budget:
 
     @classmethod
     def of(cls, given: Budget | str | Mapping[str, Limit]) -> Budget:
-        """A budget, as text such as ``"macs=0.5"`` or as a mapping such as ``{"macs": 0.5}``.
+        """Make a budget from one, from text (``"macs=0.5"``) or a mapping (``{"macs": 0.5}``).
 
         Raises:
-            BudgetError: it is none of these, or names an unknown unit.
+            BudgetError: it is something else, or names an unknown unit.
         """
         if isinstance(given, Budget):
             return given

@@ -1,4 +1,4 @@
-"""How much each group of channels can lose on its own: measured once, kept, used by later plans."""
+"""How much each group can lose by itself: measured once, saved, and used by later plans."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ AMOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sensitivity:
-    """What the loss does when more and more of one group alone is removed.
+    """Loss when more and more channels of a single group are removed.
 
     Attributes:
-        shares: group -> shares of its channels that were removed, rising from 0.
-        losses: group -> mean loss at each.
-        accuracies: group -> accuracy at each, or what the metric is; {} where labels are not
+        shares: group -> removed shares of its channels, ascending from 0.
+        losses: group -> mean loss at each share.
+        accuracies: group -> accuracy (or other metric) at each share; {} where labels are not
             classes and there is no metric.
-        criterion: what chose the channels.
-        images: how many it was measured on.
-        made_from: tells one model, criterion and set of images from another.
-        metric: what ``accuracies`` are of.
-        amounts: that were asked for; shares are the nearest that whole channels make.
+        criterion: criterion that ranked the channels.
+        images: number of images in the measurement.
+        made_from: fingerprint of the model, the criterion and the images.
+        metric: metric that ``accuracies`` holds.
+        amounts: requested shares; ``shares`` are the nearest that whole channels allow.
     """
 
     shares: Mapping[str, Floats]
@@ -63,10 +63,9 @@ class Sensitivity:
     amounts: tuple[float, ...] = ()
 
     def damage(self, group: str, shares: Floats) -> Floats:
-        """By how much the loss rises when these shares of a group are removed; never falling.
+        """Rise of the loss when these shares of a group are removed; never decreasing.
 
-        Between the shares that were measured it is taken to be straight, and below 0, where the
-        network does better without, to be 0.
+        It is interpolated linearly between measured shares, and 0 where removal improves the loss.
 
         Raises:
             UnknownNameError: the group was not measured.
@@ -87,7 +86,7 @@ class Sensitivity:
         return found
 
     def limits(self, rise: float) -> dict[str, float]:
-        """Group -> the largest share measured at which the loss has risen by no more than this."""
+        """Group -> largest measured share at which the loss rises by at most ``rise``."""
         return {
             name: float(shares[self.damage(name, shares) <= rise].max())
             for name, shares in self.shares.items()
@@ -95,13 +94,13 @@ class Sensitivity:
 
     @property
     def curves(self) -> dict[str, tuple[Floats, Floats]]:
-        """Group -> (shares, accuracies, or losses where there are none), to be drawn."""
+        """Group -> (shares, accuracies, or losses if there are none), for plotting."""
         values = self.accuracies or self.losses
         return {name: (self.shares[name], values[name]) for name in self.shares}
 
     @property
     def _table_amounts(self) -> tuple[float, ...]:
-        """The amounts that the table has room for: those that were asked for, if they are few."""
+        """The amounts that the table shows: those requested, if they are few."""
         if 0 < len(self.amounts) <= len(_SHOWN) + 1:
             return self.amounts
         furthest = max(self.amounts, default=1.0)
@@ -131,7 +130,7 @@ class Sensitivity:
 
     @takes(path=PATH)
     def save(self, path: str | Path) -> None:
-        """Write it to a file."""
+        """Write the curves to a file."""
         arrays = {
             name: {group: values.tolist() for group, values in getattr(self, name).items()}
             for name in ("shares", "losses", "accuracies")
@@ -151,10 +150,10 @@ class Sensitivity:
     @classmethod
     @takes(path=PATH)
     def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote.
+        """Read curves that ``save`` wrote.
 
         Raises:
-            StudyError: it cannot be read, or is something else.
+            StudyError: the file cannot be read, or is something else.
         """
         try:
             plain = _SensitivityData.model_validate(json.loads(Path(path).read_bytes()))
@@ -177,7 +176,7 @@ CurvesData = dict[StrictStr, list[Annotated[float, Field(allow_inf_nan=False)]]]
 
 
 class _SensitivityData(BaseModel):
-    """What a file of a sensitivity holds."""
+    """Schema of a file of curves."""
 
     format: str
     version: int
@@ -191,10 +190,10 @@ class _SensitivityData(BaseModel):
     amounts: list[Annotated[float, Field(gt=0, lt=1)]] = []
 
     def check(self) -> None:
-        """Refuse what is no sensitivity in itself.
+        """Check what the schema alone does not.
 
         Raises:
-            ValueError: it is of another format, or its curves do not fit each other.
+            ValueError: the format is another, or the curves do not fit each other.
         """
         if self.format != FORMAT or self.version != VERSION:
             raise ValueError(f"its format is {self.format} {self.version}")
@@ -232,21 +231,22 @@ def sensitivity(
     cache: str | Path | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Sensitivity:
-    """Remove more and more of each group alone, and see what the loss does.
+    """Remove more and more of each group alone, and measure the loss.
 
-    What batch normalisation sees shifts with a cut, and training puts that right at once; so its
-    statistics are taken anew from the same images before each measurement, the dense one too.
+    A cut shifts the inputs of batch normalisation, which training would correct at once, so its
+    statistics are re-estimated on the same images before each measurement, also for the dense one.
 
     Args:
-        network: as ``trace`` made it; its model comes back as it was.
+        network: as returned by ``trace``; its model is restored afterwards.
         data: calibration data with labels, as for ``score``.
-        criterion: what chooses the channels; as for ``score``.
+        criterion: what ranks the channels; as for ``score``.
         amounts: shares of the group to remove, in (0, 1); one or several.
         loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        task: what the model is for, as for ``iterate``: its loss, and its metric beside it.
-        metric: as for ``iterate``; what is shown beside the loss.
-        seed: of stochastic criteria.
-        cache: a file, read if it holds this model's, criterion's and images'; else written.
+        task: what the model is for, as for ``iterate``: gives the loss and the metric.
+        metric: metric shown beside the loss, as for ``iterate``.
+        seed: seed of stochastic criteria.
+        cache: path of a file, read if it holds this model's, criterion's and images' curves; else
+            written.
         tick: called after each measurement; there is one for each group and amount.
 
     Raises:
@@ -286,7 +286,7 @@ def _curves_of(
     cache: str | Path | None,
     tick: Callable[[], None],
 ) -> Sensitivity:
-    """What the cache holds, or what is measured."""
+    """Read the curves from the cache, or measure them."""
     name = find(criterion).name
     by = [] if learning is None else [f"{learning.name}, {learning.described_metric.name}"]
     made_from = _fingerprint(network, images, [name, list(amounts), seed, *by])
@@ -338,12 +338,12 @@ def _measure(
 
 
 def measurements(network: Network, amounts: Sequence[float] = AMOUNTS) -> int:
-    """How many ``sensitivity`` makes."""
+    """Number of measurements that ``sensitivity`` makes."""
     return sum(len(list(_counts(len(group), amounts))) for group in network.groups)
 
 
 def _counts(width: int, amounts: Sequence[float]) -> Iterator[int]:
-    """How many channels to remove for each amount; none twice, and never all."""
+    """Number of channels to remove for each amount: distinct, and never all."""
     yield from sorted({min(max(1, round(amount * width)), width - 1) for amount in amounts} - {0})
 
 
@@ -362,7 +362,7 @@ def _fingerprint(
 
 
 def _arrays(given: Any) -> Iterator[NDArray[Any]]:
-    """Every array in a batch, of whatever it is made."""
+    """Yield every array in a batch, however it is nested."""
     if isinstance(given, Mapping):
         given = list(given.values())
     if isinstance(given, tuple | list):

@@ -1,9 +1,9 @@
-"""What each group's loss of fidelity is at every width, measured without labels.
+"""Loss of fidelity of each group at every width, measured without labels.
 
-One group at a time is cut to some widths; its readers are refitted on the sums at hand, and the
-whole network answers on images that those sums have not seen. In between widths, the square root of
-the loss is taken to be straight (a divergence grows with the square of what is changed), and a
-curve never falls as channels go.
+One group at a time is cut to several widths, its readers are refitted on the sums already
+collected, and the whole network's outputs are compared on held-out images. Between measured widths
+the square root of the loss is interpolated linearly (a divergence grows with the square of a small
+change), and curves are made monotonic.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from secateurs.planning.structured_obs import (
 )
 
 SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16)
-"""Of the channels, at which the loss is measured."""
+"""Shares of a group's channels at which its loss is measured."""
 
 FEWER_SHARES = (3 / 4, 1 / 2, 1 / 4, 1 / 8)
-"""Where measuring takes long."""
+"""Shares where measuring takes long."""
 
 FEWEST_SHARES = (1 / 2, 1 / 8)
-"""Where it takes so long that not even every group is measured: what the order foresees says how a
-group's loss grows, and these say how much of that is true."""
+"""Shares where measuring takes so long that not even every group is measured. The losses predicted
+by the removal order then give the shape of a curve, and these points calibrate its scale."""
 
 RIDGE = 1e-2
 FEW = 4
-"""Up to one input in so many is taken out of an inverse; for more, the rest is solved anew."""
+"""If less than one input in ``FEW`` is removed, the inverse is downdated; else solved anew."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MeasuredContraction:
-    """A contraction that reads channels, with the sums of its patches on the dense network.
+    """A contraction that reads channels, with the sums of its patches in the dense network.
 
     Attributes:
-        weight: the name of its weight.
-        units: what lies along the axis that it reads.
-        taps: how many inputs each index of that axis makes.
-        moments: of its patches; where they are too wide, of the values at each index alone
-            (``mixes``). Of what it gives they say nothing: that follows from its weights.
+        weight: name of its weight.
+        units: units along the axis that it reads.
+        taps: number of inputs for each index of that axis (a kernel's size).
+        moments: sums of its patches; where those are too wide, of the values at each index alone
+            (``mixes``). Moments of its outputs are not among them; they follow from its weights.
         matrix: its weights, shape (1, inputs, outputs); where it mixes, the outputs of each tap.
-        importance: how much each output matters, shape (outputs,).
+        importance: weight of each output in the error, shape (outputs,).
         changes: (new matrix, change of the mean output) -> tensor name -> its new values.
-        mixes: whether every tap is to be refitted by the same mixing of channels.
-        fold: where the axis is channels by positions, its indices as (channels, positions).
-        refit: in place of refits on the sums: indices of the axis that go -> tensor name -> its new
-            values; None goes by the sums.
+        mixes: whether all taps are refitted by one common mixing of channels.
+        fold: where the axis is channels by positions, its indices, shape (channels, positions).
+        refit: if given, replaces refits on the sums: removed indices of the axis -> tensor name ->
+            new values.
     """
 
     weight: str
@@ -77,7 +77,7 @@ class MeasuredContraction:
     _inverses: dict[float, Floats] = field(default_factory=dict)
 
     def entries(self, network: Network, group: Group) -> Ids | None:
-        """Where a group's channels lie among the inputs, (channels, entries of each), or None."""
+        """Inputs that a group's channels occupy, shape (channels, entries of each), or None."""
         part = channel_index(network, group, self.units)
         if not len(part) or (rows := part.rows) is None:
             return None
@@ -91,18 +91,18 @@ class MeasuredContraction:
 
     @property
     def covariance(self) -> Floats:
-        """Of its patches, shape (inputs, inputs)."""
+        """Covariance (second moment) of its patches, shape (inputs, inputs)."""
         found: Floats = self.moments.uu[0] / self.moments.rows
         return found
 
     def inverse(self, ridge: float) -> Floats:
-        """Of the covariance with this ridge; made once, however many groups are read."""
+        """Inverse of the covariance with this ridge; cached for all groups that it reads."""
         if ridge not in self._inverses:
             self._inverses[ridge] = inverse_of(self.covariance, ridge)
         return self._inverses[ridge]
 
     def ablate(self, gone: Ids) -> Mapping[str, NDArray[Any]]:
-        """The tensors that change when these inputs go and the rest is refitted."""
+        """Tensors that change when these inputs are removed and the rest is refitted."""
         if self.refit is not None:
             return self.refit(gone)
         inputs = self.matrix.shape[1]
@@ -119,7 +119,7 @@ class MeasuredContraction:
         return self.changes(refitted, missing)
 
     def _downdate(self, gone: Ids) -> Sums:
-        """The refit from one inverse of all inputs: cheap where few of them go."""
+        """The refit from one inverse for all inputs: cheap where few are removed."""
         rows = self.inverse(RIDGE)[gone]
         found: Sums = self.matrix[0] - rows.T @ np.linalg.solve(rows[:, gone], self.matrix[0][gone])
         found[gone] = 0
@@ -131,11 +131,11 @@ class GroupTrial:
     """One group cut to one width.
 
     Attributes:
-        group: its name.
-        width: how many channels stay.
-        removed: the atoms that go.
-        weights: the names of the tensors that may change.
-        changes: makes them: tensor name -> new values.
+        group: name of the group.
+        width: number of kept channels.
+        removed: removed atoms.
+        weights: names of the tensors that may change.
+        changes: function that computes them: tensor name -> new values.
     """
 
     group: str
@@ -148,14 +148,14 @@ class GroupTrial:
 def orders_of(
     network: Network, contractions: Sequence[MeasuredContraction], fallback: Mapping[str, Floats]
 ) -> tuple[dict[str, Ids], dict[str, Floats]]:
-    """(group -> its channels, the first to go first; group -> the loss foreseen at every width).
+    """(group -> its channels in the order of removal; group -> predicted loss at every width).
 
-    Nothing is foreseen of a group that no contraction reads by itself.
+    There is no prediction for a group that no contraction reads by itself.
 
     Args:
         network: as traced.
-        contractions: with their sums.
-        fallback: scores, by which groups are ordered that no contraction reads by itself.
+        contractions: contractions with their sums.
+        fallback: scores that order the groups which no contraction reads by itself.
     """
     orders, foreseen = {}, {}
     for group in network.groups:
@@ -192,7 +192,7 @@ def trials_of(
     shares: Sequence[float] = SHARES,
     chosen: Collection[str] | None = None,
 ) -> Iterator[GroupTrial]:
-    """Each group alone (of the chosen ones), cut to each of the shares of its channels."""
+    """Yield each (chosen) group alone, cut to each of these shares of its channels."""
     for group in network.groups:
         if chosen is not None and group.name not in chosen:
             continue
@@ -213,13 +213,13 @@ def trials_of(
 
 
 def widths_of(channels: int, shares: Sequence[float]) -> list[int]:
-    """The widths to measure, none twice, and never all channels."""
+    """Widths to measure: distinct, and never all channels."""
     return sorted({max(1, round(share * channels)) for share in shares} - {channels}, reverse=True)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Changes:
-    """Refits all readers of a group without some of its channels."""
+    """Refit all readers of a group without some of its channels."""
 
     readers: Sequence[tuple[MeasuredContraction, Ids]]
     gone: Ids
@@ -236,15 +236,15 @@ def curves_from(
     measured: Mapping[str, Mapping[int, float]],
     foreseen: Mapping[str, Floats] | None = None,
 ) -> dict[str, Floats]:
-    """Group -> its loss at every width from 0 to all of its channels, never rising.
+    """Group -> its loss at every width from 0 to all of its channels, non-increasing.
 
     Args:
         network: as traced.
         measured: group -> width -> loss.
-        foreseen: group -> the loss that ``orders_of`` foresees at every width, for groups that were
-            measured at fewer than three widths, or not at all; None where all were.
+        foreseen: group -> loss at every width as predicted by ``orders_of``, for groups measured at
+            fewer than three widths, or not at all; None where all were measured at more.
 
-    Widths below the least that was measured cost as much as that one and, straight on, more.
+    Below the least measured width, the square root of the loss is extrapolated linearly.
     """
     factors = _factors(network, measured, foreseen or {})
     curves = {}
@@ -258,7 +258,7 @@ def curves_from(
 
 
 def foreseen_by(foreseen: Mapping[str, Floats] | None, group: Group) -> Floats:
-    """What was foreseen of a group, nowhere quite nothing but at all of its channels."""
+    """A group's predicted loss, kept above 0 except at its full width."""
     found = (foreseen or {})[group.name]
     least: Floats = np.maximum(found, 1e-9 * max(float(found.max()), 1e-30))
     least[-1] = 0.0
@@ -266,7 +266,7 @@ def foreseen_by(foreseen: Mapping[str, Floats] | None, group: Group) -> Floats:
 
 
 def _through(points: Mapping[int, float], channels: int) -> Floats:
-    """A curve through what was measured, the root of the loss straight in between."""
+    """A curve through the measured points, linear in the square root of the loss."""
     points = {channels: 0.0, **points}
     widths = np.array(sorted(points))
     losses = _falling(np.array([points[int(width)] for width in widths]))
@@ -279,7 +279,7 @@ def _through(points: Mapping[int, float], channels: int) -> Floats:
 
 
 def _falling(losses: Floats) -> Floats:
-    """By width, never rising, finite."""
+    """Make losses finite and non-increasing in the width."""
     losses = np.maximum(np.where(np.isfinite(losses), losses, 1e6), 0)
     falling: Floats = np.maximum.accumulate(losses[::-1])[::-1]
     return falling
@@ -288,10 +288,11 @@ def _falling(losses: Floats) -> Floats:
 def _factors(
     network: Network, measured: Mapping[str, Mapping[int, float]], foreseen: Mapping[str, Floats]
 ) -> dict[str, Floats]:
-    """Group -> what to multiply what was foreseen with at every width.
+    """Group -> factors on its predicted loss, one for each width.
 
-    Of groups that were measured at one or two widths by those; of others as their neighbours in the
-    network on either side, at the same share of their channels.
+    For groups measured at one or two widths, the factors follow from those measurements. For other
+    groups they are interpolated between the neighbours in the network on either side, at the same
+    share of channels.
     """
     shares = np.array(sorted(FEWEST_SHARES))
     logs: dict[int, Floats] = {}

@@ -1,9 +1,9 @@
-"""Which fields of a configuration narrow which groups: found by asking what each value builds.
+"""Which configuration fields narrow which groups, found by asking what each value would build.
 
-No table says what ``hidden_size`` is. For a smaller value, the shapes that would be built say how
-many channels each group has to lose; those are cut, and the configuration is believed if a model
-built from it answers as the cut one does. Fields that only go together (a width and the heads that
-divide it, two stages that are added) are tried together.
+No table says what ``hidden_size`` means. For a smaller value, the shapes that would be built say
+how many channels each group has to lose. Those are cut, and the field is accepted if a model built
+from the changed configuration gives the cut model's outputs. Fields that must change together (a
+width and the heads that divide it, two stages that are added) are tried together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from secateurs.channels.groups import naming_member
 from secateurs.channels.network import Network
 
 _HEADS = re.compile(r"head(?!.*(?:dim|size|width))")
-"""In the names of fields that count heads."""
+"""Matches names of fields that count heads."""
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 _PARTS = 16
 _MOST_POLICIES = 81
@@ -32,12 +32,12 @@ _Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Move:
-    """Fields that get smaller together, and the groups that follow.
+    """Fields that shrink together, and the groups that follow them.
 
     Attributes:
-        levels: of each, the fields' values; the first takes least.
-        groups: those that lose channels.
-        idle: sides of grids that stay whole, where others of the same grid go.
+        levels: values of the fields at each step; the first step removes least.
+        groups: names of the groups that lose channels.
+        idle: names of grid sides that stay whole while other sides of the same grid shrink.
     """
 
     levels: tuple[Fields, ...]
@@ -51,7 +51,7 @@ class Move:
 
 
 class Lengths:
-    """How long each axis of a network's tensors is without some channels of its groups."""
+    """Lengths of the axes of a network's tensors as functions of its groups' channel counts."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -63,7 +63,7 @@ class Lengths:
 
     @cached_property
     def grids(self) -> dict[str, list[list[str]]]:
-        """Kind of a grid -> its groups in each layer, by side: the outermost (heads) first."""
+        """Kind of grid -> its groups in each layer, by side, the outermost (heads) first."""
         found: dict[str, list[tuple[int, str]]] = {}
         for group in self.network.groups:
             if self.network.widths.sides(group) > 1:
@@ -78,7 +78,7 @@ class Lengths:
         return kinds
 
     def solve(self, shapes: _Shapes, idle: Collection[str]) -> dict[str, int] | None:
-        """How many of each group have to go for these shapes; None where no numbers give them."""
+        """Channels that each group must lose for these shapes; None if no counts give them."""
         sums = self._sums(shapes, idle)
         if sums is None:
             return None
@@ -107,12 +107,12 @@ class Lengths:
     def _sums(
         self, shapes: _Shapes, idle: Collection[str]
     ) -> list[tuple[list[tuple[str, int]], int]] | None:
-        """([(group, indices of each channel)], indices that go), one for each axis of a tensor."""
+        """([(group, indices per channel)], indices removed), one for each axis of a tensor."""
         sums = []
         for tensor in self.network.tensors.values():
             built = next((shapes[n] for n in (tensor.name, *tensor.aliases) if n in shapes), None)
             if built is None:
-                continue  # a constant that is no part of the state
+                continue  # a constant that is not part of the state
             if len(built) != len(tensor.shape):
                 return None
             for axis, (length, left) in enumerate(zip(tensor.shape, built, strict=True)):
@@ -124,7 +124,7 @@ class Lengths:
         return sums
 
     def along(self, shapes: _Shapes) -> set[str]:
-        """The groups along axes that would have other lengths."""
+        """Groups along axes that would have other lengths."""
         return {
             name
             for tensor in self.network.tensors.values()
@@ -134,7 +134,7 @@ class Lengths:
         }
 
     def policies(self, shapes: _Shapes) -> Iterator[frozenset[str]]:
-        """Sides of grids that may stay whole: of each kind of grid, all but one."""
+        """Sets of grid sides that may stay whole: for each kind of grid, all sides but one."""
         changed = self.along(shapes)
         kinds = [
             layers
@@ -152,7 +152,7 @@ class Lengths:
             )
 
     def spread(self, counts: Mapping[str, int]) -> Cut:
-        """A cut of so many, spread over each group: numbers that follow places would show."""
+        """A cut of these counts, spread evenly over each group so that indexing errors show."""
         return self.network.cut(
             {
                 name: [place * len(self.network.group(name)) // count for place in range(count)]
@@ -164,11 +164,11 @@ class Lengths:
 def find_moves(
     network: Network, configuration: NumberedConfiguration, skip: Collection[str] = ()
 ) -> list[Move]:
-    """What a configuration can say of a network's widths.
+    """Find what a configuration can express about a network's widths.
 
     Args:
         network: as traced.
-        configuration: its model's.
+        configuration: configuration of its model.
         skip: names of groups that stay whole.
 
     Returns:
@@ -197,7 +197,7 @@ def find_moves(
 def _can_matter(
     lengths: Lengths, configuration: NumberedConfiguration, dense: _Shapes, path: str
 ) -> bool:
-    """Whether a field may, with others or alone, change how long the axes of groups are."""
+    """Whether a field, alone or with others, may change the lengths of groups' axes."""
     numbers = configuration.numbers
     value = numbers[path]
     tries = [value * 0.5] if isinstance(value, float) else [value - 1, value // 2]
@@ -207,7 +207,7 @@ def _can_matter(
     named_alike = [one for one in built if one is not None and one.keys() == dense.keys()]
     if named_alike:
         return any(lengths.along(one) for one in named_alike)
-    # Other tensors altogether, or none: unless fields of the same value go with it.
+    # Other tensors altogether, or none: useless unless fields of the same value change with it.
     return None in built or sum(other == value for other in numbers.values()) > 1
 
 
@@ -230,12 +230,12 @@ def _move_of(
                 if configuration.rebuilds(lengths.spread(counts), levels[0]):
                     return _move(lengths, levels, frozenset(counts))
             if solved:
-                break  # widths that fit and answer otherwise: so would other steps of these fields
+                break  # widths fit but outputs differ; other steps of these fields would not help
     return None
 
 
 def _leaves_whole_multiples(lengths: Lengths, counts: Mapping[str, int]) -> bool:
-    """Whether all widths are such as the operations that read them take."""
+    """Whether all widths are accepted by the operations that read them."""
     groups = ((lengths.network.group(name), count) for name, count in counts.items())
     return all((len(g) - count) % lengths.network.multiple_of(g) == 0 for g, count in groups)
 
@@ -254,7 +254,7 @@ def _move(lengths: Lengths, levels: tuple[Fields, ...], groups: frozenset[str]) 
 
 
 def _together(leader: str, numbers: Fields) -> Iterator[list[str]]:
-    """Sets of fields to be tried, the leader alone first."""
+    """Yield sets of fields to try together, the leader alone first (except for heads)."""
     scope = leader.split(".")[:-1]
     if scope and leader.rpartition(".")[2].isdecimal():
         scope = scope[:-1]
@@ -285,7 +285,7 @@ def _scope_of(path: str) -> list[str]:
 
 
 def _ladders(paths: Sequence[str], numbers: Fields) -> Iterator[tuple[Fields, ...]]:
-    """Ever smaller values of fields that get smaller by the same share, in steps of some size."""
+    """Yield sequences of ever smaller values of fields that shrink by the same share."""
     values = [numbers[path] for path in paths]
     if any(isinstance(value, float) for value in values):
         if len(paths) == 1:

@@ -1,4 +1,4 @@
-"""What kind of layers a group's channels go through: by it, multiples of widths are measured."""
+"""Kinds of layers that a group's channels pass through, by which multiples are measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from secateurs.channels.network import Network
 from secateurs.measurement.latency_model import Layer, WidthTerms
 
 KINDS = ("depthwise", "kxk", "1x1")
-"""Of a group, the first of these that its channels go in or out of; a linear layer is 1x1."""
+"""Kinds in order of precedence: a group has the first kind that its channels enter or leave; a
+linear layer counts as 1x1."""
 
 
 def kinds_of(network: Network) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From error curves and a budget to a cut."""
+"""Planning of a cut from error curves and a budget."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from secateurs.planning.widths import MILLISECONDS, WidthCosts
 from secateurs.planning.within_budget import nearest_budget_message
 
 FLOOR = 1 / 16
-"""Of a group's channels, where nothing else is said: the least that is measured."""
+"""Default floor: the least share of a group's channels at which losses are measured."""
 
 PRICED = {"channels": "channels", "params": "params", "macs": "macs", "size_mb": "bytes"}
-"""Units that widths alone give a price -> what that is called there; time takes a model of it."""
+"""Units whose cost follows from widths -> their names in ``WidthCosts``; time needs a latency
+model."""
 
 _ATTEMPTS = 20
 
 _FINER = (1, 2, 4, 16)
-"""What measured multiples are divided by where no widths at them meet the budget."""
+"""Divisors of the measured multiples, tried in turn until some widths meet the budget."""
 
 
 def plan_measured(
@@ -50,21 +51,21 @@ def plan_measured(
     latency_model: LatencyModel | None = None,
     blocks: Mapping[str, float] | None = None,
 ) -> Cut:
-    """The cut within a budget that loses least, by what each group loses at each width.
+    """Find the cut within a budget that loses least, by each group's loss at each width.
 
-    With a latency model, loss is weighed against the milliseconds that it saves: under limits of
-    time, and under others too, where of the cuts within them one is taken that is fast.
+    With a latency model, loss is weighed against saved milliseconds: under limits of time, and
+    under other limits too, where it selects a fast cut among those within them.
 
     Args:
         network: as traced.
-        orders: group -> its channels, the first to go first.
-        losses: group -> its loss at every width from 0 to all channels, as ``curves_from`` makes.
-        budget: what may remain; never exceeded. Limits of time are met as predicted.
-        floor: never leave a group with less: a share of its channels, or a number if 1 or more.
+        orders: group -> its channels in the order of removal.
+        losses: group -> its loss at every width from 0 to all channels, as from ``curves_from``.
+        budget: limits; never exceeded. Limits of time are met as predicted.
+        floor: least width of a group: a share of its channels, or a number if 1 or more.
         multiple: as for ``plan``.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         latency_model: as for ``plan``.
-        blocks: residual block that may go whole -> its loss when it alone is gone; None: no block.
+        blocks: residual block that may be removed whole -> loss when it alone is; None for none.
 
     Raises:
         BudgetError: no cut within the floors meets the budget; the message says the nearest.
@@ -113,7 +114,7 @@ def _allocate(
 def _finer_steps(
     network: Network, groups: Sequence[Group], multiples: Ids, finer: int
 ) -> list[int]:
-    """Multiples divided by a number, as far as operations allow."""
+    """Divide the multiples by a number, as far as operations allow."""
     needed = map(network.multiple_of, groups)
     return [lcm(max(1, m // finer), n) for m, n in zip(multiples.tolist(), needed, strict=True)]
 
@@ -125,9 +126,10 @@ def _within_limits(
     units: Mapping[str, Unit],
     latency_model: LatencyModel | None,
 ) -> Cut | None:
-    """The cut within limits, by what widths cost; None where none is.
+    """Find a cut within the limits; None if there is none.
 
-    A file has a header that says what was cut, so it is known once the cut is.
+    Widths alone do not determine a file's size, since its header describes the cut. So the cut is
+    measured, and if it exceeds a limit, the target is lowered by that factor.
     """
     images = 1 if latency_model is None else latency_model.images
     asked = dict(limits)
@@ -145,7 +147,7 @@ def _within_limits(
 
 
 def _targets(limits: Mapping[str, float], images: int) -> dict[str, float]:
-    """What widths may cost: of the limits that are of one price, the least counts."""
+    """Largest costs of widths; of limits on the same cost, the lowest counts."""
     targets: dict[str, float] = {}
     for name, limit in limits.items():
         unit = UNITS[name]
@@ -177,14 +179,14 @@ def _cut(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BlockChoices:
-    """Blocks among what is chosen, behind the groups.
+    """Residual blocks as further choices behind the groups'.
 
     Attributes:
-        names: of the blocks.
-        cuts: what takes each out.
-        curves: what each loses when it is gone, and when it stays.
-        choices: that there are for each: to go and to stay.
-        around: for each group, and each block, the place of the block that it goes with, or -1.
+        names: names of the blocks.
+        cuts: records of their removal.
+        curves: for each block, its loss when removed and when kept.
+        choices: for each block, the widths 0 (removed) and 1 (kept).
+        around: for each group and block, the place of the block that it is removed with, or -1.
     """
 
     names: list[str]
@@ -197,7 +199,7 @@ class BlockChoices:
     def of(
         cls, network: Network, groups: Sequence[Group], losses: Mapping[str, float]
     ) -> BlockChoices:
-        """From the loss that each block would be."""
+        """Make the choices from the loss that each block's removal costs."""
         if not losses:
             return cls([], [], [], [], None)
         cuts = [block.cut for block in network.blocks if block.name in losses]

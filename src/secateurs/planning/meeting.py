@@ -1,4 +1,4 @@
-"""How what only a cut model can tell is measured, for ``prune`` to meet a budget of it."""
+"""Measurements on cut models, for budgets in units that only a finished model can be judged by."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from secateurs.training.task import LearningTask
 
 Measure = Callable[[Any], float]
 FileBytes = Callable[[Any, FileKind], float]
-"""(model, kind of file) -> its bytes, written."""
+"""(model, kind of file) -> size in bytes of the written file."""
 _DENSE, _CUT = "the dense model", "the cut model"
 
 
@@ -47,21 +47,21 @@ def meet(
     validation: Any,
     file_bytes: FileBytes,
 ) -> tuple[Any, Trial, list[Trial]]:
-    """(the model, the trial it is of, all trials).
+    """Meet a budget by making and measuring models: (model, its trial, all trials).
 
     Args:
-        network: of the dense model.
-        budget: with a limit that is timed or tried.
-        plan: a budget that can be predicted -> the cut.
-        make: the cut -> the model, proven.
+        network: network of the dense model.
+        budget: budget with a limit that is timed or tried.
+        plan: function from a budget that can be predicted to a cut.
+        make: function from a cut to a proven model.
         latency_model: for limits of time; else None.
-        validation: (images, labels), batches of such, or a function of a model that returns its
-            metric, larger being better; for a limit on the drop.
-        file_bytes: for a limit on a file that has to be written to be known.
+        validation: (images, labels), batches of such, or a function model -> metric, larger being
+            better; for a limit on the drop.
+        file_bytes: function that measures a written file; for formats whose size is not predicted.
 
     Raises:
         BudgetError: it cannot be met; the message says the nearest that was measured.
-        DataError: a drop is asked for and there are no data to tell it by.
+        DataError: there is a limit on the drop and no data to measure it on.
         MeasurementError: the machine is too noisy to time.
     """
     limits: dict[str, float] = {}
@@ -79,7 +79,7 @@ def meet(
         limits["size_mb"] = budget.plain_units["size_mb"].absolute(asked, whole)
         measure["size_mb"] = lambda model: file_bytes(model, budget.file)
     if "drop" in budget.limits:
-        if not callable(validation):  # whose metric may be in any units
+        if not callable(validation):  # a function's metric may have any unit
             Drop().check_share(budget.limits["drop"])
         metric = _metric_of(network, validation)
         dense = metric(network.source.model)
@@ -99,7 +99,7 @@ def meet(
 
 
 def _unproven(network: Network, cut: Cut) -> Any:
-    """A model of the cut's widths, to time and to weigh."""
+    """A model of the cut's widths without a proof, enough to time it and to weigh its file."""
     backend, source = backend_named(network.source.framework), network.source
     return backend.apply(source.model, cut, source.example_inputs, network=network, proof=False)
 
@@ -108,7 +108,7 @@ class Timer:
     """Times a cut model beside the dense one.
 
     Attributes:
-        latest: what was timed last; None before anything was.
+        latest: the latest timing; None before the first.
     """
 
     def __init__(self, network: Network, latency_model: LatencyModel) -> None:
@@ -120,7 +120,7 @@ class Timer:
         self._dense = self._backend.runner(network.source.model, self._inputs, self._conditions)
 
     def measure_in(self, name: str) -> Callable[[Any], float]:
-        """Model -> what it takes in this unit's count."""
+        """A function from a model to its time in this unit."""
         unit = UNITS[name]
         if not isinstance(unit, TimedUnit):
             raise BudgetError(f"{name}: expected a unit of time")
@@ -143,13 +143,13 @@ class Timer:
 
 
 class TimedForesight(Foresight):
-    """A latency model that learns from every cut that is timed on the way to a budget.
+    """A latency model that learns from every cut timed on the way to a budget.
 
     Args:
-        network: of the dense model.
-        model: as it is known before the first.
-        timer: that times them.
-        units: of time, that are asked for.
+        network: network of the dense model.
+        model: latency model before the first timing.
+        timer: timer that measures the cuts.
+        units: names of the units of time in the budget.
     """
 
     def __init__(
@@ -180,13 +180,15 @@ def _limit_of_time(budget: Budget, name: str, latency_model: LatencyModel) -> fl
 def judge_by_task(
     network: Network, validation: Any, task: str | LearningTask | None, metric: Any
 ) -> Any:
-    """What ``drop`` is told by: a model -> its score by a task's metric, higher being better.
+    """What ``drop`` is measured with: a function model -> score by a task's metric.
+
+    Higher scores are better.
 
     Args:
-        network: of the dense model.
-        validation: as ``meet`` takes it; what is a function already stays.
-        task: what the model is for; None reads it off a compiled Keras model.
-        metric: in place of the task's.
+        network: network of the dense model.
+        validation: as for ``meet``; a function is returned as it is.
+        task: what the model is for; None reads it from a compiled Keras model.
+        metric: metric in place of the task's.
     """
     if callable(validation) or validation is None:
         return validation

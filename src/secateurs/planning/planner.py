@@ -1,4 +1,4 @@
-"""From scores and a budget to a cut. Pure arithmetic: no model is run, none is changed."""
+"""Planning of a cut from scores and a budget. Pure arithmetic: no model is run or changed."""
 
 from __future__ import annotations
 
@@ -78,24 +78,25 @@ def plan(
     """Choose the channels to remove: those of the lowest scores, until the budget is met.
 
     Args:
-        network: as traced.
-        scores: for each group, one a channel, as ``score`` gives them.
-        budget: what may remain: a ``Budget``, ``"macs=0.5,size_mb=15"`` or a mapping; never
-            exceeded. Or:
-        amount: share of the channels to remove, in (0, 1), counted as a budget's ``channels``.
-        threshold: remove every channel that scores below it.
-        scope: 'group' takes the same share from every width; 'network' the lowest scores anywhere.
-        floor: never leave a group with less: a share of its channels, or a number if 1 or more.
-        multiple: keep widths that are a multiple of this, the nearest. None is 8 (less for narrow
+        network: as returned by ``trace``.
+        scores: for each group, one score per channel, as ``score`` returns them.
+        budget: limits of what remains: a ``Budget``, ``"macs=0.5,size_mb=15"`` or a mapping; never
+            exceeded. Instead of a budget:
+        amount: share of the channels to remove, in (0, 1), counted as a budget's ``channels``; or
+        threshold: score below which every channel is removed.
+        scope: 'group' removes the same share of every width, 'network' the lowest scores overall.
+        floor: least width of a group: a share of its channels, or a number if 1 or more.
+        multiple: number that widths are rounded to multiples of. None is 8 (less for narrow
             groups), at which runtimes are faster; any width for an amount, a threshold or a budget
             of channels without depthwise convolutions; with a runtime or a time, as measured.
         skip: names of groups or layers to leave alone; ``*`` matches anything.
-        sensitivity: as measured, in place of ``scope``: every group is cut as far as the same rise
-            of the loss allows; scores still rank its channels.
-        latency_model: as ``profile`` measured it; None has it measured, or read where it is kept.
+        sensitivity: measured curves, in place of ``scope``: every group is cut as far as the same
+            rise of the loss allows; scores still rank its channels.
+        latency_model: as ``profile`` returned it; None measures one where it is needed, or reads
+            it from the cache.
 
     Returns:
-        The cut; ``cut.explain()`` says what goes.
+        The cut; ``cut.explain()`` lists what is removed.
 
     Raises:
         BudgetError: no cut within the floors meets the budget; it says the nearest that can.
@@ -131,7 +132,7 @@ def _ranking(
     sensitivity: Sensitivity | None,
     latency_model: LatencyModel | None,
 ) -> Callable[..., RemovalOrder]:
-    """(multiple, by_time=True) -> the order in which channels go."""
+    """A function (multiple, by_time=True) -> the order in which channels are removed."""
     return partial(
         RemovalOrder.of,
         network,
@@ -145,7 +146,7 @@ def _ranking(
 
 
 def _measure_for(network: Network, budget: Budget | None) -> LatencyModel | None:
-    """The latency model that a budget asks for, if any."""
+    """The latency model that a budget needs, if any."""
     return profile_network(network, budget.conditions) if budget and budget.wants_speed else None
 
 
@@ -155,9 +156,9 @@ def _fastest(
     budget: Budget,
     latency_model: LatencyModel,
 ) -> Cut:
-    """Of several orders down to the same limits, the cut that takes least, as is predicted.
+    """Of several orders that meet the same limits, the cut with the least predicted time.
 
-    At multiples as they were measured and at the widest; by time, and alike in all groups.
+    Orders are tried at the measured multiples and at the widest one, each ranked by time or not.
     """
     widths = (None, MULTIPLES[-1]) if multiple is None else (multiple,)
     found: list[tuple[float, Cut]] = []
@@ -182,7 +183,7 @@ def _multiple_for(
     multiple: int | None,
     latency_model: LatencyModel | None,
 ) -> int | None:
-    """The multiple as asked for; any width where channels are counted one by one."""
+    """The requested multiple; any width where channels are counted one by one."""
     by_channels = budget is None or "channels" in budget.limits
     return finest_multiple(network, multiple) if by_channels and not latency_model else multiple
 

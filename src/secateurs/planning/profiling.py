@@ -1,4 +1,4 @@
-"""From a model to its latency model: some dozen cuts of it, timed where it will run."""
+"""Fitting of a latency model: some dozen cuts of a model, timed under its conditions of use."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from secateurs.planning.within_budget import cut_within
 
 MULTIPLES = (1, 4, 8, 16)
 NEAR_ENOUGH = 1.05
-"""A multiple is taken before a larger one that is faster by no more than this factor."""
+"""A multiple is preferred to a larger one that is faster by no more than this factor."""
 
 _DENSE = "the dense model"
 _TRUSTED_OF_SAMPLES = 0.05
 _DOUBTFUL = 0.12
 _ROUNDS = 2
-"""Times that cuts are planned by what is known so far, timed, and learned from."""
+"""Rounds in which cuts are planned with what is known so far, timed, and learned from."""
 _PLANNED_SHARES = (0.5, 0.25, 0.1)
 _FLOOR = 0.05
 
@@ -70,24 +70,24 @@ def profile(
     fresh: bool = False,
     seed: int = 0,
 ) -> LatencyModel:
-    """Measure how long cuts of a model take on this machine, and predict any other.
+    """Measure the latency of cuts of a model on this machine, and fit a model to predict others.
 
-    Some dozen cuts of random widths are made and timed beside the dense model, in turns; none is
-    kept. What was measured is kept on disk for this model, these conditions, this machine and the
+    Some dozen cuts of random widths are made and timed interleaved with the dense model; none is
+    kept. The result is cached on disk for this model, these conditions, this machine and the
     versions of the libraries.
 
     Args:
-        model: unchanged.
-        example_inputs: what the model takes.
+        model: the dense model; it is not changed.
+        example_inputs: inputs of the model, as for ``trace``.
         runtime: "eager", "channels-last", "compile", "onnxruntime" or "openvino".
-        batch: examples a call; None is as many as ``example_inputs`` holds.
-        threads: of the processor; None leaves the runtime its own number. With one thread the
-            processor's own time is measured, which a busy machine disturbs least.
+        batch: examples per call; None for as many as ``example_inputs`` holds.
+        threads: number of CPU threads; None for the runtime's own default. With one thread, CPU
+            time is measured instead of wall time, which other load disturbs least.
         dtype: "float32", "float16" or "bfloat16".
         device: "cpu" or "cuda".
-        cuts: how many cuts of random widths to time.
-        fresh: measure again even where a measurement is kept.
-        seed: of the cuts and of the order in which they are timed.
+        cuts: number of cuts of random widths to time.
+        fresh: measure again even if there is a cached result.
+        seed: seed of the cuts and of the order in which they are timed.
 
     Returns:
         The latency model; ``sec.plan(..., latency_model=...)`` takes it, and ``print`` shows it.
@@ -122,15 +122,15 @@ def profile_network(
     fresh: bool = False,
     seed: int = 0,
 ) -> LatencyModel:
-    """As ``profile``, of a model that is traced already."""
+    """``profile`` for a model that is traced already."""
     check_installed(conditions.runtime)
     place = _cache_file(network, conditions, cuts, seed)
     if not fresh and place.exists():
         try:
             return LatencyModel.from_json(place.read_text(encoding="utf-8"))
         except (MeasurementError, OSError):
-            pass  # of another version, or damaged: measure again
-    check_can_write(place)  # XDG_CACHE_HOME names another
+            pass  # written by another version, or damaged: measure again
+    check_can_write(place)  # before measuring; XDG_CACHE_HOME may be read-only
     found = _measure(network, conditions, cuts, seed)
     write_atomically(place, found.to_json().encode())
     return found
@@ -164,7 +164,7 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
         planned = planned_cuts(network, fit_to(timed), seed)
         timed += bench.each(cut for cut in planned if all(cut != known for known, _ in timed))
     found = fit_to(timed)
-    # A cut that fits badly is either odd or was disturbed: timed once more, it shows which.
+    # A cut that fits badly is either unusual or was disturbed: timing it again tells which.
     doubtful = [place for place in range(len(timed)) if abs(found.errors[place + 1]) > _DOUBTFUL]
     for place, again in zip(
         doubtful, bench.each((timed[place][0] for place in doubtful), repeats=25), strict=True
@@ -174,7 +174,7 @@ def _measure(network: Network, conditions: Conditions, cuts: int, seed: int) -> 
 
 
 class CutBench:
-    """The dense model, ready to run, beside which cuts of it are timed."""
+    """The dense model, prepared to run, and a way to time cuts beside it."""
 
     def __init__(
         self, network: Network, backend: Backend, conditions: Conditions, seed: int
@@ -186,7 +186,7 @@ class CutBench:
         self.images = backend.batch_size(self._inputs, conditions)
 
     def times(self, cuts: Sequence[Cut], repeats: int) -> list[Timing]:
-        """Of each cut, all timed in turns beside the dense model."""
+        """Time all cuts, interleaved with the dense model."""
         runs = {_DENSE: self._dense}
         for number, cut in enumerate(cuts):
             small = self._backend.apply(self._model, cut, self._inputs, proof=False)
@@ -202,12 +202,12 @@ class CutBench:
         return [found[f"cut {number}"] for number in range(len(cuts))]
 
     def each(self, cuts: Iterable[Cut], repeats: int = 9) -> list[tuple[Cut, Timing]]:
-        """Cuts and their times, one after the other beside the dense model."""
+        """Time the cuts one after the other, each interleaved with the dense model."""
         return [(cut, self.times([cut], repeats)[0]) for cut in cuts]
 
 
 def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
-    """The smallest multiple that is as fast as the fastest, but for a twentieth; 1 of none.
+    """The smallest multiple whose time per MAC is within ``NEAR_ENOUGH`` of the best; 1 if none.
 
     Args:
         at_multiples: multiple -> (time, MACs) of a cut, relative to the dense network's.
@@ -218,7 +218,7 @@ def best_multiple(at_multiples: Mapping[int, tuple[float, float]]) -> int:
 
 
 def cost_at(at_multiples: Mapping[int, tuple[float, float]], multiple: int) -> float:
-    """The time that a multiply-accumulate takes at a multiple, beside the fastest; 1 of none."""
+    """Time per MAC at a multiple relative to the best multiple's; 1 if nothing was measured."""
     costs = {m: time / macs for m, (time, macs) in at_multiples.items()}
     return costs[multiple] / min(costs.values()) if costs else 1.0
 
@@ -226,24 +226,24 @@ def cost_at(at_multiples: Mapping[int, tuple[float, float]], multiple: int) -> f
 def _narrow_multiples(
     network: Network, bench: CutBench, multiple: int, room: float, seed: int
 ) -> tuple[dict[str, int], list[tuple[Cut, Timing]]]:
-    """(kind of group -> a smaller multiple that is nearly as fast for it, what was timed for it).
+    """(kind of group -> a smaller multiple that is nearly as fast for it, cuts timed for this).
 
-    One kind at a time is tried at the next smaller multiple, as long as that does, beside all at
-    ``multiple``. All kinds together may take ``room`` times as long as at that.
+    Each kind is tried alone at the next smaller multiple while all others keep theirs, as long as
+    that is fast enough. All kinds together may take ``room`` times as long as at ``multiple``.
     """
     of_groups = kinds_of(network)
     kinds = [kind for kind in KINDS if kind in of_groups.values()]
     found = dict.fromkeys(kinds, multiple)
     timed: list[tuple[Cut, Timing]] = []
-    if len(kinds) < 2:  # of one kind alone, it was found out already
+    if len(kinds) < 2:  # a single kind was measured already
         return {}, timed
-    near_enough = room ** (1 / len(kinds))  # what each kind may cost adds up
+    near_enough = room ** (1 / len(kinds))  # the kinds' slowdowns multiply
     for smaller in sorted((m for m in MULTIPLES if m < multiple), reverse=True):
         tried = {}
         for kind in [kind for kind in kinds if found[kind] == _next_above(smaller)]:
             cut = _half(network, {**found, kind: smaller}, seed)
             of_kind = [name for name in cut.channels if of_groups[name] == kind]
-            # Widths that are multiples of the larger by chance say nothing.
+            # Widths that are multiples of the larger number by chance are no evidence.
             if any(_width(network, cut, name) % found[kind] for name in of_kind):
                 tried[kind] = cut
         if not tried:
@@ -267,13 +267,13 @@ def _next_above(multiple: int) -> int:
 
 
 def _halves(network: Network, seed: int) -> dict[int, Cut]:
-    """Multiple -> a cut to half of the MACs, or as near as there is one, at such widths."""
+    """Multiple -> a cut to half of the MACs, or the nearest possible, at such widths."""
     found = {multiple: _half(network, multiple, seed) for multiple in MULTIPLES}
     return {m: cut for m, cut in found.items() if cut.channels}
 
 
 def _half(network: Network, multiple: Multiple, seed: int) -> Cut:
-    """A cut to half of the MACs, or as near as there is one; an empty one where there is none."""
+    """A cut to half of the MACs, or the nearest possible; an empty cut if there is none."""
     scores = score(network, "random", seed=seed)
     for share in (0.5, 0.75, 0.9):
         try:
@@ -287,47 +287,47 @@ def _half(network: Network, multiple: Multiple, seed: int) -> Cut:
 def random_cuts(
     network: Network, number: int, seed: int, multiples: Mapping[str, int] | None = None
 ) -> Iterator[Cut]:
-    """Cuts of random widths, each group's its own.
+    """Yield cuts of random widths, drawn for each group.
 
-    Many are narrower towards one end of the network: a plan may well take most of its early layers,
-    whose costs would not be told apart from the others' by cuts that are alike all along.
+    Many are narrower towards one end of the network, because a plan may well remove most of the
+    early layers, whose times cannot be told apart from the others' by uniform cuts.
 
     Args:
-        network: whose cuts they are.
-        number: of cuts.
-        seed: of the widths.
-        multiples: kind of group -> of what its widths are multiples in every other cut, as they are
-            in plans; the rest, and all if None, are at any width, at multiples of 4, 8 and 16.
+        network: network to cut.
+        number: number of cuts.
+        seed: seed of the random generator.
+        multiples: kind of group -> number that its widths are multiples of in every other cut, as
+            in plans; the remaining cuts (all if None) cycle through multiples of 1, 4, 8 and 16.
     """
-    lots = np.random.default_rng(seed)
+    draws = np.random.default_rng(seed)
     along = np.linspace(-0.5, 0.5, max(2, len(network.groups)))
     kinds = kinds_of(network)
     for turn in range(number):
         as_planned = multiples is not None and turn % 2 == 0
         usual = MULTIPLES[(turn if multiples is None else turn // 2) % len(MULTIPLES)]
-        middle, slope = lots.uniform(0.15, 0.9), lots.uniform(-0.8, 0.8)
+        middle, slope = draws.uniform(0.15, 0.9), draws.uniform(-0.8, 0.8)
         chosen: dict[str, list[int]] = {}
         for place, group in zip(along, network.groups, strict=False):
             width = len(group)
-            ideal = middle + slope * place + lots.uniform(-0.25, 0.25)
+            ideal = middle + slope * place + draws.uniform(-0.25, 0.25)
             share = float(np.clip(ideal, 0.05, 1.0))
             multiple = multiples[kinds[group.name]] if multiples and as_planned else usual
             step = multiple if width >= multiple else 1
             kept = min(width, max(step, round(share * width / step) * step))
             if kept < width:
                 chosen[group.name] = sorted(
-                    lots.choice(width, size=width - kept, replace=False).tolist()
+                    draws.choice(width, size=width - kept, replace=False).tolist()
                 )
         yield network.cut(chosen)
 
 
 def planned_cuts(network: Network, model: LatencyModel, seed: int) -> list[Cut]:
-    """Cuts as they are planned by a latency model: where it flatters, plans go.
+    """Cuts planned with the latency model itself, because plans go where it is too optimistic.
 
     Args:
-        network: whose cuts they are.
-        model: as it is fitted so far.
-        seed: of the channels.
+        network: network to cut.
+        model: latency model fitted so far.
+        seed: seed of the random choice of channels.
     """
     scores = score(network, "random", seed=seed)
     found = []
@@ -337,18 +337,18 @@ def planned_cuts(network: Network, model: LatencyModel, seed: int) -> list[Cut]:
             try:
                 found.append(plan(network, scores, share, model))
             except (BudgetError, ModelError):
-                continue  # the floors are above it, or nothing can go
+                continue  # the floors cost more than this share, or nothing can be removed
     return [cut for cut in found if cut.channels]
 
 
 def _planned_by_order(network: Network, scores: Scores, share: float, model: LatencyModel) -> Cut:
-    """As ``plan`` goes: the same of all groups, less of those whose arithmetic is fast."""
+    """A cut as ``plan`` makes it: the same share of all groups, less where MACs are fast."""
     order = RemovalOrder.of(network, scores, "group", _FLOOR, None, (), None, model)
     return cut_within(order, Budget(macs=share), None)
 
 
 def _planned_by_losses(network: Network, scores: Scores, share: float, model: LatencyModel) -> Cut:
-    """As ``plan_measured`` goes, where each group loses more the less of it is left."""
+    """A cut as ``plan_measured`` makes it, with losses that grow as a group gets narrower."""
     groups = list_allowed(network, ())
     multiples = multiples_of(network, groups, None, model)
     curves = [len(group) / np.maximum(np.arange(len(group) + 1), 0.5) - 1 for group in groups]

@@ -1,4 +1,4 @@
-"""The order in which channels would go, and what a network costs when the first of them have."""
+"""The order in which channels are removed, and costs after the first of them are."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 
 Multiple = int | Mapping[str, int] | None
-"""Of what widths are kept multiples: all, each kind of group, or as is usual."""
+"""Number that widths are multiples of: for all groups, for each kind of group, or the default."""
 
 SLOWEST = 4.0
-"""A multiply-accumulate is taken to be no more than so many times as slow as the mean."""
+"""Bounds (as a factor either way) on a group's time per MAC relative to the mean."""
 
 
 @dataclass(frozen=True, eq=False)
 class RemovalOrder:
-    """Channels in the order in which they would go.
+    """Channels in the order in which they would be removed.
 
     Attributes:
-        network: whose channels they are.
-        groups: the groups that may be pruned.
-        ranked: for each group, its channels by rising score.
-        scores: the score at each place in the order.
-        group_of: the group's number at each place.
-        multiples: widths of each group that stay are rounded to its own; shape (groups,).
-        least: the fewest channels that each group may keep; shape (groups,).
+        network: network that they belong to.
+        groups: groups that may be pruned.
+        ranked: for each group, its channels by ascending score.
+        scores: score at each place in the order, shape (places,).
+        group_of: index of the group at each place, shape (places,).
+        multiples: number that each group's width is rounded to a multiple of, shape (groups,).
+        least: least number of channels in each group, shape (groups,).
     """
 
     network: Network
@@ -70,7 +70,7 @@ class RemovalOrder:
     ) -> RemovalOrder:
         """Rank the channels; the arguments are those of ``plan``.
 
-        ``by_time``: whether groups are cut the further the longer their arithmetic takes.
+        ``by_time``: whether groups are cut further where their MACs take longer.
         """
         groups = list_allowed(network, skip)
         multiples = multiples_of(network, groups, multiple, latency_model)
@@ -82,17 +82,17 @@ class RemovalOrder:
             may_go = max(0, len(group) - _least(len(group), floor))
             ranked.append(order)
             values.append(scored[order[:may_go]])
-            # The share of the group that is gone once this channel is.
+            # Share of the group that is removed once this channel is.
             shares = (np.arange(may_go) + 1) / len(group)
             if sensitivity is not None:
                 keys.append(sensitivity.damage(group.name, shares) / slow)
             elif scope == "group":
-                # Of a grid's width: what is gone when each of its sides has lost this share.
+                # In a grid: share of its cells removed when each side has lost this share.
                 keys.append((1 - (1 - shares) ** network.widths.sides(group)) / slow)
             else:
                 keys.append(scored[order[:may_go]] / slow)
-            # Where several groups can lose some for nothing, all lose the same share. Of the sides
-            # of grids, the one whose channels are smaller goes first: that overshoots the least.
+            # Ties: groups that can lose some channels at no damage all lose the same share. Of a
+            # grid's sides, the one with the smaller channels comes first: it overshoots least.
             size = network.widths.places(group) if scope == "group" else 0.0
             ties.append(shares if sensitivity is not None else np.full(may_go, size))
             places.append(np.full(may_go, number))
@@ -113,33 +113,33 @@ class RemovalOrder:
         return len(self.group_of)
 
     def counts(self, length: int) -> Ids:
-        """How many channels of each group go when the first ``length`` in order do."""
+        """Channels removed from each group when the first ``length`` in the order are."""
         return self.counts_at(np.arange(len(self)) < length)
 
     def counts_at(self, gone_at: NDArray[np.bool_]) -> Ids:
-        """How many channels of each group go when those at these places do."""
+        """Channels removed from each group when those at these places are."""
         gone: Ids = np.bincount(self.group_of[gone_at], minlength=len(self.groups))
         return self._round(gone, np.round)
 
     def counts_below(self, threshold: float) -> Ids:
-        """How many channels of each group score below this; rounding never adds to them."""
+        """Channels of each group that score below ``threshold``; rounding never adds any."""
         gone = np.bincount(self.group_of[self.scores < threshold], minlength=len(self.groups))
         return self._round(gone, np.ceil)
 
     def _round(self, gone: Ids, rounding: Callable[..., NDArray[np.float64]]) -> Ids:
-        """As many as leave a width of the group's multiple, and no fewer than its floor."""
+        """Round counts so that widths are multiples and no less than their floor."""
         width = np.array([len(group) for group in self.groups], np.int64)
         wanted = width - gone
         kept = rounding(wanted / self.multiples) * self.multiples
         kept = np.where(width - wanted <= np.abs(kept - wanted), width, kept)
         lowest = np.ceil(self.least / self.multiples) * self.multiples
-        # What nothing is taken of stays, whatever its width.
+        # A group that loses nothing keeps its width, whatever that is.
         kept = np.where(gone == 0, width, np.clip(kept, lowest, None))
         counts: Ids = width - np.minimum(kept, width).astype(np.int64)
         return counts
 
     def alive(self, counts: Ids) -> NDArray[np.bool_]:
-        """Which atoms stay when so many of each group go."""
+        """Mask of the kept atoms when each group loses this many channels."""
         removed = [
             group.channels[order[:count]]
             for group, order, count in zip(self.groups, self.ranked, counts, strict=True)
@@ -147,17 +147,17 @@ class RemovalOrder:
         return self.network.alive(np.concatenate([*removed, np.zeros(0, np.int64)]))
 
     def put_back(self, counts: Ids, number: int) -> Ids:
-        """The counts, with the best of what goes from one group put back."""
+        """The counts with the best removed channels of one group put back."""
         fewer = counts.copy()
         fewer[number] = max(0, fewer[number] - self.multiples[number])
         return fewer
 
     def candidate(self, counts: Ids) -> Candidate:
-        """What is left when so many of each group go."""
+        """The network when each group loses this many channels."""
         return Candidate(self.network, self.alive(counts))
 
     def cut_of(self, counts: Ids) -> Cut:
-        """The cut that takes so many of each group."""
+        """The cut that removes this many channels of each group."""
         return self.network.cut(
             {
                 group.name: np.sort(order[:count])
@@ -170,19 +170,20 @@ class RemovalOrder:
 def time_of_macs(
     network: Network, groups: Sequence[Group], multiples: Ids, latency_model: LatencyModel | None
 ) -> NDArray[np.float64]:
-    """How long a multiply-accumulate of each group takes, of the mean over groups' MACs.
+    """Time per MAC of each group, relative to the mean over all groups' MACs.
 
-    What says how far each group is cut (the same share of all, a rise of the loss) is meant for
-    MACs. To save time, a group whose MACs take twice as long is cut as if it lost half as much.
+    The rules for how far each group is cut (the same share of all, a rise of the loss) are meant
+    for MACs. To save time instead, a group whose MACs take twice as long is cut as if it lost half
+    as much.
 
     Args:
-        network: whose groups they are.
-        groups: of which half is thought away, one at a time, rounded to its multiple.
-        multiples: of the groups' widths.
-        latency_model: by which time is reckoned; None: all take the same.
+        network: network of the groups.
+        groups: groups to measure: each in turn is halved, rounded to its multiple.
+        multiples: number that each group's widths are multiples of, shape (groups,).
+        latency_model: model that predicts time; None takes all groups as equally fast.
 
     Returns:
-        Shape (groups,), each within ``SLOWEST`` times the mean.
+        Shape (groups,), each within a factor ``SLOWEST`` of the mean.
     """
     if latency_model is None:
         return np.ones(len(groups))
@@ -198,7 +199,7 @@ def time_of_macs(
     return slowness.clip(1 / SLOWEST, SLOWEST)
 
 
-# Asked of every group of a network: looking at all tensors each time would be quadratic.
+# Cached, because it is asked for every group: scanning all tensors each time would be quadratic.
 _DEPTHWISE: WeakKeyDictionary[Network, bool] = WeakKeyDictionary()
 
 
@@ -214,19 +215,19 @@ _POWERS = (8, 4, 2, 1)
 _CHOICES_IN_NEED = 3
 _CHOICES = 8
 _MANY_GROUPS = 8
-"""With fewer, a budget would be missed by what eight channels cost."""
+"""With fewer groups, eight channels of one group would be a large part of a budget."""
 
 
 def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
-    """Of what the widths of a group are kept multiples.
+    """The number that a group's widths are kept multiples of.
 
     Args:
-        network: whose group it is.
-        group: some channels.
-        multiple: as asked for; None is the largest power of two up to 8 that leaves at least eight
-            widths to choose from, three in a network with depthwise convolutions and on CUDA; 1 in
-            any other network of less than eight groups. Where an operation refuses widths that are
-            no multiple, it is a multiple of that, too.
+        network: network of the group.
+        group: the group.
+        multiple: requested multiple; None is the largest power of two up to 8 that leaves at least
+            eight widths to choose from (three in a network with depthwise convolutions and on
+            CUDA), and 1 in any other network of fewer than eight groups. If an operation rejects
+            other widths, the result is a multiple of what that operation needs, too.
 
     Runtimes hold channels in blocks. A ResNet-18 of half the MACs is 1.5 times as fast as the dense
     one in ONNX Runtime at any widths, and 1.9 times at multiples of 8, at the same accuracy
@@ -244,17 +245,17 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
 
 
 def finest_multiple(network: Network, multiple: int | None) -> int | None:
-    """For what counts channels one by one, or goes in small steps: 1 where that slows nothing down.
+    """1 where channels are counted one by one and any width is fast; else the given multiple.
 
     Args:
-        network: whose widths are chosen.
-        multiple: as asked for; None leaves it to ``multiple_of`` where blocks are needed.
+        network: network whose widths are chosen.
+        multiple: requested multiple; None leaves it to ``multiple_of`` where blocks are needed.
     """
     return 1 if multiple is None and not _needs_blocks(network) else multiple
 
 
 def _needs_blocks(network: Network) -> bool:
-    """Whether at any widths less arithmetic can take longer."""
+    """Whether fewer MACs can take longer at widths that are not multiples."""
     return network.source.device == "cuda" or _has_depthwise(network)
 
 
@@ -264,13 +265,13 @@ def multiples_of(
     multiple: Multiple,
     latency_model: LatencyModel | None = None,
 ) -> Ids:
-    """``multiple_of`` each group; where none is asked for, as a latency model has measured it.
+    """``multiple_of`` each group; if none is requested, as a latency model measured it.
 
     Args:
-        network: whose groups they are.
+        network: network of the groups.
         groups: some of its groups.
-        multiple: one for all, one for each kind of group (``KINDS``), or None.
-        latency_model: what was measured; None: nothing was.
+        multiple: one for all groups, one for each kind of group (``KINDS``), or None.
+        latency_model: model with measured multiples; None if nothing was measured.
     """
     if multiple is None and latency_model is not None:
         kinds = kinds_of(network)
@@ -286,20 +287,20 @@ def multiples_of(
 
 
 def _measured_for(network: Network, group: Group, measured: int) -> int:
-    """The multiple that was measured, or the usual one where that is larger and costs no more.
+    """The measured multiple, or the default one if that is larger.
 
-    A narrow group keeps two widths to choose from at least, or a budget could not be met.
+    A narrow group keeps at least two widths to choose from, so that budgets can be met.
     """
     fits = next(power for power in (measured, *_POWERS) if power == 1 or 2 * power <= len(group))
     return math.lcm(max(fits, multiple_of(network, group, None)), network.multiple_of(group))
 
 
 def list_allowed(network: Network, skip: Sequence[str]) -> list[Group]:
-    """The groups that may be pruned: all but those that ``skip`` names.
+    """The groups that may be pruned: all except those that ``skip`` names.
 
     Raises:
-        UnknownNameError: a pattern matches none.
-        ModelError: none is left.
+        UnknownNameError: a pattern matches nothing.
+        ModelError: no group remains.
     """
     names = [
         [group.name, *(member.layer for member in group.members if member.role is not Role.INPUT)]
@@ -337,5 +338,5 @@ def _scores_of(group: Group, scores: Mapping[str, NDArray[np.float64]]) -> NDArr
 
 
 def _least(width: int, floor: float) -> int:
-    """The fewest channels a group of this width may be left with."""
+    """The least number of channels of a group of this width."""
     return max(1, min(width, round(floor) if floor >= 1 else int(np.ceil(floor * width))))

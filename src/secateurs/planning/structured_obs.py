@@ -1,7 +1,7 @@
-"""In which order a group's channels go: structured optimal brain surgery on sums.
+"""The order in which a group's channels are removed: structured optimal brain surgery on sums.
 
-What removing a channel costs, once those that read it are refitted without it, follows from one
-inverse: with ``H = cov(u) + ridge`` of a reader's patches, its weights ``W`` and the entries ``j``
+The cost of removing a channel, after its readers are refitted without it, follows from one
+inverse. With ``H = cov(u) + ridge`` of a reader's patches, its weights ``W`` and the entries ``j``
 of one channel, the error rises by
 
     sum over outputs of a_o * W_j,o' (H^-1)_jj^-1 W_j,o,
@@ -10,7 +10,8 @@ and the reader's weights and inverse without the channel are
 
     W - H^-1_:j (H^-1)_jj^-1 W_j,       H^-1 - H^-1_:j (H^-1)_jj^-1 H^-1_j:.
 
-The channels of least error, summed over all readers of the group, go first, a few at a time.
+Channels with the least error, summed over all readers of the group, are removed first, a few at a
+time.
 
 Source: Hassibi & Stork 1993; in blocks, ZipLM (Kurtic et al., NeurIPS 2023) and OSSCAR (Meng et
 al., ICML 2024).
@@ -31,10 +32,10 @@ Complexes = NDArray[np.complexfloating]
 
 RIDGE = 1e-3
 SPECTRAL_RIDGE = 1e-2
-"""Stronger: neighbouring frequencies are taken apart though they are not quite independent."""
+"""Stronger, because frequencies are treated as independent although neighbours are not quite."""
 
 PARTS = 64
-"""A channel of so many goes at a time, at least one."""
+"""In each step one channel in ``PARTS`` is removed, at least one."""
 
 
 @dataclass(eq=False, slots=True)
@@ -42,11 +43,11 @@ class Reader:
     """One contraction that reads a group's channels.
 
     Attributes:
-        covariance: of its patches, shape (inputs, inputs).
+        covariance: second moment of its patches, shape (inputs, inputs).
         weights: shape (inputs, outputs), each output scaled by the root of its importance.
-        entries: where each channel lies among the inputs, shape (channels, entries of each).
-        inverse: ``inverse_of`` the covariance, where it is known already: a layer that reads a
-            concatenation reads many groups, and one inverse does for all of them.
+        entries: inputs that each channel occupies, shape (channels, entries of each).
+        inverse: ``inverse_of`` the covariance, if it is known already: a layer that reads a
+            concatenation reads many groups, which share one inverse.
     """
 
     covariance: Floats
@@ -57,18 +58,18 @@ class Reader:
 
 @dataclass(eq=False, slots=True)
 class SpectralReader:
-    """A convolution over a long kernel, frequency by frequency.
+    """A convolution with a long kernel, treated frequency by frequency.
 
-    Far from its borders a convolution multiplies spectra, so that its error is a sum over
-    frequencies of errors of maps that mix channels alone: one matrix of the channels' size a
-    frequency, in place of one of channels by taps.
+    Away from its borders a convolution multiplies spectra, so its error is a sum over frequencies
+    of errors of maps that only mix channels: one matrix of the channels' size for each frequency,
+    instead of one of channels times taps.
 
     Attributes:
         spectra: mean products of the channels' spectra, shape (frequencies, channels, channels);
-            they sum up to the mean square of a value.
-        weights: the kernels' spectra, each output scaled by the root of its importance, shape
+            they sum to the mean square of a value.
+        weights: spectra of the kernels, each output scaled by the root of its importance, shape
             (frequencies, channels, outputs).
-        channels: which of them each channel of the group is.
+        channels: index among these channels of each channel of the group.
     """
 
     spectra: Complexes
@@ -79,7 +80,7 @@ class SpectralReader:
 def removal_order(
     readers: Sequence[Reader | SpectralReader], channels: int, ridge: float = RIDGE
 ) -> Ids:
-    """The channels of a group, the first to go first; see ``removal_path``.
+    """Order the channels of a group by removal, the first to remove first; see ``removal_path``.
 
     Example:
         >>> same = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -93,16 +94,16 @@ def removal_order(
 def removal_path(
     readers: Sequence[Reader | SpectralReader], channels: int, ridge: float = RIDGE
 ) -> tuple[Ids, Floats]:
-    """(the channels of a group, the first to go first; the errors foreseen at every width).
+    """(channels of a group in the order of removal, predicted error at every width).
 
     Args:
-        readers: all contractions that read them; at least one.
-        channels: how many there are.
+        readers: all contractions that read the channels; at least one.
+        channels: number of channels.
         ridge: added to each covariance's diagonal, relative to its mean.
 
     Returns:
-        The order, and an array of channels + 1 errors: at a width w, the sum of what each channel
-        that has gone by then cost; 0 at all channels.
+        The order, and an array of channels + 1 errors: at width w, the summed costs of the channels
+        removed by then; 0 at the full width.
     """
     states = [
         RemovalState.of(reader, ridge)
@@ -128,7 +129,7 @@ def removal_path(
 
 
 def inverse_of(covariance: Floats, ridge: float) -> Floats:
-    """The inverse of a covariance with a ridge, relative to the mean of its diagonal."""
+    """Invert a covariance with a ridge, relative to the mean of its diagonal."""
     pulled = covariance.copy()
     diagonal = np.arange(len(pulled))
     pulled[diagonal, diagonal] += ridge * max(float(pulled.trace()) / len(diagonal), 1e-12)
@@ -138,7 +139,7 @@ def inverse_of(covariance: Floats, ridge: float) -> Floats:
 
 @dataclass(eq=False, slots=True)
 class RemovalState:
-    """A reader as it is without the channels that have gone."""
+    """A reader's inverse and weights without the channels removed so far."""
 
     inverse: Floats
     weights: Floats
@@ -148,7 +149,7 @@ class RemovalState:
     @classmethod
     def of(cls, reader: Reader, ridge: float) -> RemovalState:
         inverse = inverse_of(reader.covariance, ridge) if reader.inverse is None else reader.inverse
-        # What happens to the group's own rows and columns depends on no others.
+        # The updates of the group's own rows and columns depend on no other entries.
         at = reader.entries.ravel()
         positions = np.arange(at.size).reshape(reader.entries.shape)
         return cls(inverse[np.ix_(at, at)], reader.weights[at], positions, np.zeros(at.size, bool))
@@ -157,7 +158,7 @@ class RemovalState:
         at = self.entries[channels]
         blocks = self.inverse[at[:, :, None], at[:, None]]
         rows = self.weights[at]
-        # Of few entries and many outputs: the products of the rows are far smaller than the rows.
+        # With few entries and many outputs, products of rows are far smaller than the rows.
         products = rows @ rows.transpose(0, 2, 1)
         costs: Floats = (products * np.linalg.inv(blocks)).sum(axis=(1, 2))
         return np.maximum(costs, 0)
@@ -193,7 +194,7 @@ class SpectralRemovalState:
         diagonal = np.arange(spectra.shape[1])
         mean = float(spectra[:, diagonal, diagonal].real.mean())
         inverse = np.empty_like(spectra)
-        for place, products in enumerate(spectra):  # one by one: of large ones, no second copy
+        for place, products in enumerate(spectra):  # one by one, to avoid a second large copy
             pulled = products.copy()
             pulled[diagonal, diagonal] += ridge * max(mean, 1e-12)
             inverse[place] = np.linalg.inv(pulled)
@@ -213,7 +214,7 @@ class SpectralRemovalState:
             step = columns @ np.linalg.inv(columns[at])
             self.weights[place] -= step @ self.weights[place][at]
             self.inverse[place] -= step @ inverse[at]
-        # What is left of the ones that have gone is rounding; nobody asks for them again.
+        # Entries of removed channels hold rounding errors only, and are never read again.
         self.removed[at] = True
         if 2 * np.count_nonzero(self.removed) > len(self.removed):
             kept, self.channels = _places_left(self.removed, self.channels)
@@ -223,8 +224,8 @@ class SpectralRemovalState:
 
 
 def _places_left(removed: NDArray[np.bool_], entries: Ids) -> tuple[Ids, Ids]:
-    """(what is left, where entries lie among it), so that what is to do gets less and less."""
+    """(kept indices, positions of entries among them), so that later updates get cheaper."""
     kept = np.flatnonzero(~removed)
     place = np.zeros(len(removed), np.int64)
     place[kept] = np.arange(len(kept))
-    return kept, place[entries]  # of channels that have gone, nobody asks
+    return kept, place[entries]  # entries of removed channels are never read

@@ -1,6 +1,6 @@
-"""Units of time: latency and what is reckoned from it, predicted by a latency model.
+"""Units of time: latency and quantities derived from it, predicted by a latency model.
 
-All are milliseconds in here, so that less is better: of a call, or of an example for throughput.
+Internally all are milliseconds, so that less is better: per call, or per example for throughput.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from secateurs.measurement.latency_model import LatencyModel
 from secateurs.planning.units import Candidate, Limit, Unit
 
 TOLERANCE = 0.05
-"""A limit of time is met where the result takes between this much less, and this much more."""
+"""A limit of time counts as met if the result is within this share below or above it."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A latency model at work on one network.
+    """A latency model applied to one network.
 
     Attributes:
         network: as traced.
-        model: fitted for it.
+        model: latency model fitted for it.
     """
 
     network: Network
@@ -37,11 +37,11 @@ class Predictor:
 
     @cached_property
     def _scale(self) -> float:
-        """What the fit is off by for the dense network, which has been measured."""
+        """Correction that makes the prediction exact for the dense network."""
         return self.model.dense_ms / self._milliseconds(self.network.alive())
 
     def milliseconds(self, candidate: Candidate) -> float:
-        """Of a call, after a cut."""
+        """Predicted milliseconds per call after a cut."""
         return self._scale * self._milliseconds(candidate.alive, candidate.blocks)
 
 
@@ -50,7 +50,7 @@ class TimedUnit(Unit):
     """A unit that a latency model predicts; without one it can only be read and shown.
 
     Attributes:
-        predictor: the latency model at work; None before there is one.
+        predictor: the latency model applied to a network, or None.
     """
 
     aim = 0.98
@@ -71,12 +71,12 @@ class TimedUnit(Unit):
         return self.predict(Candidate.after(network, cut))
 
     def convert(self, milliseconds: float, images: int) -> float:
-        """What a call of so many milliseconds, of so many images, is in this unit's count."""
+        """Convert the milliseconds of a call with this many images to this unit."""
         del images
         return milliseconds
 
     def milliseconds(self, taken: float, images: int) -> float:
-        """What ``convert`` is of, so that limits of any unit of time can be held side by side."""
+        """Inverse of ``convert``, so that limits in different units of time can be compared."""
         return taken / self.convert(1.0, images)
 
     @property
@@ -118,7 +118,7 @@ class Latency(TimedUnit):
 
 
 class LatencyMs(TimedUnit):
-    """Milliseconds a call."""
+    """Milliseconds per call."""
 
     name = "latency_ms"
 
@@ -128,7 +128,7 @@ class LatencyMs(TimedUnit):
 
 
 class Throughput(TimedUnit):
-    """Examples a second, at least."""
+    """Least number of examples per second."""
 
     name = "throughput"
 
@@ -137,7 +137,7 @@ class Throughput(TimedUnit):
         return 1000 / float(limit)
 
     def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
-        del absolute  # a rate grows where the time shrinks
+        del absolute  # a rate grows as the time shrinks
         return float(limit) / factor
 
     def predict(self, candidate: Candidate) -> float:
@@ -151,7 +151,7 @@ class Throughput(TimedUnit):
 
 
 class Speedup(TimedUnit):
-    """Times as fast as the dense model, at least."""
+    """Least speed relative to the dense model's."""
 
     name = "speedup"
 

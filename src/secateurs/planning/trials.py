@@ -1,10 +1,9 @@
-"""Budgets that only a cut model can tell: cuts are made, measured, and planned again.
+"""Budgets that only a finished model can be judged by: cuts are made, measured and replanned.
 
-A latency model predicts within some percent, and a file in another format is as large as its
-exporter makes it, so a limit of either is met by measuring the real result and planning again with
-what was off. The loss of accuracy and the memory of a pass are not
-predicted at all: they are looked for along the share of the MACs that stays, on which both rise or
-fall.
+A latency model predicts within some percent, and the size of a file in another format depends on
+its exporter. A limit on either is met by measuring the real result and planning again with the
+observed error. Accuracy loss and peak memory are not predicted at all: they are searched for along
+the share of the MACs that is kept, in which both are monotonic.
 """
 
 from __future__ import annotations
@@ -22,12 +21,11 @@ from secateurs.planning.units import Unit
 
 _REPLANS = 5
 _NEAR = 0.03
-"""A result that takes so much less than is allowed is not planned again. What is timed once more
-among other models comes out up to some percent off, and has to be within the tolerance all the
-same."""
+"""A result this close below its limit is not planned again. When it is timed again among other
+models, it comes out some percent off, and has to stay within the tolerance."""
 _STEP_DOWN = 0.97
 _FINE = 1.04
-"""The search ends where the smallest share that holds and the largest that does not are so near."""
+"""The search ends when the smallest share that holds and the largest that fails are this close."""
 _MOST_TRIALS = 9
 _LARGEST_SHARE = 0.97
 
@@ -37,15 +35,15 @@ class Trial:
     """A cut that was made and measured.
 
     Attributes:
-        asked: what it was planned for.
-        cut: what went.
-        measured: unit -> what the cut model took, in the unit's own count.
+        asked: budget that it was planned for.
+        cut: what was removed.
+        measured: unit -> measurement of the cut model, in that unit.
         holds: whether all limits hold.
-        shown: the same as ``measured``, as a message says it.
-        remark: what else is to be known of it; "" of most.
-        predicted: unit of time -> what was said before it was timed, by all that had been timed
-            until then; in the unit's own count.
-        doubt: one standard deviation of that, relative to it.
+        shown: unit -> the measurement as text.
+        remark: further remark; "" for most.
+        predicted: unit of time -> the prediction before it was timed, from all timings until then,
+            in that unit.
+        doubt: relative standard deviation of the prediction.
     """
 
     asked: Budget
@@ -76,31 +74,31 @@ class Trial:
 
 
 class Foresight(ABC):
-    """What says of a cut how long it will take, and learns from how long it took."""
+    """Interface of a predictor of times that learns from each measurement."""
 
     @abstractmethod
     def foresee(self, cut: Cut) -> tuple[Mapping[str, float], float]:
-        """(unit of time -> what a cut will take, one standard deviation relative to it)."""
+        """(unit of time -> prediction for a cut, its relative standard deviation)."""
 
     @abstractmethod
     def learn(self, cut: Cut) -> None:
-        """That what was timed last is of this cut."""
+        """Record that the latest timing belongs to this cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialMaker:
-    """What makes and measures cut models.
+    """Functions that make and measure cut models.
 
     Attributes:
-        plan: a budget of units that can be predicted -> the cut.
-        make: the cut -> the model, proven.
-        measure: for each unit that is tried or corrected, model -> what it takes, in the unit's
-            count.
-        limits: of those units, in the same count.
-        units: by which they are shown.
-        sketch: the cut -> a model of its widths, whatever its weights: enough for a time and a
-            file, and made much sooner; None takes ``make``.
-        foresight: what predicts times; None: nothing does.
+        plan: function from a budget of predictable units to a cut.
+        make: function from a cut to a proven model.
+        measure: for each unit that is tried or corrected, function from a model to a measurement
+            in that unit.
+        limits: limits of those units, in the same units.
+        units: units that format them.
+        sketch: function from a cut to a model of its widths with any weights: enough for timing
+            and file size, and made much sooner; None uses ``make``.
+        foresight: predictor of times; None for none.
     """
 
     plan: Callable[[Budget], Cut]
@@ -113,12 +111,12 @@ class TrialMaker:
 
     @property
     def units_to_correct(self) -> list[str]:
-        """The units that are predicted, then measured."""
+        """Names of the units that are predicted, then measured."""
         return [name for name in self.measure if self.units[name].is_corrected]
 
 
 class Trials:
-    """The cuts that are made on the way to a budget; the one that was chosen at the end."""
+    """The cuts that are made on the way to a budget, of which ``run`` chooses one."""
 
     def __init__(self, budget: Budget, workshop: TrialMaker) -> None:
         self._budget, self._workshop = budget, workshop
@@ -126,7 +124,7 @@ class Trials:
         self._latest: Any = None
 
     def run(self) -> tuple[Any, Trial]:
-        """(the model, the trial that it is of).
+        """Search, and return (the model, its trial).
 
         Raises:
             BudgetError: no cut meets the budget; the message says the nearest that was measured.
@@ -135,12 +133,12 @@ class Trials:
         tried = [name for name, unit in units.items() if unit.is_tried]
         rest = self._budget.ablate(*tried)
         chosen = self._smallest() if rest is None else self._beside(rest)
-        # Models are large: the latest alone is kept, and another is made again.
+        # Models are large: only the latest is kept, and another is made again.
         is_latest = chosen is self.made[-1]
         return (self._latest if is_latest else self._workshop.make(chosen.cut)), chosen
 
     def _beside(self, rest: Budget) -> Trial:
-        """Of a budget with limits besides those that are tried: they are conditions on it."""
+        """Meet a budget with other limits besides those that are tried, as conditions on it."""
         trial = self._meet(rest) if self._workshop.units_to_correct else self._try(rest)
         if not trial.holds and self._over(trial) == ["peak_memory_mb"]:
             trial = self._search(rest)
@@ -149,11 +147,11 @@ class Trials:
         return trial
 
     def _meet(self, rest: Budget) -> Trial:
-        """Plan, measure the result, and plan again with what was off."""
+        """Plan, measure the result, and plan again with the observed error."""
         shop = self._workshop
         factors = {name: shop.units[name].aim for name in shop.units_to_correct}
         history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
-        found: list[tuple[float, Trial]] = []  # largest share of a limit that was taken, trial
+        found: list[tuple[float, Trial]] = []  # (largest measured share of a limit, trial)
         planned = dict(factors)
         for _ in range(_REPLANS):
             try:
@@ -161,7 +159,7 @@ class Trials:
             except BudgetError:
                 if any(trial.holds for _, trial in found):
                     break
-                if found:  # no plan goes so low; half of the way there one may
+                if found:  # no plan goes so low; one half of the way there may exist
                     factors = {name: (one + planned[name]) / 2 for name, one in factors.items()}
                     continue
                 trial = self._sketch_within_tolerance(rest)
@@ -172,18 +170,18 @@ class Trials:
             found.append((largest, trial))
             if trial.holds and (repeats_itself or 1 - _NEAR <= largest <= 1):
                 break
-            if repeats_itself:  # between two widths: the smaller
+            if repeats_itself:  # between two possible widths: take the smaller
                 factors = {name: factor * _STEP_DOWN for name, factor in factors.items()}
                 continue
             for name, share in shares.items():
                 history[name].append((factors[name], share))
-                if share == largest or share > 1:  # what has room to spare may keep it
+                if share == largest or share > 1:  # limits with room to spare keep their factor
                     factors[name] = _next_factor(history[name], shop.units[name].aim)
         nearest = _nearest_of(found)
         return self._complete(nearest) if nearest.holds else nearest
 
     def _complete(self, sketch: Trial) -> Trial:
-        """The trial of a sketch's cut, made and measured in whatever the sketch does not tell."""
+        """Make and measure a sketch's cut fully: everything that the sketch does not tell."""
         shop = self._workshop
         if shop.sketch is None and sketch is self.made[-1]:
             model = self._latest
@@ -212,11 +210,11 @@ class Trials:
         return trial
 
     def _smallest(self) -> Trial:
-        """The smallest model by MACs within limits that are only tried."""
+        """The smallest model by MACs within limits that are all tried."""
         return self._search(None)
 
     def _search(self, rest: Budget | None) -> Trial:
-        """Bisect the share of the MACs that stays: less memory below, less loss above."""
+        """Bisect the kept share of the MACs: memory rises with it, accuracy loss falls."""
         shrinking = "drop" not in self._workshop.limits  # then the largest that fits is wanted
         low, high = 0.02, 1.0
         best: Trial | None = None
@@ -239,7 +237,7 @@ class Trials:
         return best
 
     def _at_share(self, share: float, rest: Budget | None) -> Trial | None:
-        """A trial at this share of the MACs; None where no plan goes so low."""
+        """A trial at this share of the MACs; None if no plan goes so low."""
         asked = self._budget.with_macs(share)
         try:
             return self._try(asked if rest is None else Budget.of({**rest.as_plain, "macs": share}))
@@ -267,10 +265,10 @@ class Trials:
         return trial
 
     def _sketch_within_tolerance(self, rest: Budget) -> Trial:
-        """Of limits that no plan reaches by as much as is aimed for below them.
+        """Sketch at the limits themselves, or within their tolerance, where no plan goes lower.
 
-        What is measured may be as far above a limit as the tolerance says, and what is predicted is
-        off by as much: so that is planned for before the limits that were asked for are refused.
+        A measured value may exceed a limit by the tolerance, and a prediction is off by as much. So
+        that is planned for before the requested limits are refused.
         """
         try:
             return self._sketch(rest)
@@ -283,7 +281,7 @@ class Trials:
                 raise refusal from None
 
     def _scale(self, rest: Budget, factors: Mapping[str, float]) -> Budget:
-        """The budget with each of these limits at ``factor`` times what it takes."""
+        """The budget with each of these limits multiplied by its factor."""
         plain = dict(rest.as_plain)
         for name, factor in factors.items():
             plain[name] = self._workshop.units[name].scale(
@@ -315,7 +313,7 @@ class Trials:
 
 
 def _nearest_of(found: Sequence[tuple[float, Trial]]) -> Trial:
-    """What is within the tolerance, from below first; else the nearest from below, or at all."""
+    """The trial within tolerance, preferably below the limit; else the nearest below, or at all."""
     near = [pair for pair in found if abs(pair[0] - 1) <= TOLERANCE and pair[1].holds]
     below = [pair for pair in found if pair[0] <= 1]
     if near:
@@ -326,11 +324,11 @@ def _nearest_of(found: Sequence[tuple[float, Trial]]) -> Trial:
 
 
 def _next_factor(found: Sequence[tuple[float, float]], aim: float) -> float:
-    """What to plan for next: between the nearest that took too much and too little, if both did.
+    """The next factor to plan for: interpolated between the nearest trials above and below.
 
     Args:
-        found: (factor that was planned for, share of the limit that was measured) of each trial.
-        aim: the share that is aimed at.
+        found: (planned factor, measured share of the limit) of each trial.
+        aim: share of the limit to aim at.
     """
     below = max((pair for pair in found if pair[1] <= aim), key=lambda p: p[1], default=None)
     above = min((pair for pair in found if pair[1] > aim), key=lambda p: p[1], default=None)
@@ -341,7 +339,7 @@ def _next_factor(found: Sequence[tuple[float, float]], aim: float) -> float:
 
 
 def _beyond(found: Sequence[tuple[float, float]], aim: float) -> float:
-    """The factor where all trials lie on one side of the aim: on the line through the last two."""
+    """Extrapolate the factor where all trials are on one side of the aim, from the last two."""
     factor, share = found[-1]
     in_proportion = factor * aim / share
     if len(found) < 2:
@@ -349,6 +347,6 @@ def _beyond(found: Sequence[tuple[float, float]], aim: float) -> float:
     rise, run = share - found[-2][1], factor - found[-2][0]
     if not rise * run > 0:
         return in_proportion
-    # Noise can tilt the line, so it is believed within a factor of two.
+    # Noise can tilt the line, so it is trusted within a factor of two.
     on_line = factor + (aim - share) * run / rise
     return min(max(on_line, in_proportion / 2), in_proportion * 2)

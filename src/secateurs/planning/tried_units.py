@@ -1,4 +1,4 @@
-"""Units that only a cut model can tell: the loss of accuracy, the memory that a pass takes."""
+"""Units that only a finished model can be judged by: loss of accuracy, peak memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from secateurs.planning.units import Candidate, Limit, Unit
 
 
 class TriedUnit(Unit):
-    """A unit of which nothing is known before a model is made: several are made and measured."""
+    """A unit that cannot be predicted: several models are made and measured."""
 
     @property
     def is_tried(self) -> bool:
@@ -22,9 +22,9 @@ class TriedUnit(Unit):
 
 
 class Drop(TriedUnit):
-    """The largest loss of the task's own metric, such as accuracy, in its own units.
+    """Largest decrease of the task's own metric, such as accuracy, in the metric's units.
 
-    Absolute always: 0.01 is a point of accuracy, for a model of 90 % as for one of 60 %.
+    Always absolute: 0.01 is one point of accuracy, for a model of 90 % as for one of 60 %.
     """
 
     name = "drop"
@@ -37,10 +37,10 @@ class Drop(TriedUnit):
             )
 
     def check_share(self, limit: Limit) -> None:
-        """Refuse points, where the metric is a share.
+        """Check that the limit is a fraction, not percentage points, where the metric is one.
 
         Raises:
-            BudgetError: it is above 1.
+            BudgetError: the limit is above 1.
         """
         if float(limit) > 1:
             raise BudgetError(
@@ -57,7 +57,7 @@ class Drop(TriedUnit):
 
 
 class PeakMemoryMb(TriedUnit):
-    """Megabytes of 1,000,000 bytes that weights and activations take at once in a pass."""
+    """Peak size of weights and activations in a pass, in megabytes of 1,000,000 bytes."""
 
     name = "peak_memory_mb"
 

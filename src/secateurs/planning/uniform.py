@@ -1,4 +1,4 @@
-"""The same width in every layer of a kind, which a configuration of one number can say."""
+"""Uniform cuts: the same width in every layer of a kind, as configurations require."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ Scored = Mapping[str, NDArray[np.float64]]
 _HALVINGS = 12
 _FARTHER = 1.25
 _NEAR = 0.9
-"""What is left may be this part of what might be, before a plan's shares are bent for it."""
+"""A coarse step is undone in favour of finer ones if it would leave less than this share of the
+parameters that the cut without it leaves."""
 _NEXT_TO_NOTHING = 1e-3
 
 
 def make_uniform(network: Network, scores: Scored, cut: Cut, skip: Sequence[str] = ()) -> Cut:
-    """A cut that removes as many channels from every group of a kind.
+    """Make a cut that removes the same number of channels from every group of a kind.
 
-    Groups are of a kind where they are called alike but for numbers (``layers.0.mlp.up_proj``,
-    ``layers.1.mlp.up_proj``) and are equally wide. Each loses as many as the one that lost most, so
-    that a budget that was met stays met; which go is for the scores.
+    Groups are of one kind if their names differ in numbers only (``layers.0.mlp.up_proj``,
+    ``layers.1.mlp.up_proj``) and they are equally wide. Each loses as many channels as the one that
+    lost most, so that a budget that was met stays met; scores decide which.
 
     Args:
         network: as traced.
-        scores: for each group, one a channel.
-        cut: of this network, as ``plan`` made it.
-        skip: groups and layers that were left alone, which stay so; ``*`` matches anything.
+        scores: for each group, one score per channel.
+        cut: cut of this network, as from ``plan``.
+        skip: groups and layers that were left alone and stay so; ``*`` matches anything.
 
     Returns:
         The cut.
@@ -68,7 +69,7 @@ def make_uniform(network: Network, scores: Scored, cut: Cut, skip: Sequence[str]
 
 
 def _find_skipped(network: Network, skip: Sequence[str]) -> set[str]:
-    """The groups that are named, or have a layer that is."""
+    """Groups that a pattern matches, by their own name or a layer's."""
     found = set()
     for group in network.groups:
         names = [group.name, *(m.layer for m in group.members if m.role is not Role.INPUT)]
@@ -78,7 +79,7 @@ def _find_skipped(network: Network, skip: Sequence[str]) -> set[str]:
 
 
 def _lowest(scores: NDArray[np.float64], count: int, chosen: Sequence[int] = ()) -> list[int]:
-    """So many channels: those chosen already, and then the lowest."""
+    """This many channels: the ones chosen already first, then those with the lowest scores."""
     order = np.argsort(scores, kind="stable").tolist()
     extra = [channel for channel in order if channel not in set(chosen)]
     return [*list(chosen)[:count], *extra[: max(0, count - len(chosen))]]
@@ -86,12 +87,12 @@ def _lowest(scores: NDArray[np.float64], count: int, chosen: Sequence[int] = ())
 
 @dataclass(frozen=True, eq=False)
 class Evenly:
-    """How plans are made uniform for one network.
+    """Makes plans uniform for one network.
 
     Attributes:
         network: as traced.
-        skip: groups and layers that are left alone, as the user says.
-        floor: what each group keeps at least: a share, or a number if 1 or more.
+        skip: groups and layers that the user leaves alone.
+        floor: least width of each group: a share, or a number if 1 or more.
     """
 
     network: Network
@@ -100,10 +101,10 @@ class Evenly:
 
     @cached_property
     def moves(self) -> list[Move] | None:
-        """What the model's configuration can say; None of a model without one.
+        """What the model's configuration can express; None for a model without one.
 
         Raises:
-            BudgetError: it can say none of its widths.
+            BudgetError: it can express none of the model's widths.
         """
         configuration = self._configuration
         if configuration is None:
@@ -124,26 +125,26 @@ class Evenly:
 
     @cached_property
     def unsaid(self) -> list[str]:
-        """The groups that have to stay whole: no field says how wide they are."""
+        """Groups that must stay whole, because no field sets their width."""
         if self.moves is None:
             return []
         named = frozenset[str]().union(*(move.groups for move in self.moves))
         return [group.name for group in self.network.groups if group.name not in named]
 
     def planning(self, planning: Mapping[str, object]) -> dict[str, object]:
-        """Options of ``plan``, with what has to stay whole skipped."""
+        """Options for ``plan``, with groups that must stay whole skipped."""
         return {**planning, "skip": (*self.skip, *self.unsaid)}
 
     def make(self, scores: Scored, cut: Cut, budget: Budget | None = None) -> Cut:
-        """A plan, made uniform.
+        """Make a plan uniform.
 
         Args:
-            scores: for each group, one a channel.
-            cut: the plan, of ``planning``'s options.
-            budget: that the cut has to meet; None takes what was planned, rounded up.
+            scores: for each group, one score per channel.
+            cut: the plan, made with ``planning``'s options.
+            budget: budget that the cut has to meet; None rounds the plan up.
 
         Raises:
-            BudgetError: steps that the configuration can say do not meet the budget.
+            BudgetError: no widths that the configuration can express meet the budget.
         """
         if self.moves is None or self._configuration is None:
             return make_uniform(self.network, scores, cut, self.skip)
@@ -152,7 +153,7 @@ class Evenly:
 
 
 class _Search:
-    """Values of fields whose cut is nearest to a plan, and within its budget."""
+    """Search for field values whose cut is nearest to a plan, and within its budget."""
 
     def __init__(
         self,
@@ -170,13 +171,13 @@ class _Search:
 
     def cut_like(self, cut: Cut, budget: Budget | None) -> Cut:
         """The cut whose fields shrink as the plan's groups do, on average."""
-        # What a plan leaves alone follows where all else is not enough.
+        # Fields that the plan leaves alone shrink only where the others are not enough.
         wanted = [max(self._share(move, cut), _NEXT_TO_NOTHING) for move in self._moves]
         holds = self._holds(cut, budget)
         best = self._nearest(wanted, self._most, holds)
         if best is None:
             raise BudgetError(self._describe_missed(budget))
-        # A coarse step that overshoots may be spared where finer ones reach as far.
+        # A coarse step that overshoots may be unnecessary where finer ones reach as far.
         for place in sorted(range(len(best)), key=lambda at: len(self._moves[at].levels)):
             if best[place] and budget is not None:
                 caps = (*self._most[:place], best[place] - 1, *self._most[place + 1 :])
@@ -191,7 +192,7 @@ class _Search:
     def _nearest(
         self, wanted: Sequence[float], caps: tuple[int, ...], holds: Callable[[Cut | None], bool]
     ) -> tuple[int, ...] | None:
-        """The levels nearest to these shares that hold; None where the deepest do not."""
+        """The levels nearest to these shares that hold; None if even the deepest do not."""
         low, high = 0.0, 1.0
         best = self._at(wanted, high, caps)
         while not holds(self._cut_of(best)):
@@ -211,7 +212,7 @@ class _Search:
     def _give_back(
         self, levels: tuple[int, ...], holds: Callable[[Cut | None], bool]
     ) -> tuple[int, ...]:
-        """The same with each move taken back as far as the budget has room for."""
+        """Undo steps of each move as far as the budget has room."""
         for place in range(len(levels)):
             while levels[place] > 0:
                 fewer = (*levels[:place], levels[place] - 1, *levels[place + 1 :])
@@ -223,12 +224,12 @@ class _Search:
     def _finish(self, levels: tuple[int, ...]) -> Cut:
         cut = self._made[levels]
         fields = {**self._configuration.unsaid, **self._fields_of(levels)}
-        assert cut is not None  # noqa: S101 - it was held against the budget
+        assert cut is not None  # noqa: S101 - it was checked against the budget
         holds = bool(cut) and self._configuration.rebuilds(cut, fields)
         return replace(cut, fields=fields) if holds else cut
 
     def _at(self, wanted: Sequence[float], times: float, caps: tuple[int, ...]) -> tuple[int, ...]:
-        """Levels at so many times the shares that are wanted."""
+        """Levels at ``times`` the wanted shares."""
         return tuple(
             min(most, round(share * times * (len(move.levels) + 1)))
             for move, most, share in zip(self._moves, caps, wanted, strict=True)
@@ -254,7 +255,7 @@ class _Search:
         return self._made[levels]
 
     def _share(self, move: Move, cut: Cut) -> float:
-        """What a plan takes of a move's groups, weighted by the parameters on each."""
+        """Share that a plan removes of a move's groups, weighted by their parameters."""
         network, shares, weights = self._network, [], []
         total = network.params()
         for name in sorted(move.groups):
@@ -265,7 +266,7 @@ class _Search:
         return float(np.average(shares, weights=np.maximum(weights, 1)))
 
     def _deepest(self, move: Move, floor: float) -> int:
-        """How many of a move's levels leave each group its floor."""
+        """Number of a move's levels that leave each group its floor."""
         for level in range(len(move.levels), 0, -1):
             shapes = self._configuration.shapes(move.levels[level - 1])
             counts = None if shapes is None else self._lengths.solve(shapes, self._idle)
@@ -278,7 +279,7 @@ class _Search:
         return 0
 
     def _holds(self, plan: Cut, budget: Budget | None) -> Callable[[Cut | None], bool]:
-        """Whether a cut is within a budget; one of time is held to the plan's MACs."""
+        """A check whether a cut is within a budget; for limits of time, of the plan's MACs."""
         if budget is None:
             return lambda cut: cut is not None
         if budget.is_timed:

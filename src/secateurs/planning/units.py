@@ -1,8 +1,8 @@
-"""The units that a budget can be given in, one small class each.
+"""The units in which a budget can be given, one small class each.
 
-A unit says how a limit is read from text, checked and made absolute; what a network takes of it,
-predicted before a cut is made and measured once it is known; and how a number of it is shown. A
-new unit is a class here (or a file of its own) and a line in ``UNITS``.
+A unit defines how a limit is read from text, checked and made absolute; a network's cost in it,
+predicted before a cut is made and measured once the cut is known; and how a cost is shown. A new
+unit is a class here (or in a file of its own) and a line in ``UNITS``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from secateurs.channels.proof import report_of
 from secateurs.errors import BudgetError
 
 Limit = float | str
-"""As users give it: a fraction of the dense model, an absolute number, or a size as text."""
+"""A limit as users give it: a fraction of the dense model, a number, or a size as text."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network of which only some atoms would stay.
+    """A network of which only some atoms would be kept.
 
     Attributes:
         network: as traced.
-        alive: whether each atom stays; shape (atoms,).
-        blocks: residual blocks that would go whole.
+        alive: mask of the kept atoms, shape (atoms,).
+        blocks: residual blocks that would be removed whole.
     """
 
     network: Network
@@ -51,39 +51,39 @@ class Candidate:
 
     @classmethod
     def after(cls, network: Network, cut: Cut) -> Candidate:
-        """What a cut of this network would leave."""
+        """The candidate that a cut of this network would leave."""
         return cls(network, network.alive(network.removed_by(cut)), cut.blocks)
 
     @cached_property
     def cost(self) -> Cost:
-        """What it would cost."""
+        """Its cost."""
         if self.blocks:
             return self.network.cost_without(self.blocks, self.alive)
         return self.network.cost_of(self.alive)
 
     def channels(self) -> int:
-        """Places along widths; a search asks for the one cost that it limits, hundreds of times."""
+        """Positions along widths. Searches call the single costs hundreds of times."""
         one = self.network.costs.channels
         return self.cost.channels if self.blocks else one(self.alive)
 
     def params(self) -> int:
-        """Numbers in the parameters."""
+        """Number of parameters."""
         one = self.network.costs.params
         return self.cost.params if self.blocks else one(self.alive)
 
     def macs(self) -> int:
-        """Multiply-accumulates of a pass."""
+        """Multiply-accumulates of a forward pass."""
         one = self.network.costs.macs
         return self.cost.macs if self.blocks else one(self.alive)
 
 
 class Unit(ABC):
-    """What a budget can limit.
+    """A quantity that a budget can limit.
 
     Attributes:
-        name: as a budget's keyword, and on the command line.
-        aim: the share of a limit that a plan aims at where the result is measured.
-        slack: the share of a limit that a measured result may be above it.
+        name: keyword in a budget, and name on the command line.
+        aim: share of a limit that plans aim at if the result is measured.
+        slack: share by which a measured result may exceed a limit.
     """
 
     name: ClassVar[str]
@@ -91,10 +91,10 @@ class Unit(ABC):
     slack: ClassVar[float] = 1e-9
 
     def read(self, text: str) -> Limit:
-        """The limit that a text such as ``"0.5"`` gives.
+        """Read a limit from text such as ``"0.5"``.
 
         Raises:
-            BudgetError: it is no number.
+            BudgetError: the text is not a number.
         """
         try:
             return float(text)
@@ -102,74 +102,75 @@ class Unit(ABC):
             raise BudgetError(f"{self.name}: expected a number; received {text!r}") from None
 
     def check(self, limit: Limit) -> None:
-        """Raise unless the limit can be one of this unit.
+        """Check that a limit is valid for this unit.
 
         Raises:
-            BudgetError: it cannot.
+            BudgetError: it is not.
         """
         if not is_number(limit) or float(limit) <= 0:
             shown = format_value(limit)
             raise BudgetError(f"{self.name}: expected a number above 0; received {shown}")
 
     def absolute(self, limit: Limit, dense: float) -> float:
-        """The limit as ``measure`` counts, given what the dense model takes.
+        """The limit in the unit of ``measure``, given the dense model's cost.
 
-        A number below 1 is a fraction of the dense model, and so is 1.0; 1 is one.
+        A number below 1 is a fraction of the dense model, and so is the float 1.0; the integer 1
+        is absolute.
         """
         return float(limit) * dense if is_fraction(limit) else float(limit)
 
     def limit_from(self, absolute: float) -> Limit:
-        """The limit that ``absolute`` reads as this number: never as a fraction."""
+        """The limit that ``absolute`` reads as this number, never as a fraction."""
         return max(absolute, 2.0)
 
     def scale(self, limit: Limit, factor: float, absolute: float) -> Limit:
-        """The limit that allows ``factor`` times what this one does.
+        """A limit that allows ``factor`` times as much.
 
         Args:
-            limit: as it was given.
-            factor: above 0.
-            absolute: the same limit as ``measure`` counts.
+            limit: the limit as it was given.
+            factor: positive factor.
+            absolute: the same limit in the unit of ``measure``.
         """
         del absolute
         return float(limit) * factor
 
     @abstractmethod
     def predict(self, candidate: Candidate) -> float:
-        """What a network takes, before it is cut: cheap, since a search asks hundreds of times."""
+        """Predicted cost of a network before it is cut; cheap, as searches call it often."""
 
     def measure(self, network: Network, cut: Cut) -> float:
-        """What the network takes after a cut.
+        """Cost of the network after a cut.
 
         Args:
             network: as traced.
-            cut: of this network.
+            cut: cut of this network.
         """
         return self.predict(Candidate.after(network, cut))
 
     def show(self, number: float) -> str:
-        """A number of this unit, as a message says it."""
+        """Format a cost in this unit, for messages."""
         return formatting.count(number)
 
     @property
     def is_tried(self) -> bool:
-        """Whether only a cut model can tell: then a search makes and measures several."""
+        """Whether only a finished model can be judged: a search makes and measures several."""
         return False
 
     @property
     def is_corrected(self) -> bool:
-        """Whether what is predicted is measured on the result, and the plan made again by that."""
+        """Whether predictions are checked on the result, and the plan corrected by the error."""
         return False
 
 
 def is_fraction(limit: Limit) -> bool:
-    """Whether a limit is meant as a share of what the dense model takes."""
+    """Whether a limit is a fraction of the dense model's cost."""
     if isinstance(limit, str):
         return False
     return limit < 1 or (limit == 1 and isinstance(limit, float))
 
 
 class Channels(Unit):
-    """Channels of the groups that can be pruned."""
+    """Total width of the groups that can be pruned."""
 
     name = "channels"
 
@@ -178,7 +179,7 @@ class Channels(Unit):
 
 
 class Params(Unit):
-    """Numbers in the parameters."""
+    """Number of parameters."""
 
     name = "params"
 
@@ -187,7 +188,7 @@ class Params(Unit):
 
 
 class Macs(Unit):
-    """Multiply-accumulates of a pass over the example inputs."""
+    """Multiply-accumulates of a forward pass over the example inputs."""
 
     name = "macs"
 
@@ -197,18 +198,18 @@ class Macs(Unit):
 
 @dataclass(frozen=True)
 class SizeMb(Unit):
-    """The saved file: megabytes to the user, bytes in here.
+    """Size of the saved file: megabytes to the user, bytes internally.
 
-    It is predicted by its tensors; its header is known once the cut is, and grows with it. A file
-    of another format than safetensors is written to know the rest of it.
+    It is predicted from the tensors; the header is known once the cut is, and grows with it. Files
+    in other formats than safetensors are written to learn the rest of their size.
 
     Attributes:
-        kind: the file's format and precision.
+        kind: format and precision of the file.
     """
 
     name = "size_mb"
     aim = 0.995
-    slack = -5e-4  # numbers in a file's text (zero points) differ by some bytes from run to run
+    slack = -5e-4  # text in a file (zero points) differs by some bytes from run to run
     kind: FileKind = USUAL
 
     @property
@@ -247,7 +248,7 @@ class SizeMb(Unit):
         return count_stored_bytes(candidate.network, candidate.alive, self.kind)
 
     def measure(self, network: Network, cut: Cut) -> float:
-        # The file's header tells of all that has gone, and only a cut of this network has shapes.
+        # The file's header describes all cuts so far, but only this network's cut has shapes.
         earlier = _cut_before(network)
         whole = earlier.then(cut) if earlier else cut
         if self.kind.is_foreseen:
@@ -260,7 +261,7 @@ class SizeMb(Unit):
 
 
 def _cut_before(network: Network) -> Cut:
-    """What had gone from the model before it was traced, of which its file tells as well."""
+    """The cut made before the model was traced, which its file describes as well."""
     model = getattr(network.source, "model", None)
     return Cut() if model is None else report_of(model).cut
 
@@ -269,7 +270,7 @@ def bytes_from(size: str) -> float:
     """``"400 kB"`` -> 400000.0.
 
     Raises:
-        BudgetError: it is no size.
+        BudgetError: the text is not a size.
     """
     number, unit = size.strip(), "mb"
     for known in ("kb", "mb", "gb"):

@@ -1,10 +1,10 @@
-"""What a network costs at any widths of its groups, without naming the channels.
+"""Costs of a network at any widths of its groups, without choosing channels.
 
-An axis's length is a sum over groups of what each of their channels covers; of a grid (heads by
-positions) a product. So a cost is a polynomial in the widths, and thousands of choices of widths
-are priced at once. ``Network.cost_of`` is exact for any cut and looks at every unit; this is exact
-where every channel of a group covers as much of an axis as the others, which is nearly always, and
-very close elsewhere.
+An axis's length is a sum over groups of what each of their channels covers, or a product in a grid
+(heads by positions). So a cost is a polynomial in the widths, and thousands of choices of widths
+can be evaluated at once. ``Network.cost_of`` is exact for any cut and looks at every unit; this is
+exact where every channel of a group covers as much of an axis as the others, which is nearly always
+the case, and very close elsewhere.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from secateurs.measurement.latency_model import LatencyModel, WidthTerms
 
 UNITS = ("channels", "params", "macs", "bytes")
 MILLISECONDS = "milliseconds"
-"""One more, where there is a latency model."""
+"""A further unit, available with a latency model."""
 
 _UNSEEN = -2
-"""In the place of a block: no tensor has this atom."""
+"""Placeholder for the block of an atom that no tensor has."""
 
 Terms = tuple[tuple[float, tuple[int, ...]], ...]
-"""(units, the groups whose shares of them stay, multiplied), to be summed."""
+"""Terms to be summed: (number of units, groups whose kept shares multiply it)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Lengths:
-    """Axis lengths, each a sum of products of the groups' shares that stay; the last is 1.
+    """Axis lengths as sums of products of the groups' kept shares; the last length is 1.
 
-    A concatenation's length is a sum over all groups in it, so what is linear is one matrix product
-    for all lengths; what multiplies shares (a grid) is added term by term.
+    The length of a concatenation is a sum over all groups in it, so linear terms are one matrix
+    product for all lengths; products of shares (grids) are added term by term.
     """
 
     fixed: Floats
@@ -48,7 +48,7 @@ class _Lengths:
 
     @classmethod
     def of(cls, lengths: Sequence[Terms], groups: int) -> _Lengths:
-        """From each length's terms."""
+        """Collect the terms of each length."""
         fixed, linear = np.zeros(len(lengths) + 1), np.zeros((groups, len(lengths) + 1))
         fixed[-1] = 1
         products = []
@@ -63,7 +63,7 @@ class _Lengths:
         return cls(fixed, linear, tuple(products))
 
     def sizes(self, shares: Floats) -> Floats:
-        """``shares`` (choices, groups) -> (choices, lengths and one)."""
+        """Map ``shares`` of shape (choices, groups) to lengths of shape (choices, lengths + 1)."""
         sizes: Floats = shares @ self.linear + self.fixed
         for place, count, of in self.products:
             sizes[:, place] += count * shares[:, list(of)].prod(axis=1)
@@ -72,12 +72,12 @@ class _Lengths:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Polynomial:
-    """Products of axis lengths, summed.
+    """A sum of products of axis lengths.
 
     Attributes:
-        lengths: of axes.
-        constants: of the products, shape (products,).
-        factors: which lengths each multiplies, shape (products, most factors).
+        lengths: axis lengths.
+        constants: constant of each product, shape (products,).
+        factors: indices of the lengths in each product, shape (products, most factors).
     """
 
     lengths: _Lengths
@@ -85,28 +85,28 @@ class _Polynomial:
     factors: Ids
 
     def products(self, sizes: Floats) -> Floats:
-        """Each product by itself, (choices, products)."""
+        """Each product by itself, shape (choices, products)."""
         found: Floats = sizes[:, self.factors].prod(axis=2) * self.constants
         return found
 
     def values(self, shares: Floats) -> Floats:
-        """Summed over the products; ``shares`` (choices, groups) -> (choices,)."""
+        """Sum over the products; ``shares`` (choices, groups) -> (choices,)."""
         total: Floats = self.lengths.sizes(shares)[:, self.factors].prod(axis=2) @ self.constants
         return total
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Times:
-    """What a latency model says of widths.
+    """Milliseconds by a latency model as a function of widths.
 
     Attributes:
-        terms: of the network.
-        model: by which time is reckoned.
-        scale: what that is off by for the dense network.
-        macs: of each layer.
-        outputs: which length is each layer's output axis, shape (layers,).
-        inputs: the same of its input axis.
-        blocks: the same of the block that it goes with.
+        terms: the network's terms in the latency model.
+        model: the latency model.
+        scale: correction that makes the dense network's time exact.
+        macs: multiply-accumulates of each layer.
+        outputs: index of the length of each layer's output axis, shape (layers,).
+        inputs: index of the length of each layer's input axis, shape (layers,).
+        blocks: index of the width of the block that each layer is removed with, shape (layers,).
     """
 
     terms: WidthTerms
@@ -127,14 +127,15 @@ class _Times:
 
 
 class WidthCosts:
-    """The costs of a network by the widths of its groups.
+    """Costs of a network as functions of its groups' widths.
 
     Args:
         network: as traced.
-        groups: those whose widths may change; the others stay whole.
-        kind: of the file that bytes are counted in.
-        blocks: residual blocks that may go whole, each one more width (1 or 0) behind the groups'.
-        latency_model: by which ``MILLISECONDS`` are a cost too; None: they are none.
+        groups: groups whose widths may change; others stay whole.
+        kind: kind of file in which bytes are counted.
+        blocks: residual blocks that may be removed whole, each a further width (1 or 0) after the
+            groups'.
+        latency_model: model that adds ``MILLISECONDS`` as a cost; None for none.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class WidthCosts:
         rows = np.concatenate([self._pad_rows(widths.lone_channels), widths.grid_cells])
         places = self._places_of(rows, tensors)
         self._costs: dict[str, _Polynomial | _Times] = {
-            # One product of one factor: the places of all widths that stay.
+            # One product of one factor: the kept positions of all widths.
             "channels": _Polynomial(
                 _Lengths.of([places], len(self.full)), np.ones(1), np.zeros((1, 1), np.int64)
             ),
@@ -175,7 +176,7 @@ class WidthCosts:
     def costs(
         self, widths: NDArray[np.floating | np.integer], units: Iterable[str]
     ) -> Mapping[str, Floats]:
-        """Unit -> what each choice costs; ``widths`` has shape (choices, groups)."""
+        """Unit -> cost of each choice; ``widths`` has shape (choices, groups)."""
         shares = widths / self.full
         found: dict[str, Floats] = {}
         for unit in units:
@@ -183,14 +184,14 @@ class WidthCosts:
         return found
 
     def _block_of(self, *names: str) -> int:
-        """Which width stands for the block that all of these names go with; -1 for none."""
+        """Index of the width of the block that all of these names go with; -1 for none."""
         for number, block in enumerate(self._blocks):
             if all(block.takes_with_it(name) for name in names):
                 return self._first_block + number
         return -1
 
     def _blocks_around(self, tensors: Sequence[Tensor]) -> Ids:
-        """For each atom the width of the block that it lies in alone, else -1."""
+        """For each atom, the width of the block that it lies in alone, else -1."""
         found = np.full(len(self._owner), _UNSEEN)
         for tensor in tensors:
             block = self._block_of(tensor.name, *tensor.aliases)
@@ -201,12 +202,12 @@ class WidthCosts:
         return found
 
     def _of(self, products: Iterable[tuple[Product, int]]) -> _Polynomial:
-        """Of products, each with the width of the block that it goes with, or -1."""
+        """A polynomial of products, each with the width of its block, or -1."""
         axes = _Axes(self._terms)
         return axes.polynomial(products, len(self.full))
 
     def _times_by(self, model: LatencyModel, network: Network) -> _Times:
-        """Milliseconds as the model's ``predictor`` has them, the dense network's as measured."""
+        """Milliseconds as by the model's ``predictor``, scaled to the dense network's time."""
         terms, axes = WidthTerms(network), _Axes(self._terms)
         layers = terms.layers
         owners = [self._block_of(layer.name) for layer in layers]
@@ -221,11 +222,11 @@ class WidthCosts:
         return replace(found, scale=float(scale))
 
     def _terms(self, axis: Ids) -> Terms:
-        """(units, the groups whose shares of them stay), by which groups an axis's units need."""
+        """Terms of an axis's length, by the groups that its units need."""
         return self._terms_of(self._atoms[axis])
 
     def _places_of(self, rows: Ids, tensors: Sequence[Tensor]) -> Terms:
-        """Places along widths, by the groups and the block that each of them needs."""
+        """Terms of the positions along widths, by the groups and block that each needs."""
         owners = self._owners_of(rows)
         if self._blocks:
             inside = np.where(rows == ALWAYS, _UNSEEN, self._blocks_around(tensors)[rows])
@@ -235,26 +236,26 @@ class WidthCosts:
         return _count_alike(owners)
 
     def _pad_rows(self, channels: Ids) -> Ids:
-        """Rows of atoms, of one each."""
+        """Rows of atoms that hold one atom each, padded."""
         rows = np.full((len(channels), self._atoms.shape[1]), ALWAYS)
         rows[:, 0] = channels
         return rows
 
     def _terms_of(self, atoms: Ids) -> Terms:
-        """The same of rows of atoms that are needed."""
+        """Terms by the groups that own each row of needed atoms."""
         return _count_alike(self._owners_of(atoms))
 
     def _owners_of(self, atoms: Ids) -> Ids:
-        """Whose width each atom follows; -1 where it always stays."""
+        """Index of the group that each atom belongs to; -1 if the atom always stays."""
         found: Ids = np.where(atoms == ALWAYS, -1, self._owner[atoms])
         return found
 
 
 class _Axes:
-    """Lengths as products ask for them, each of them once.
+    """A table of axis lengths for products, without duplicates.
 
     Args:
-        terms_of: an axis's units -> its terms.
+        terms_of: function from an axis's units to its terms.
     """
 
     def __init__(self, terms_of: Callable[[Ids], Terms]) -> None:
@@ -263,7 +264,7 @@ class _Axes:
         self._places: dict[int, int] = {}
 
     def place(self, axis: Ids | None, length: int = 1) -> int:
-        """Which length an axis has; where it is None, the one that never changes."""
+        """Index of an axis's length; None is a fixed length."""
         if axis is None:
             return self._add(((float(length), ()),))
         if id(axis) not in self._places:
@@ -271,11 +272,11 @@ class _Axes:
         return self._places[id(axis)]
 
     def place_of_width(self, number: int) -> int:
-        """Which length is the width of this number, itself; of -1, one."""
+        """Index of the length that is this width itself; for -1, of the constant one."""
         return self._add(((1.0, (number,) if number >= 0 else ()),))
 
     def polynomial(self, products: Iterable[tuple[Product, int]], groups: int) -> _Polynomial:
-        """Of products, each with the width of the block that it goes with, or -1."""
+        """A polynomial of products, each with the width of its block, or -1."""
         rows: list[tuple[int, list[int]]] = []
         for product, block in products:
             places = [self.place_of_width(block)] if block >= 0 else []

@@ -1,4 +1,4 @@
-"""Going down an order of removal until a budget is met. Pure arithmetic: no model is run."""
+"""Removal of channels in a given order until a budget is met, by arithmetic alone."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from secateurs.planning.units import Candidate, Limit, Unit
 
 
 def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel | None) -> Cut:
-    """The cut that takes the fewest channels in order and is within a budget.
+    """The cut within a budget that removes the fewest channels in order.
 
     Args:
-        order: in which channels go.
-        budget: of units that can be predicted.
+        order: order in which channels are removed.
+        budget: budget of units that can be predicted.
         latency_model: for limits of time; else None.
 
     Raises:
-        BudgetError: no cut within the floors meets it; the message says the nearest that can.
+        BudgetError: no cut within the floors meets it; the message says the nearest that can be.
     """
     network = order.network
     units = budget.units(network, latency_model)
     limits = budget.absolute_for(network, units)
-    allowed = dict(limits)  # what is predicted may be no more than this
+    allowed = dict(limits)  # largest predicted costs
     while True:
         holds = _within(units, allowed)
         counts = _shortest(order, holds)
@@ -38,7 +38,8 @@ def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel 
         excess = {n: units[n].measure(network, cut) - limit for n, limit in limits.items()}
         if max(excess.values()) <= 0:
             return cut
-        # What a prediction leaves out (a file's header) is known once the cut is.
+        # What a prediction leaves out (a file's header) is known once the cut is. The allowed
+        # prediction is lowered by that excess, and the search repeated.
         predicted = Candidate(network, network.alive(network.removed_by(cut)))
         for name, over in excess.items():
             if over > 0:
@@ -48,7 +49,7 @@ def cut_within(order: RemovalOrder, budget: Budget, latency_model: LatencyModel 
 def _within(
     units: Mapping[str, Unit], limits: Mapping[str, float], share: float = 1.0
 ) -> Callable[[Candidate], bool]:
-    """Whether what is predicted of a network is within this share of the limits."""
+    """A check whether a network's predicted costs are within this share of the limits."""
 
     def holds(candidate: Candidate) -> bool:
         return all(units[n].predict(candidate) <= limit * share for n, limit in limits.items())
@@ -57,7 +58,7 @@ def _within(
 
 
 def _shortest(order: RemovalOrder, holds: Callable[[Candidate], bool]) -> Ids | None:
-    """How many of each group go for the fewest in order that meet the budget; None if none do."""
+    """Channels removed from each group by the shortest order that meets the budget, or None."""
     if not holds(order.candidate(order.counts(len(order)))):
         return None
     low, high = 0, len(order)
@@ -76,10 +77,10 @@ def _give_back(
     holds: Callable[[Candidate], bool],
     has_room: Callable[[Candidate], bool],
 ) -> Ids:
-    """Put back what the budget has room for: the last step overshoots where channels are dear.
+    """Put channels back as far as the budget allows: the last step overshoots where each is costly.
 
-    Where less than a thousandth is left, nobody looks for it: each try costs a look at the whole
-    network, and a network of thousands of groups would need thousands.
+    The search stops once less than a thousandth of the budget is left. Each attempt evaluates the
+    whole network, and a network with thousands of groups would need thousands of attempts.
     """
     open_groups = list(range(len(order.groups)))
     while open_groups:
@@ -111,14 +112,14 @@ def nearest_budget_message(
     units: Mapping[str, Unit],
     limits: Mapping[str, float],
 ) -> str:
-    """That a budget cannot be met, and the nearest one that can.
+    """The message that a budget cannot be met, with the nearest one that can.
 
     Args:
         network: as traced.
         smallest: the cut that leaves least.
-        budget: that was asked for.
-        units: of its limits.
-        limits: the same in absolute numbers.
+        budget: the requested budget.
+        units: units of its limits.
+        limits: its limits as absolute numbers.
     """
     least = {name: units[name].measure(network, smallest) for name in limits}
     missed = [name for name, limit in limits.items() if least[name] > limit]
@@ -131,5 +132,5 @@ def nearest_budget_message(
 
 
 def _brief(limit: Limit) -> str:
-    """A limit as it is read; one that was computed has more digits than anybody asked for."""
+    """Format a limit; computed ones have more digits than anyone asked for."""
     return f"{limit:.6g}" if isinstance(limit, float) else str(limit)

@@ -1,1 +1,1 @@
-"""What is left of a network made to answer as the dense one did: solvers and judges, in NumPy."""
+"""Repair of cut models towards the dense model's outputs: solvers and judges, in NumPy."""

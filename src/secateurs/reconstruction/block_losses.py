@@ -1,8 +1,8 @@
-"""What a network loses without each of its residual blocks alone, once the rest is repaired.
+"""Loss of a network without each of its residual blocks, after the rest is repaired.
 
-The curves of groups are of what is left after a refit, so blocks beside them are judged after the
-same walk that repairs them in the end. Where that takes long, the likeliest are walked, and the
-others are taken to get back as large a share of their loss as those do.
+Groups' error curves are measured after a refit, so blocks that compete with them are judged after
+the walk that will repair the result. Where walks take long, only the likeliest blocks are walked,
+and the others are assumed to recover the same share of their loss as those do (the median).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from secateurs.errors import ModelError
 from secateurs.reconstruction.session import MACS_FOR_CURVES, DenseReference, images_in
 
 LEAST_WALKED = 2
-"""Blocks, whatever it takes: repairing the result takes as long once more."""
+"""Number of blocks that are walked in any case: repairing the result takes as long once more."""
 
 
 def measure_blocks(dense: DenseReference, *, repair: bool = True) -> dict[str, float]:
-    """Block -> the distance of the outputs from the dense network's when it alone has gone.
+    """Block -> distance of the outputs from the dense network's when only that block is removed.
 
     Args:
-        dense: the model and its images.
-        repair: whether the result will be repaired; else this is the loss as the block drops out.
+        dense: the dense model and its images.
+        repair: whether the result will be repaired; otherwise losses are measured without repair.
     """
     blocks = dense.work_network.blocks
     dropped = {block.name: _loss_without(dense, block) for block in blocks}
@@ -39,7 +39,7 @@ def measure_blocks(dense: DenseReference, *, repair: bool = True) -> dict[str, f
 
 
 def _affordable(dense: DenseReference) -> int:
-    """How many walks measuring may take."""
+    """Number of walks that the measurement can afford."""
     images = len(dense.calibration.fit) + len(dense.calibration.choose)
     each = dense.work_network.macs() / max(1, images_in(dense.example))
     return max(LEAST_WALKED, int(MACS_FOR_CURVES / max(1.0, 2 * each * images)))
@@ -59,5 +59,5 @@ def _loss_repaired(dense: DenseReference, block: Block) -> float:
             network, twin, network.alive(), calibration.fit, calibration.choose, cut
         )
     except ModelError:
-        return float("inf")  # it cannot be followed in step: it counts as it drops out
+        return float("inf")  # it cannot be walked: the loss without repair counts
     return dense.fidelity(twin).distance

@@ -1,8 +1,8 @@
-"""Calibration images, split into those that are fitted, those that choose, and those that judge.
+"""Splitting of calibration images into those for fitting, for choosing and for judging.
 
-Images of one source (crops of one photograph, frames of one recording) are alike: a judge that is
-related to what was fitted does not see that a fit holds for these sources alone. So where the
-user says which source each image is of, no source is on two sides.
+Images of one source (crops of one photograph, frames of one recording) are alike: a judge related
+to fitted images cannot see that a fit holds for these sources only. So if the user says which
+source each image comes from, no source is in two parts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from secateurs.channels.arrays import Floats
 from secateurs.errors import DataError
 
 JUDGING = 1 / 8
-"""Of the images, by which alone the result is judged."""
+"""Share of the images that is held out to judge the result."""
 
 CHOOSING = 7 / 40
-"""By which ridges are chosen, and error curves are measured."""
+"""Share of the images on which ridges are chosen and error curves are measured."""
 
 LEAST_IMAGES = 4
 FEW_IMAGES = 64
@@ -36,9 +36,9 @@ class Calibration:
     """Images in three parts that share no source.
 
     Attributes:
-        fit: what sums are over.
-        choose: what ridges are chosen by.
-        judge: what nothing is fitted to or chosen by layer; the guard goes by it.
+        fit: images that sums are collected over.
+        choose: images that ridges are chosen on.
+        judge: images that no layer is fitted to or chosen by; the final guard uses them.
     """
 
     fit: CalibrationBatch
@@ -62,19 +62,19 @@ class Calibration:
         seed: int = 0,
         caller: str = "repair",
     ) -> Calibration:
-        """Of images that ``secateurs.calibration.batches.batches`` gave; labels may be there.
+        """Split images from ``secateurs.calibration.batches``, with or without labels.
 
         Args:
-            images: batch by batch.
-            sources: of each image, what it was taken from; None takes every image as its own.
-            seed: of the split.
-            caller: what needs the data, for messages.
+            images: checked batches.
+            sources: source of each image; None takes every image as its own source.
+            seed: seed of the random split.
+            caller: name of the caller, for messages.
 
         Raises:
-            DataError: there are too few, or of too few sources.
+            DataError: there are too few images, or too few sources.
 
         Warns:
-            UserWarning: there are few, or they are all alike.
+            UserWarning: there are few images, or all are the same.
         """
         everything = join_batches(images)
         if len(everything) < LEAST_IMAGES:
@@ -113,7 +113,7 @@ class Calibration:
 
 
 def join_batches(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
-    """Several batches as one."""
+    """Concatenate several batches."""
     labels = [part.labels for part in parts if part.labels is not None]
     together = np.concatenate(labels) if len(labels) == len(parts) else None
     return CalibrationBatch(_join([part.images for part in parts]), together)
@@ -129,14 +129,14 @@ def _join(images: Sequence[Any]) -> Any:
 
 
 def in_batches(batch: CalibrationBatch, size: int = AT_A_TIME) -> list[CalibrationBatch]:
-    """A batch in smaller ones."""
+    """Split a batch into smaller ones."""
     return [batch.rows(slice(start, start + size)) for start in range(0, len(batch), size)]
 
 
 def example_from(data: Any) -> tuple[Any, Any]:
-    """(an example input, the data) of calibration data that come with no example.
+    """(an example input, the data) of calibration data without a separate example.
 
-    Data that can be gone through but once are kept in a list.
+    Data that can be iterated only once are stored in a list.
     """
     if not hasattr(data, "shape") and not isinstance(data, (Mapping, tuple, list, str)):
         if hasattr(data, "batch"):
@@ -146,7 +146,7 @@ def example_from(data: Any) -> tuple[Any, Any]:
         data = list(data)
     first = data[0] if isinstance(data, list) and data else data
     if isinstance(first, (tuple, list)) and len(first) == 2 and getattr(first[1], "ndim", 2) < 2:
-        first = first[0]  # labels go
+        first = first[0]  # drop the labels
     if isinstance(first, Mapping):
         return {key: value[:1] for key, value in first.items()}, data
     if isinstance(first, (tuple, list)):
@@ -157,15 +157,15 @@ def example_from(data: Any) -> tuple[Any, Any]:
 def furthest_from_training(
     seen: Mapping[str, Sequence[tuple[Floats, int]]], trained: Mapping[str, tuple[Floats, Floats]]
 ) -> tuple[float, str] | None:
-    """How far images are from what batch normalisation saw in training, and in which layer most.
+    """How far images are from what batch normalisation saw in training, and in which layer.
 
     Args:
-        seen: layer -> (sums over values by channel, how many values), batch by batch.
-        trained: layer -> (moving mean, moving variance with epsilon), each of shape (channels,).
+        seen: layer -> (sums over values per channel, number of values) for each batch.
+        trained: layer -> (moving mean, moving variance plus epsilon), each of shape (channels,).
 
     Returns:
-        (distance, layer): the mean over channels of the squared difference of means, relative to
-        the variance, of the layer where it is largest. None where nothing was seen.
+        (distance, layer) of the layer with the largest distance: the mean over channels of the
+        squared difference of means, relative to the variance. None where nothing was seen.
     """
     found = []
     for layer, parts in seen.items():

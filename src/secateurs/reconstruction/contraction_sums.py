@@ -1,6 +1,6 @@
-"""From what one pass over the dense network sums up at a contraction to what planning reads.
+"""From the sums that one pass of the dense network collects at a contraction to planning's input.
 
-Which products are kept, how outputs are weighed and how a changed matrix becomes tensors again is
+Which products are kept, how outputs are weighted and how a changed matrix becomes tensors again is
 the same in both frameworks; only running the network and summing is theirs.
 """
 
@@ -23,36 +23,37 @@ from secateurs.reconstruction.fidelity import are_probabilities
 from secateurs.reconstruction.long_kernels import LongKernel
 
 MOST_INPUTS = 1152
-"""Beyond, channels are mixed: the same for every tap."""
+"""Largest number of inputs for products of whole patches; beyond, channels are mixed equally for
+every tap."""
 
 MOST_CHANNELS = 4096
 
 MACS_OF_SLOPES = 2e11
-"""What the derivatives that weigh outputs may take, past the pass that sums take anyway: some ten
-seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
+"""MACs that may be spent on the derivatives that weight outputs, besides the pass for the sums:
+about ten seconds of one core. A mean of squares needs fewer images than a covariance of patches."""
 
 LEAST_WITH_SLOPES = 32
 LEAST_TEXTS = 2
-"""Where each gives many answers."""
+"""Least number of texts, each of which has many outputs."""
 
 
 class Weights(Protocol):
-    """A contraction's weights, in either framework."""
+    """Weights of a contraction, in either framework."""
 
     @property
     def weight(self) -> str:
-        """The name of its weight."""
+        """Name of its weight."""
 
     @property
     def taps(self) -> int:
-        """How many inputs each index of the axis that it reads makes."""
+        """Number of inputs for each index of the axis that it reads."""
 
     @property
     def has_intercept(self) -> bool:
-        """Whether there is a place for one."""
+        """Whether the layer has a bias that can be changed."""
 
     def matrix(self) -> Sums:
-        """Shape (1, inputs, outputs)."""
+        """The weights as a matrix, shape (1, inputs, outputs)."""
 
     def tensors(self, matrix: Sums, missing: Floats) -> Mapping[str, NDArray[Any]]:
         """(a new matrix, a change of each output's mean) -> tensor name -> new values."""
@@ -60,12 +61,13 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Reading:
-    """What a contraction reads, and which products are kept of it.
+    """What a contraction reads, and which products of it are kept.
 
     Attributes:
-        units: along the axis that it reads.
-        mixes: whether products of channels alone are kept, and not of whole patches.
-        fold: where the axis is channels by positions and long, its indices so; else None.
+        units: units along the axis that it reads.
+        mixes: whether products of channels alone are kept, instead of whole patches.
+        fold: for a long axis of channels by positions, its indices, shape (channels, positions);
+            else None.
     """
 
     units: Ids
@@ -76,9 +78,9 @@ class Reading:
     def of(
         cls, network: Network, units: Ids, inputs: int, groups: Sequence[Group] | None = None
     ) -> Reading | None:
-        """Of a contraction with so many inputs an output.
+        """Describe a contraction with this many inputs for each output.
 
-        None where it reads too many channels, or none of the groups (None stands for all).
+        Returns None if it reads too many channels, or none of the groups (None stands for all).
         """
         if groups is not None and not any(len(channel_index(network, g, units)) for g in groups):
             return None
@@ -88,14 +90,14 @@ class Reading:
         return cls(units, inputs > MOST_INPUTS, fold)
 
     def values(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """What products are kept of, of rows of the values that are read: (rows, channels)."""
+        """Rows of shape (rows, channels) whose products are kept, from rows of values read."""
         if self.fold is None:
             return rows
         return rows[:, self.fold.T.ravel()].reshape(-1, len(self.fold))
 
 
 def _fold(network: Network, units: Ids) -> Ids | None:
-    """The axis as channels by positions, where it is all of one group."""
+    """The axis as channels by positions, if it belongs to one group entirely."""
     for group in network.groups:
         part = channel_index(network, group, units)
         if len(part) == len(units) and (rows := part.rows) is not None and rows.shape[1] > 1:
@@ -104,13 +106,13 @@ def _fold(network: Network, units: Ids) -> Ids | None:
 
 
 def images_with_slopes(network: Network, examples: int, images: int, answers: int = 1) -> int:
-    """How many images outputs are weighed by: a pass back takes as much as two forward.
+    """Number of images for weighting outputs; a backward pass costs as much as two forward.
 
     Args:
         network: as traced.
-        examples: how many it was traced with.
-        images: that there are.
-        answers: that each gives.
+        examples: number of examples that it was traced with.
+        images: number of images available.
+        answers: number of outputs (answers) for each image.
     """
     least = max(LEAST_TEXTS, -(-LEAST_WITH_SLOPES // answers))
     affordable = int(MACS_OF_SLOPES * examples / (2 * max(1, network.macs())))
@@ -125,15 +127,15 @@ def contraction_of(
     *,
     long: LongKernel | None = None,
 ) -> MeasuredContraction:
-    """What planning reads of one contraction.
+    """Collect what planning reads of one contraction.
 
     Args:
-        weights: the contraction's.
-        reading: what it reads.
-        moments: of patches; where it mixes, of channels alone. Of outputs none are needed: what the
-            dense network's contractions give follows from their weights.
-        importance: of each output.
-        long: of a convolution over a long kernel, how it is refitted; None goes by the moments.
+        weights: weights of the contraction.
+        reading: description of what it reads.
+        moments: moments of patches; where it mixes, of channels alone. None of outputs are needed:
+            what the dense network's contractions give follows from their weights.
+        importance: weight of each output in the error, shape (outputs,).
+        long: refit of a convolution with a long kernel; None refits from the moments.
     """
     matrix = weights.matrix()
     refit = None if long is None else _LongRefit(weights, long, matrix)
@@ -159,7 +161,7 @@ def contraction_of(
 
 
 def _by_channel(matrix: Sums, taps: int, fold: Ids | None) -> Sums:
-    """(1, channels * taps, outputs) as (1, channels, taps * outputs)."""
+    """Reshape (1, channels * taps, outputs) to (1, channels, taps * outputs)."""
     if fold is not None:
         folded: Sums = matrix[0][fold].reshape(1, len(fold), -1)
         return folded
@@ -168,7 +170,7 @@ def _by_channel(matrix: Sums, taps: int, fold: Ids | None) -> Sums:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Packing:
-    """From a matrix and a change of the mean output to tensors with the model's names."""
+    """Converts a matrix and a change of the mean output to tensors with the model's names."""
 
     weights: Weights
     reading: Reading
@@ -192,7 +194,7 @@ class _Packing:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _LongRefit:
-    """Channels that go -> the tensors of a convolution over a long kernel that is refitted."""
+    """Removed channels -> tensors of a refitted convolution with a long kernel."""
 
     weights: Weights
     long: LongKernel
@@ -207,16 +209,16 @@ class _LongRefit:
 def draw_slopes(
     outputs: Sequence[NDArray[Any]], kind: str, random: np.random.Generator
 ) -> list[NDArray[np.float32]]:
-    """The derivative of the loss by each output, with answers drawn from the network's own.
+    """Derivative of the loss with respect to each output, for labels sampled from the model itself.
 
-    Taken back to a value inside, squared and averaged over what is drawn, it is the Gauss-Newton
-    weight of that value. One number is drawn for each answer, image by image, so that it does not
-    matter in which pieces images come, nor to which framework.
+    Backpropagated to an inner value, squared and averaged over samples, it is the Gauss-Newton
+    weight of that value. One random number is drawn for each answer, image by image, so the result
+    does not depend on how images are batched, nor on the framework.
 
     Args:
-        outputs: of the dense network, images along axis 0.
-        kind: 'categorical', 'bernoulli' or another, which takes squared error.
-        random: what to draw by.
+        outputs: outputs of the dense network, images along axis 0.
+        kind: 'categorical', 'bernoulli' or another, which uses squared error.
+        random: random generator.
 
     Example:
         >>> scores = np.zeros((10000, 2))
@@ -239,20 +241,20 @@ def _of_classes(scores: NDArray[Any], random: np.random.Generator) -> NDArray[np
     given = are_probabilities(moved)
     drawn = random.random(moved.shape[:-1])
     slopes = np.empty(moved.shape, np.float32)
-    for number, one in enumerate(moved):  # tens of thousands of words take their room one by one
+    for number, one in enumerate(moved):  # one image at a time: large vocabularies need memory
         slopes[number] = _of_drawn(np.asarray(one, np.float64), drawn[number], given=given)
     return np.moveaxis(slopes, -1, 1) if scores.ndim > 3 else slopes
 
 
 def _of_drawn(scores: Floats, drawn: Floats, *, given: bool) -> Floats:
-    """Of one image: ``drawn``, shape (...), says which of the classes, shape (..., classes)."""
+    """Slopes of one image from ``drawn``, shape (...), and scores, shape (..., classes)."""
     chances = scores if given else _softmax(scores)
     wanted = np.asarray(drawn)[..., None] * chances.sum(axis=-1, keepdims=True)
     chosen = np.minimum((chances.cumsum(-1) < wanted).sum(axis=-1), chances.shape[-1] - 1)[
         ..., None
     ]
     likely = np.take_along_axis(chances, chosen, -1)
-    # Of tens of thousands of words one is drawn: a matrix of ones and zeros would be far larger.
+    # Only one class is drawn per place: a one-hot matrix over a vocabulary would be far larger.
     slopes: Floats = np.zeros_like(chances) if given else chances.copy()
     np.put_along_axis(slopes, chosen, -1 / np.maximum(likely, 1e-12) if given else likely - 1, -1)
     return slopes

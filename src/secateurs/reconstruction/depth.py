@@ -1,12 +1,12 @@
-"""Fewer blocks: which go, by what the network answers without them; then the cut, and its repair.
+"""Removal of residual blocks: choice of the blocks, the cut, and its repair.
 
-With calibration images, blocks go one after the other, each time the one without which the outputs
-stay nearest to the dense network's (Kullback-Leibler divergence for classes), those before it gone.
-Without images, the ones that turn their input least on the example inputs (cosine): a block that
-hands on what it is given is little missed.
+With calibration images, blocks are removed greedily: each time the one without which the outputs
+stay nearest to the dense network's (Kullback-Leibler divergence for classes), given those removed
+before. Without images, the blocks whose output is most similar to their input (cosine) on the
+example inputs are removed, since they change little.
 
 Source: S. He et al., *What Matters in Transformers?* (2024), and X. Men et al., *ShortGPT* (2024),
-for the cosine; B.-K. Kim et al., *Shortened LLaMA* (2024), for what the output says.
+for the cosine; B.-K. Kim et al., *Shortened LLaMA* (2024), for judging by the output.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from secateurs.reconstruction.pruner import (
 from secateurs.reconstruction.session import MACS_FOR_CURVES, DenseReference, images_in
 
 ABSOLUTE = ("latency_ms", "throughput")
-"""Limits that are no share of what the dense model takes."""
+"""Limits that are always absolute, not fractions of the dense model."""
 
 Depth = float | int | Sequence[str]
 """A share of the blocks, a number of them, or their names."""
@@ -41,13 +41,13 @@ Depth = float | int | Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class BlockLoss:
-    """A block that went.
+    """A removed block and what its removal cost.
 
     Attributes:
         name: dotted path of its module.
-        loss: the distance of the outputs from the dense network's once it had gone too (see
-            ``Fidelity``); without calibration images, one minus the cosine between its input and
-            its output.
+        loss: distance of the outputs from the dense network's once this block was removed too (see
+            ``Fidelity``); without calibration images, one minus the cosine similarity between its
+            input and its output.
     """
 
     name: str
@@ -56,12 +56,12 @@ class BlockLoss:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Shallower:
-    """A model of fewer blocks.
+    """A model with fewer blocks.
 
     Attributes:
         model: the small model; ``report_of`` gives the proof.
-        cut: what went.
-        order: the blocks that went, in the order in which they were chosen.
+        cut: what was removed.
+        order: the removed blocks, in the order in which they were chosen.
     """
 
     model: Any
@@ -72,14 +72,14 @@ class Shallower:
 def remove_depth(
     model: Any, network: Network, depth: Depth, calibration: Any, request: Request
 ) -> Shallower:
-    """Choose blocks, take them out, prove it, and repair the rest.
+    """Choose blocks, remove and prove them, and repair the rest.
 
     Args:
-        model: unchanged.
+        model: the dense model; it is not changed.
         network: its trace.
-        depth: how many blocks go, or which.
-        calibration: data as ``prune`` takes them, or None.
-        request: what else is asked for.
+        depth: share, number or names of the blocks to remove.
+        calibration: data as for ``prune``, or None.
+        request: other options of the call.
 
     Raises:
         BudgetError: the model has no such number of blocks.
@@ -109,21 +109,21 @@ def remove_depth(
 
 
 def blocks_that_went(cut: Cut, losses: Mapping[str, float]) -> tuple[BlockLoss, ...]:
-    """The blocks that a cut takes, of the least loss first.
+    """The blocks that a cut removes, sorted by ascending loss.
 
     Args:
-        cut: made.
-        losses: block -> what the outputs lose when it alone has gone.
+        cut: the cut.
+        losses: block -> loss of the outputs when only that block is removed.
     """
     gone = [BlockLoss(block.owner, losses[block.owner]) for block in cut.blocks]
     return tuple(sorted(gone, key=lambda block: block.loss))
 
 
 def limit_what_blocks_leave(network: Network, budget: Budget) -> Budget:
-    """A budget of the dense network, in numbers that hold for what its blocks leave as well.
+    """Convert a budget for the dense network to limits that also hold for what its blocks leave.
 
     Raises:
-        BudgetError: it has limits that only the dense model itself can be held against.
+        BudgetError: it has limits that are defined relative to the dense model only.
     """
     relative = [name for name in budget.limits if name not in (*PRICED, *ABSOLUTE)]
     if relative:
@@ -138,7 +138,7 @@ def limit_what_blocks_leave(network: Network, budget: Budget) -> Budget:
 
 
 def _count_of(network: Network, depth: Depth) -> int | Sequence[str]:
-    """How many blocks go, or which."""
+    """Number of blocks to remove, or their names."""
     blocks = network.blocks
     if isinstance(depth, str):
         return [depth]
@@ -158,14 +158,14 @@ def _count_of(network: Network, depth: Depth) -> int | Sequence[str]:
 def _order(
     network: Network, dense: DenseReference | None, wanted: int | Sequence[str]
 ) -> tuple[BlockLoss, ...]:
-    """The blocks that go, the first to go first."""
+    """The blocks to remove, in the order of removal."""
     known = {block.name: block for block in network.blocks}
     if isinstance(wanted, int):
         if dense is None:
             least = sorted(known.values(), key=lambda block: block.change)[:wanted]
             return tuple(BlockLoss(block.name, block.change) for block in least)
         return _go_greedily(list(known.values()), wanted, _judge_of(dense), _rounds(dense, wanted))
-    network.cut_of_blocks(wanted)  # refuses names of none
+    network.cut_of_blocks(wanted)  # raises for unknown names
     chosen = [known[name] for name in dict.fromkeys(wanted)]
     if dense is None:
         return tuple(BlockLoss(block.name, block.change) for block in chosen)
@@ -184,7 +184,7 @@ def _judge_of(dense: DenseReference) -> Callable[[Sequence[Block]], float]:
 
 
 def _rounds(dense: DenseReference, wanted: int) -> int:
-    """After how many blocks to judge the rest anew: after each, if that takes a minute at most."""
+    """Number of blocks to remove before judging the rest again: 1 if all take a minute at most."""
     judged = sum(len(batch) for batch in dense.judge)
     each = dense.work_network.macs() / max(1, images_in(dense.example)) * judged
     affordable = int(MACS_FOR_CURVES / max(1.0, each * len(dense.work_network.blocks)))

@@ -1,6 +1,6 @@
-"""Which rows of patches least squares look at: drawn by lot, and none of what fills texts up.
+"""Random samples of patch rows for least squares; padding is excluded.
 
-Sums over padding would fit a network to what it does where nobody looks.
+Sums over padding would fit a network to what it does where its outputs are ignored.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from numpy.typing import NDArray
 
 ROWS_AT_LEAST = 20_000
 ROWS_AN_INPUT = 8
-"""As many rows of patches are drawn as this times the inputs; more say little more."""
+"""Number of sampled rows for each input; more add little information."""
 
 Present = Mapping[int, NDArray[np.bool_]]
-"""Number of places -> (examples, places), which of them hold more than filling."""
+"""Rows per example -> mask of the rows that are not padding, shape (examples, rows)."""
 
 EVERYWHERE: Present = MappingProxyType({})
 
 
 def rows_per_image(inputs: int, images: int) -> int:
-    """How many rows of each image are wanted for a contraction of so many inputs."""
+    """Number of rows to sample from each image for a contraction with this many inputs."""
     return max(1, math.ceil(max(ROWS_AT_LEAST, ROWS_AN_INPUT * inputs) / images))
 
 
 def draw_rows(
     images: int, each: int, per_image: int, seed: int, present: Present = EVERYWHERE
 ) -> NDArray[np.intp] | None:
-    """Numbers of the rows to take, of ``each`` an image one after the other; None takes all.
+    """Indices of a random sample of rows, ``each`` per image in sequence; None for all rows.
 
     Args:
-        images: how many.
-        each: rows of an image.
-        per_image: how many of them to take at most, drawn by lot.
-        seed: of the lots.
-        present: which rows count, where an image has as many rows as one of its keys.
+        images: number of images.
+        each: number of rows per image.
+        per_image: largest number of rows to sample from an image.
+        seed: seed of the random generator.
+        present: masks of the rows that are not padding, used if ``each`` is one of the keys.
 
     Example:
         >>> texts = {3: np.array([[True, True, False], [True, False, False]])}
@@ -47,10 +47,10 @@ def draw_rows(
     marks = present.get(each)
     if per_image >= each:
         return None if marks is None else np.flatnonzero(marks)
-    lots = np.random.default_rng(seed).random((images, each))
+    draws = np.random.default_rng(seed).random((images, each))
     if marks is not None:
-        lots = np.where(marks, lots, 1.0)  # drawn last
-    drawn = lots.argsort(1)[:, :per_image]
+        draws = np.where(marks, draws, 1.0)  # padding is sampled last
+    drawn = draws.argsort(1)[:, :per_image]
     numbers = drawn + np.arange(images)[:, None] * each
     if marks is None:
         return numbers.ravel()
@@ -58,5 +58,5 @@ def draw_rows(
 
 
 def present_part(present: Present, part: slice) -> Present:
-    """Of some of the examples."""
+    """Restrict masks to some of the examples."""
     return {each: marks[part] for each, marks in present.items()}

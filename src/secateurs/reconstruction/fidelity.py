@@ -1,13 +1,13 @@
-"""How faithful a small model's outputs are to the dense one's, without labels.
+"""Fidelity of a small model's outputs to the dense one's, without labels.
 
 - ``categorical``: scores of classes; the Kullback-Leibler divergence from the dense network's
-  probabilities to the small one's, and the share of answers that agree;
+  probabilities to the small one's, and the share of predictions that agree;
 - ``bernoulli``: independent probabilities, or scores before a sigmoid; the divergence summed over
   them;
-- ``embedding``: directions; one minus the cosine;
-- ``loss``: by how much the task's own loss is higher, where labels are given with it;
-- ``relative``: anything else; the squared error relative to how far outputs spread about their mean
-  (0 is exact, 1 is as good as a constant).
+- ``embedding``: directions; one minus the cosine similarity;
+- ``loss``: increase of the task's own loss, where labels are given with it;
+- ``relative``: anything else; the squared error relative to the variance of the outputs (0 is
+  exact, 1 is as good as a constant).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from secateurs.calibration.outputs import divergences, read_outputs
 from secateurs.formatting import percent
 
 OutputArrays = Sequence[NDArray[Any]]
-"""What a model gave for some images: its floating-point tensors, images along axis 0."""
+"""Outputs of a model for some images: its floating-point tensors, images along axis 0."""
 
 
 NUMBERS_A_TEXT = 2**21
-"""Scores of one text by which it is judged."""
+"""Largest number of scores by which one text is judged."""
 
 LOSS = "loss"
 """The kind of outputs that are one loss for each image."""
@@ -37,20 +37,20 @@ MEASURES = {
     "embedding": "1 - cosine",
     LOSS: "loss, above the dense network's",
 }
-"""Of kinds that are no distribution; of the others it is the divergence, KL."""
+"""Measures of kinds that are not distributions; for distributions it is the KL divergence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How far a model's outputs are from the dense network's.
+    """Distance of a model's outputs from the dense network's.
 
     Attributes:
-        kind: what was measured: 'categorical', 'bernoulli', 'embedding', 'loss' or 'relative'.
+        kind: kind of outputs: 'categorical', 'bernoulli', 'embedding', 'loss' or 'relative'.
         distance: mean over images, in nats, or relative squared error; 0 is exact.
         error: standard error of that mean.
-        agreement: share of answers that are the dense network's; None where there are no classes.
-        images: how many were looked at.
-        distances: of each of them, shape (images,), to compare models image by image with; None
+        agreement: share of predictions that equal the dense network's; None without classes.
+        images: number of images.
+        distances: distance of each image, shape (images,), for paired comparison of models; None
             where they were not kept.
     """
 
@@ -62,11 +62,11 @@ class Fidelity:
     distances: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     def is_surely_below(self, other: Fidelity) -> bool:
-        """Whether this one is nearer to the dense network, by more than noise explains.
+        """Whether this model is nearer to the dense network, by more than noise explains.
 
-        Both are of the same images, so differences are taken image by image: what makes an image
-        hard for both models cancels. Their mean has to be below zero by more than its standard
-        error.
+        Both must be judged on the same images. Differences are taken image by image, so that what
+        makes an image hard for both models cancels; their mean must be below zero by more than its
+        standard error.
 
         Example:
             >>> def of(*distances):
@@ -91,7 +91,7 @@ class Fidelity:
 
 
 def kind_of(outputs: OutputArrays, asked: str | None = None) -> str:
-    """What kind of outputs these are: what was asked for, else as their values look.
+    """Determine the kind of outputs: as requested, else judged by their values.
 
     Several outputs are judged together, by relative squared error.
 
@@ -107,7 +107,7 @@ class Judge:
     """Compares outputs with the dense network's, batch by batch.
 
     Attributes:
-        kind: as ``kind_of`` says.
+        kind: kind of outputs, as from ``kind_of``.
     """
 
     kind: str
@@ -116,7 +116,7 @@ class Judge:
     _spreads: list[_Spread] = field(default_factory=list)
 
     def add(self, dense: OutputArrays, small: OutputArrays) -> None:
-        """Some images' outputs of both networks."""
+        """Add the outputs of both networks for some images."""
         if self.kind == "relative":
             self._add_relative(dense, small)
             return
@@ -144,7 +144,7 @@ class Judge:
         self._distances.append(np.stack(rows, axis=1))
 
     def verdict(self) -> Fidelity:
-        """Of all that was added; a distance that is not finite counts as infinite."""
+        """Fidelity over everything added; a distance that is not finite counts as infinite."""
         distances = np.concatenate(self._distances)
         if self.kind == "relative":
             sizes = np.array([max(spread.mean_square(), 1e-300) for spread in self._spreads])
@@ -158,7 +158,7 @@ class Judge:
 
 @dataclass(eq=False, slots=True)
 class _Spread:
-    """The squared distance of outputs from their mean, image by image."""
+    """Sums for the variance of outputs about their mean, over images."""
 
     images: int = 0
     total: Any = 0.0
@@ -171,17 +171,17 @@ class _Spread:
 
     def mean_square(self) -> float:
         about_mean = self.squares - float(np.square(self.total).sum()) / self.images
-        # Outputs that never change are held against their size.
+        # Constant outputs have no variance: their mean square is the reference instead.
         alive = about_mean > 1e-9 * self.squares
         return (about_mean if alive else self.squares) / self.images
 
 
 def some_places(scores: NDArray[Any]) -> NDArray[Any]:
-    """Of scores at each place of a text, (texts, places, classes), those of some places.
+    """Thin out scores of shape (texts, places, classes) to evenly spaced places.
 
-    Scores of 49,152 words at 512 places are 100 MB a text; places that are next to each other say
-    much the same of how near two models are. Those are taken that lie evenly in the text, so many
-    that asking again takes them all: the dense model's were thinned when they were kept.
+    Scores over 49,152 words at 512 places take 100 MB per text, and neighbouring places say much
+    the same about how near two models are. Applying it again keeps all places, because the dense
+    model's scores were thinned already when they were stored.
 
     Example:
         >>> some_places(np.zeros((2, 5, 3))).shape, some_places(np.zeros((2, 8, 2**19))).shape
@@ -197,7 +197,7 @@ def some_places(scores: NDArray[Any]) -> NDArray[Any]:
 
 
 def answers_in(outputs: OutputArrays, kind: str) -> int:
-    """How many answers an example gives: scores of classes at each place of a text are as many."""
+    """Number of answers per example: for texts, one at each place; else 1."""
     first = outputs[0]
     return first.shape[1] if kind == "categorical" and first.ndim == 3 else 1
 
@@ -205,7 +205,7 @@ def answers_in(outputs: OutputArrays, kind: str) -> int:
 def categorical_divergence(
     dense: NDArray[np.float64], small: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """KL(dense || small) along the last axis, of scores, or of probabilities where they are such.
+    """KL(dense || small) along the last axis, from scores or from probabilities.
 
     Example:
         >>> scores = np.log(np.array([[0.5, 0.5]]))
@@ -226,7 +226,7 @@ def _log_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _classes_last(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Maps of scores, (images, classes, height, width), have their classes along axis 1."""
+    """Move the class axis of score maps, (images, classes, height, width), to the end."""
     return np.moveaxis(scores, 1, -1) if scores.ndim > 3 else scores
 
 
@@ -236,5 +236,5 @@ def _per_image(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def are_probabilities(scores: NDArray[Any]) -> bool:
-    """Whether scores along the last axis are probabilities already."""
+    """Whether scores are probabilities along the last axis already."""
     return bool((scores >= 0).all() and np.abs(scores.sum(axis=-1) - 1).max(initial=0) < 1e-3)

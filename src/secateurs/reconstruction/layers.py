@@ -1,4 +1,4 @@
-"""What a repair did, layer by layer."""
+"""Results of a repair, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LayerRepair:
-    """What least squares did for one layer.
+    """Result of least squares for one layer.
 
     Attributes:
-        weight: the name of its weight.
-        inputs: how many an output of it has.
-        ridge: what held-out images chose; NaN where the weights stay and the intercept alone moves.
-        before: the squared error on held-out images as it was cut, relative to the spread of what
-            the dense layer gives.
-        after: after least squares; never above ``before``.
+        weight: name of its weight.
+        inputs: number of inputs of each output.
+        ridge: ridge chosen on held-out images; NaN where only the bias was changed.
+        before: squared error on held-out images as it was cut, relative to the variance of the
+            dense layer's outputs.
+        after: the same after least squares; never above ``before``.
     """
 
     weight: str
@@ -27,11 +27,11 @@ class LayerRepair:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What a walk through both networks did.
+    """Result of a walk through both networks.
 
     Attributes:
-        layers: those that were refitted, in the order of the pass.
-        peak_bytes: of the values of both networks that were held at once, at most.
+        layers: refitted layers, in the order of the forward pass.
+        peak_bytes: peak size of the values of both networks that were held at once.
     """
 
     layers: tuple[LayerRepair, ...]

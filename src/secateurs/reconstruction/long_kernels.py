@@ -1,10 +1,10 @@
-"""Least squares for convolutions over long kernels: conjugate gradients, by Fourier transforms.
+"""Least squares for convolutions with long kernels: conjugate gradients by Fourier transforms.
 
 A kernel of 64 taps over 1,024 channels has 65,536 inputs: their products would take 34 GB, and one
-pass of the convolution over a few hundred signals minutes. Conjugate gradients need the convolution
-and its transpose alone, and both multiply spectra: frequency by frequency, one product of channels
-by outputs, however many taps there are. Steps are few, because stopping early does what a ridge
-would.
+pass of the convolution over a few hundred signals takes minutes. Conjugate gradients need only the
+convolution and its transpose, which both multiply spectra: at each frequency one product of
+channels by outputs, however many taps there are. Few steps are made, because early stopping acts
+as a ridge would.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ SignalArray = Array
 Spectra = NDArray[np.complex64]
 
 LEAST_TAPS = 16
-"""Of a kernel: a mixing of channels has one unknown where a refit of all taps has so many."""
+"""Least number of taps: mixing channels has one unknown where a refit of taps has this many."""
 
 RIDGE = 1e-2
-"""Of the preconditioner, relative to the mean of the products' diagonal."""
+"""Ridge of the preconditioner, relative to the mean of the products' diagonal."""
 
 STEPS = 8
-"""Of refits that only measure what a cut would cost, at most."""
+"""Most steps of a refit that only measures the cost of a cut."""
 
 MACS = 1e11
-"""What such a refit may take: some three seconds of one core. Beyond, channels are mixed."""
+"""MACs that such a refit may take: about three seconds of one core. Beyond, channels are mixed."""
 
 MOST_STEPS = 60
 PATIENCE = 3
-"""Steps without less error on the images held out, after which a fit ends."""
+"""Steps without a lower error on held-out images after which a fit ends."""
 
 MOST_NUMBERS = 2**26
-"""In spectra of signals: half a gigabyte."""
+"""Most numbers in the spectra of signals: half a gigabyte."""
 
 MOST_IN_PRODUCTS = 2**25
-"""In products of spectra, which are inverted."""
+"""Most numbers in products of spectra, which are inverted."""
 
 HELD = 8
-"""One image in so many says when such a refit is to stop."""
+"""One image in ``HELD`` is held out to decide when such a refit stops."""
 
 LEAST_IMAGES = 64
 ROWS_AN_INPUT = 2
-"""Places of the result that are wanted for each input of a patch, if images give that many."""
+"""Wanted output places for each input of a patch, if there are enough images."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelGeometry:
-    """Where the patches of a convolution lie in what it reads.
+    """Geometry of a convolution's patches.
 
     Attributes:
-        kernel: its lengths.
-        stride: of the patches.
+        kernel: lengths of the kernel.
+        stride: stride of the patches.
         padding: zeros (before, behind) each axis.
-        dilation: of the kernel.
+        dilation: dilation of the kernel.
     """
 
     kernel: tuple[int, ...]
@@ -74,34 +74,34 @@ class KernelGeometry:
 
     @property
     def taps(self) -> int:
-        """Of the kernel."""
+        """Number of taps of the kernel."""
         return math.prod(self.kernel)
 
     def is_long(self) -> bool:
-        """Whether spectra do it in less than patches, and nothing is cropped."""
+        """Whether spectra are cheaper than patches, and nothing is cropped."""
         cropped = any(side < 0 for pair in self.padding for side in pair)
         return self.taps >= LEAST_TAPS and not cropped
 
     def lengths(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Of the transforms: so long that no patch goes round the end."""
+        """Lengths of the transforms: long enough that no patch wraps around the end."""
         padded = (n + sum(pair) for n, pair in zip(sizes, self.padding, strict=True))
         return tuple(fft.next_fast_len(length, real=True) for length in padded)
 
     def frequencies(self, sizes: Sequence[int]) -> int:
-        """How many the transforms have."""
+        """Number of frequencies of the transforms."""
         *front, last = self.lengths(sizes)
         return math.prod(front) * (last // 2 + 1)
 
 
 class SignalSpectra:
-    """What a convolution reads, as spectra.
+    """Spectra of the input of a convolution.
 
-    Its weights come tap by tap here, (taps * channels, outputs): so their spectra are one product
-    with a matrix of waves, in the order in which they are read.
+    Weights are ordered tap by tap here, (taps * channels, outputs), so that their spectra are one
+    product with a matrix of waves, in the order in which memory is read.
 
     Args:
-        x: shape (images, channels, *sizes).
-        geometry: of the convolution.
+        x: input signals, shape (images, channels, *sizes).
+        geometry: geometry of the convolution.
     """
 
     def __init__(self, x: SignalArray, geometry: KernelGeometry) -> None:
@@ -121,7 +121,7 @@ class SignalSpectra:
         self._waves = _waves(geometry, self._lengths)
 
     def contract(self, weights: Array) -> SignalArray:
-        """What the convolution gives, shape (images, outputs, *places)."""
+        """Apply the convolution; returns shape (images, outputs, *places)."""
         products = self._spectra @ self._conjugates(weights)
         moved = products.transpose(1, 2, 0).reshape(*products.shape[1:], *self._shape)
         whole = fft.irfftn(moved, self._lengths, self._axes)
@@ -135,13 +135,13 @@ class SignalSpectra:
         return self._kernels(self._spectra.conj().transpose(0, 2, 1) @ found)
 
     def preconditioner(self, ridge: float) -> Callable[[Array], Array]:
-        """What takes a gradient most of the way to the solution, frequency by frequency.
+        """Approximate inverse of the normal equations, applied frequency by frequency.
 
-        Far from a signal's ends the products of inputs are those of spectra, so their inverse is
-        one small matrix a frequency.
+        Away from a signal's ends the products of inputs are those of spectra, so their inverse is
+        one small matrix for each frequency.
 
         Args:
-            ridge: added to the products, relative to the mean of their diagonal.
+            ridge: ridge added to the products, relative to the mean of their diagonal.
         """
         off_mean = self._spectra - self._spectra.mean(axis=1, keepdims=True)
         products = off_mean.conj().transpose(0, 2, 1) @ off_mean
@@ -156,11 +156,11 @@ class SignalSpectra:
         return precondition
 
     def _conjugates(self, weights: Array) -> Spectra:
-        """Of the kernels' spectra, shape (frequencies, channels, outputs)."""
+        """Conjugates of the kernels' spectra, shape (frequencies, channels, outputs)."""
         return _multiply(self._waves, weights, self.channels)
 
     def _kernels(self, conjugates: Spectra) -> Array:
-        """The reverse: the kernels' taps; what lies beside them is left out."""
+        """The reverse of ``_conjugates``: the taps of the kernels, other places dropped."""
         flat = conjugates.reshape(len(conjugates), -1)
         scale = (_counts(self._lengths) / math.prod(self._lengths)).astype(np.float32)
         real, imaginary = (np.ascontiguousarray(part) for part in (flat.real, flat.imag))
@@ -170,7 +170,7 @@ class SignalSpectra:
 
 
 def by_tap(matrix: Array, channels: int) -> Array:
-    """(channels * taps, outputs) as (taps * channels, outputs)."""
+    """Reorder (channels * taps, outputs) to (taps * channels, outputs)."""
     split = matrix.reshape(channels, -1, matrix.shape[1]).transpose(1, 0, 2)
     return np.ascontiguousarray(split, np.float32).reshape(matrix.shape)
 
@@ -182,7 +182,7 @@ def by_channel(weights: Array, channels: int) -> Array:
 
 
 def _waves(geometry: KernelGeometry, lengths: Sequence[int]) -> Spectra:
-    """Whose product with kernels is their spectra's conjugate, shape (frequencies, taps)."""
+    """Waves whose product with kernels is their spectra's conjugate, shape (frequencies, taps)."""
     found = np.ones((1, 1))
     last = len(lengths) - 1
     for axis, (length, taps, step) in enumerate(
@@ -203,26 +203,26 @@ def _multiply(waves: Spectra, weights: Array, channels: int) -> Spectra:
 
 
 def _by_frequency(spectra: NDArray[np.complexfloating]) -> Spectra:
-    """(a, b, *frequencies) as (frequencies, a, b)."""
+    """Reorder (a, b, *frequencies) to (frequencies, a, b)."""
     flat = spectra.reshape(*spectra.shape[:2], -1).transpose(2, 0, 1)
     return np.ascontiguousarray(flat, np.complex64)
 
 
 class ConjugateGradients:
-    """The least-squares fit of a convolution to what it should give, step by step.
+    """Least-squares fit of a convolution to its targets, step by step.
 
-    Each output has a step length of its own: they are problems of their own. Directions are Polak
-    and Ribiere's, which begin anew where rounding has spoilt them.
+    Outputs are separate problems, so each has its own step length. Directions are those of Polak
+    and Ribiere, which restart where rounding has spoilt them.
 
     Args:
-        signals: what it reads.
-        wrong: what it should give less what it gives, shape (images, outputs, *places).
-        weights: what the weights are now, tap by tap, shape (taps * channels, outputs).
-        has_intercept: whether there is a place for one: then only what is off the mean counts.
+        signals: spectra of the input.
+        wrong: residual (target minus output), shape (images, outputs, *places).
+        weights: present weights, tap by tap, shape (taps * channels, outputs).
+        has_intercept: whether there is a bias; if so, only deviations from the mean count.
 
     Attributes:
-        weights: by now.
-        wrong: what it should give less what it gives by now.
+        weights: weights after the steps so far.
+        wrong: residual after the steps so far.
     """
 
     def __init__(
@@ -236,8 +236,8 @@ class ConjugateGradients:
         self._signals, self._has_intercept = signals, has_intercept
         self.weights: Array = weights.astype(np.float32)
         self.wrong: SignalArray = wrong
-        # One matrix a frequency takes as much as so many images: with fewer, it costs more than it
-        # saves.
+        # The preconditioner holds one channels x channels matrix per frequency, as much as that
+        # many images. With fewer images it costs more than it saves.
         affordable = signals.channels <= signals.images
         self._precondition = signals.preconditioner(RIDGE) if affordable else _as_it_is
         self._gradient = signals.transpose(self._centre(wrong))
@@ -245,17 +245,17 @@ class ConjugateGradients:
 
     @property
     def intercept(self) -> Floats:
-        """The mean of what is wrong, of each output: zeros where there is no place for one."""
+        """Mean residual of each output, shape (outputs,); zeros if there is no bias."""
         if not self._has_intercept:
             return np.zeros(self.wrong.shape[1])
         return _mean(self.wrong).astype(np.float64)
 
     def step(self) -> tuple[Array, Array]:
-        """Go on by one; (the direction, how far each output went along it)."""
+        """Make one step; returns (the direction, step length of each output)."""
         direction = self._direction
         given = self._signals.contract(direction)
         curvature = np.square(self._centre(given)).sum(axis=_but_outputs(given))
-        # To the least error along it, even where rounding has spoilt the direction.
+        # Minimise the error along the direction, even where rounding has spoilt it.
         downhill = np.maximum((self._gradient * direction).sum(axis=0), 0)
         length = downhill / np.maximum(curvature, 1e-30)
         self.weights = self.weights + direction * length
@@ -292,11 +292,11 @@ def _along(vector: Array, given: SignalArray) -> Floats:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SignalRows:
-    """What images say at a convolution over a long kernel.
+    """Signals at a convolution with a long kernel.
 
     Attributes:
-        x: what it reads, shape (images, channels, *sizes).
-        y: what it should give, shape (images, outputs, *places).
+        x: inputs, shape (images, channels, *sizes).
+        y: targets, shape (images, outputs, *places).
     """
 
     x: SignalArray
@@ -304,14 +304,14 @@ class SignalRows:
 
     @classmethod
     def join(cls, parts: Sequence[SignalRows]) -> SignalRows:
-        """Of the images of all parts."""
+        """Concatenate the images of all parts."""
         return cls(
             np.concatenate([one.x for one in parts]), np.concatenate([one.y for one in parts])
         )
 
 
 def images_in_spectra(x_shape: Sequence[int], geometry: KernelGeometry) -> int:
-    """How many images' spectra are held at once, at most; of shape (any, channels, *sizes)."""
+    """Most images whose spectra are held at once; ``x_shape`` is (any, channels, *sizes)."""
     return max(1, MOST_NUMBERS // (geometry.frequencies(x_shape[2:]) * x_shape[1]))
 
 
@@ -324,17 +324,17 @@ def refit_long(
     importance: Sums | None,
     has_intercept: bool,
 ) -> Refit:
-    """As ``least_squares.refit``, from signals in place of sums; of one group.
+    """``least_squares.refit`` from signals instead of sums, for one group.
 
-    After how many steps to stop, the images held out say; as many are then made on all images.
+    The number of steps is chosen on held-out images; as many are then made on all images.
 
     Args:
-        fit: to fit.
-        held: to choose by after how many steps to stop.
-        geometry: of the convolution.
-        weights: what the weights are now, shape (1, channels * taps, outputs).
-        importance: of each output, shape (1, outputs); None takes them as equal.
-        has_intercept: whether there is a place for one.
+        fit: signals to fit.
+        held: held-out signals, on which the number of steps is chosen.
+        geometry: geometry of the convolution.
+        weights: present weights, shape (1, channels * taps, outputs).
+        importance: weight of each output, shape (1, outputs); None for equal weights.
+        has_intercept: whether there is a bias.
     """
     share = np.ones(fit.y.shape[1]) if importance is None else importance[0]
     most = images_in_spectra(fit.x.shape, geometry)
@@ -366,8 +366,8 @@ class Fitted:
     """Some images at a convolution.
 
     Attributes:
-        signals: what it reads.
-        wrong: what it should give less what it gives, shape (images, outputs, *places).
+        signals: spectra of the input.
+        wrong: residual (target minus output), shape (images, outputs, *places).
     """
 
     signals: SignalSpectra
@@ -376,14 +376,14 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class KernelFit:
-    """Weights of least error on the images held out.
+    """Weights with the least error on held-out images.
 
     Attributes:
-        weights: tap by tap, shape (taps * channels, outputs).
+        weights: weights, tap by tap, shape (taps * channels, outputs).
         intercept: change of the mean outputs, shape (outputs,).
-        steps: after so many; none where the present weights do best.
-        before: the error of those.
-        after: of these.
+        steps: number of steps; 0 if the initial weights are best.
+        before: held-out error of the initial weights.
+        after: held-out error of these weights.
     """
 
     weights: Array
@@ -402,15 +402,15 @@ def descend(
     *,
     has_intercept: bool,
 ) -> KernelFit:
-    """Conjugate gradients on some images, as long as they help on others.
+    """Conjugate gradients on some images, as long as they reduce the error on others.
 
     Args:
-        fit: the images to fit.
-        held: those to choose by after how many steps to stop.
-        weights: to start from, tap by tap.
-        share: of each output in the error, shape (outputs,).
-        most: steps.
-        has_intercept: whether there is a place for one.
+        fit: images to fit.
+        held: held-out images, on which the number of steps is chosen.
+        weights: initial weights, tap by tap.
+        share: weight of each output in the error, shape (outputs,).
+        most: largest number of steps.
+        has_intercept: whether there is a bias.
     """
     gradients = ConjugateGradients(fit.signals, fit.wrong, weights, has_intercept=has_intercept)
     wrong = held.wrong
@@ -439,12 +439,12 @@ def _error(off: SignalArray, share: Floats) -> float:
 
 @dataclass(eq=False, slots=True)
 class LongKernel:
-    """One convolution of the dense network, and how to fit it without some of its channels.
+    """One convolution of the dense network, and its refit without some of its channels.
 
     Attributes:
-        geometry: of the convolution.
-        images: to fit, at most.
-        values: what it reads, images along axis 0, piece by piece.
+        geometry: geometry of the convolution.
+        images: most images to fit.
+        values: inputs of the convolution, images along axis 0, in pieces.
     """
 
     geometry: KernelGeometry
@@ -460,13 +460,13 @@ class LongKernel:
         y_shape: Sequence[int],
         images: int,
     ) -> LongKernel | None:
-        """For a convolution; None where mixing its channels does, or this would take too long.
+        """Prepare a convolution; None if mixing its channels suffices or a refit takes too long.
 
         Args:
-            geometry: of the convolution.
-            x_shape: of what it reads, (any, channels, *sizes).
-            y_shape: of what it gives, (any, outputs, *places).
-            images: that could be fitted.
+            geometry: geometry of the convolution.
+            x_shape: shape of its input, (any, channels, *sizes).
+            y_shape: shape of its output, (any, outputs, *places).
+            images: number of images available.
         """
         if not geometry.is_long():
             return None
@@ -478,18 +478,18 @@ class LongKernel:
         return cls(geometry, min(images, wanted, images_in_spectra(x_shape, geometry)))
 
     def add(self, x: SignalArray) -> None:
-        """Some more of what it reads; what is beyond ``images`` is left."""
+        """Store more inputs, up to ``images`` in total."""
         room = self.images - sum(map(len, self.values))
         if room > 0:
             self.values.append(x[:room].astype(np.float32))
 
     def ablate(self, gone: Ids, matrix: Sums, *, has_intercept: bool) -> tuple[Sums, Floats]:
-        """(weights with these channels gone and the rest refitted, change of the mean outputs).
+        """(weights without these channels and the rest refitted, change of the mean outputs).
 
         Args:
-            gone: channels.
-            matrix: the weights as they are, shape (1, channels * taps, outputs).
-            has_intercept: whether there is a place for one.
+            gone: removed channels.
+            matrix: present weights, shape (1, channels * taps, outputs).
+            has_intercept: whether there is a bias.
         """
         key = gone.tobytes()
         if key not in self._known:
@@ -505,7 +505,7 @@ class LongKernel:
             by_tap(part.reshape(-1, matrix.shape[2]), len(part))
             for part in (kernels[stays], kernels[~stays])
         )
-        # Of fewer channels, as many more images.
+        # With fewer channels, proportionally more images are affordable.
         left_shape = (1, int(stays.sum()), *x.shape[2:])
         each = _macs_an_image(self.geometry, left_shape, matrix.shape[2])
         x = x[: max(LEAST_IMAGES, int(MACS / each))]
@@ -522,11 +522,11 @@ class LongKernel:
         return whole.reshape(matrix.shape), found.intercept
 
     def spectra(self, matrix: Sums) -> tuple[Spectra, Spectra]:
-        """(mean products of the channels' spectra, spectra of the kernels), of some frequencies.
+        """(mean products of the channels' spectra, spectra of the kernels) at some frequencies.
 
-        Shapes (frequencies, channels, channels) and (frequencies, channels, outputs): of every
-        frequency, or of every other and so on where they would be too many. Neighbours are alike,
-        as signals are short.
+        Shapes (frequencies, channels, channels) and (frequencies, channels, outputs): at every
+        frequency, or at every other (third, ...) one where there are too many. Neighbouring
+        frequencies are alike because signals are short.
         """
         x = self._join()
         axes = tuple(range(2, x.ndim))
@@ -551,7 +551,7 @@ class LongKernel:
 
 
 def _macs_an_image(geometry: KernelGeometry, x_shape: Sequence[int], outputs: int) -> float:
-    """Of a refit that measures: two products of complex numbers a step."""
+    """MACs per image of a refit that measures: two products of complex numbers per step."""
     return 2.0 * STEPS * 4 * geometry.frequencies(x_shape[2:]) * x_shape[1] * outputs
 
 
@@ -561,7 +561,7 @@ def _reach(geometry: KernelGeometry) -> list[int]:
 
 
 def _counts(lengths: Sequence[int]) -> Floats:
-    """How often each frequency of a real transform stands for itself and its mirror image."""
+    """Multiplicity of each frequency of a real transform: 2 with its mirror image, else 1."""
     last = np.full(lengths[-1] // 2 + 1, 2.0)
     last[0] = 1.0
     if lengths[-1] % 2 == 0:

@@ -1,8 +1,8 @@
 """Which channels a cut model kept, from its report or from its weights.
 
 A tool that cuts by slicing leaves weights that are slices of the dense ones. Along an axis whose
-other axes are known, each slice of the small tensor is looked up among the dense one's; what one
-axis says holds for every axis that shares its channels, so what is known spreads from vectors
+other axes are known, each slice of the small tensor is looked up among the dense one's. What is
+found for one axis holds for every axis that shares its channels, so knowledge spreads from vectors
 (biases, batch normalisation) and first layers to all others.
 """
 
@@ -24,18 +24,18 @@ NamedArrays = Mapping[str, NDArray[Any]]
 
 
 def match_channels(network: Network, small: NamedArrays, cut: Cut) -> NDArray[np.bool_]:
-    """Which atoms of a dense network a cut model still has.
+    """Find which atoms of a dense network a cut model still has.
 
     Args:
-        network: of the dense model.
-        small: the cut model's tensors, by name.
-        cut: what its report says was removed; empty where it says nothing.
+        network: network of the dense model.
+        small: tensors of the cut model, by name.
+        cut: the cut in its report; empty if there is none.
 
     Returns:
-        Shape (atoms,); atoms that nothing removed are true.
+        Mask of the kept atoms, shape (atoms,); atoms that nothing removed are true.
 
     Raises:
-        CutError: the models have different tensors, or it cannot be found which were kept.
+        CutError: the models have different tensors, or it cannot be determined which were kept.
     """
     _check_names(network, small)
     axes = _from_cut(network, small, cut) if cut else None
@@ -64,7 +64,7 @@ def _check_names(network: Network, small: NamedArrays) -> None:
 
 
 def _from_cut(network: Network, small: NamedArrays, cut: Cut) -> dict[tuple[str, int], Ids] | None:
-    """What a report says of each axis; None where it is of another dense model."""
+    """Kept indices of each axis by the report; None if that is of another dense model."""
     axes = {}
     for name, tensor in network.tensors.items():
         known = cut.tensors.get(name)
@@ -78,7 +78,7 @@ def _from_cut(network: Network, small: NamedArrays, cut: Cut) -> dict[tuple[str,
 
 @dataclass(eq=False)
 class _Search:
-    """Looks for the indices that each axis kept."""
+    """Search for the indices that each axis kept."""
 
     network: Network
     small: NamedArrays
@@ -86,7 +86,7 @@ class _Search:
     _candidates: dict[bytes, NDArray[np.bool_]] = field(default_factory=dict)
 
     def search(self) -> dict[tuple[str, int], Ids]:
-        """(tensor, axis) -> the indices that stay."""
+        """(tensor, axis) -> kept indices."""
         pending = [
             (name, axis)
             for name, tensor in self.network.tensors.items()
@@ -120,7 +120,7 @@ class _Search:
         return self.known[self._key(name, axis)]
 
     def _look(self, name: str, axis: int) -> bool:
-        """Compare slices along an axis; whether it is known now."""
+        """Compare slices along an axis; returns whether the axis is known now."""
         key = self._key(name, axis)
         others = [a for a in range(len(self._tensor(name).shape)) if a != axis]
         for other in others:
@@ -141,14 +141,14 @@ class _Search:
         chosen = _rising(alike)
         if chosen is None:
             return False
-        # Slices that are alike leave a choice that another tensor of these channels may settle.
+        # Equal slices leave a choice, which another tensor with these channels may settle.
         if (alike.sum(axis=1) > 1).any() and not self._is_last(name, axis):
             return False
         self.known[key] = chosen
         return True
 
     def _is_last(self, name: str, axis: int) -> bool:
-        """Whether no other tensor with these channels is still to be looked at."""
+        """Whether this is the last tensor with these channels."""
         key = self._key(name, axis)
         places = [
             (n, a)
@@ -169,7 +169,7 @@ class _Search:
 
 
 def _alike(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows of one are which of the other; shape (ours, theirs)."""
+    """Which rows are equal, shape (ours, theirs)."""
     places: dict[bytes, list[int]] = {}
     for place, row in enumerate(theirs + 0.0):
         places.setdefault(row.tobytes(), []).append(place)
@@ -180,7 +180,7 @@ def _alike(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np
 
 
 def _rising(alike: NDArray[np.bool_]) -> Ids | None:
-    """The first rising choice of one column a row; None where there is none."""
+    """The first ascending choice of one column for each row; None if there is none."""
     chosen, last = [], -1
     for row in alike:
         free = np.flatnonzero(row[last + 1 :])
@@ -192,7 +192,7 @@ def _rising(alike: NDArray[np.bool_]) -> Ids | None:
 
 
 def _atoms_alive(network: Network, axes: Mapping[tuple[str, int], Ids]) -> NDArray[np.bool_]:
-    """An atom is gone when every index that needs it is."""
+    """Derive the mask of kept atoms: an atom is removed if every index that needs it is."""
     needed = np.zeros(network.solution.count, bool)
     left = np.zeros(network.solution.count, bool)
     for name, tensor in network.tensors.items():

@@ -1,7 +1,7 @@
 """Trials that share one pass of the dense network, up to where each begins to differ.
 
-The dense network goes through its steps once. Where a trial's first change comes, it goes on from
-there by itself; what it answers is held against what the dense network answers in the end.
+The dense network is run once, step by step. Each trial branches off at its first change and is run
+to the end from there; its outputs are compared with the dense network's.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ PassT_contra = TypeVar("PassT_contra", bound="PlayedPass[Any]", contravariant=Tr
 
 
 class PlayedPass(Protocol[StepT]):
-    """The dense network's pass over some images: a framework's own."""
+    """The dense network's pass over some images, implemented by each framework."""
 
     done: int
 
     @property
     def steps(self) -> Sequence[StepT]:
-        """All of them, in order."""
+        """All steps, in order."""
 
     def do(self, step: StepT) -> object:
-        """Take one step."""
+        """Run one step."""
 
     def forget(self, step: StepT) -> None:
         """Drop the values that this step was the last to read."""
 
     def branch(self) -> Self:
-        """The same pass, to go on from here in another way."""
+        """A copy of the pass that can continue from here in another way."""
 
 
 class Player(Protocol[PassT_contra]):
     """One trial.
 
     Attributes:
-        first: the step that is the first to differ; -1 where none does.
+        first: index of the first step that differs; -1 if none does.
     """
 
     first: int
 
     def play(self, rest: PassT_contra) -> OutputArrays:
-        """The rest of a pass as the trial has it; what the model would give."""
+        """Run the rest of a pass with the trial's changes; returns the model's outputs."""
 
 
 def play_trials(
@@ -55,18 +55,19 @@ def play_trials(
     kind: str,
     tick: Callable[[], None],
 ) -> list[Fidelity]:
-    """How faithful the network is in each trial.
+    """Fidelity of the network in each trial.
 
     Args:
-        passes: the dense network's, over pieces of the images, none of their steps taken.
-        answers_of: what the dense network gives, at the end of a pass.
+        passes: passes of the dense network over pieces of the images, before their first step.
+        answers_of: function that reads the outputs at the end of a pass.
         players: the trials.
-        kind: of the outputs.
+        kind: kind of the outputs.
         tick: called after each trial on each piece.
     """
     judges = [Judge(kind) for _ in players]
     for shared in passes:
-        # A pass more, so that no trial's answers are kept: scores of many words are large.
+        # A separate pass for the reference, so that no trial's outputs are stored: those can be
+        # large.
         whole = shared.branch()
         _go_on(whole, len(whole.steps))
         right = answers_of(whole)
@@ -86,7 +87,7 @@ def _first(both: tuple[Player[PassT], Judge]) -> int:
 
 
 def _go_on(one: PlayedPass[StepT], until: int) -> None:
-    """Take all steps before this one."""
+    """Run all steps before this one."""
     while one.done < until:
         step = one.steps[one.done]
         one.do(step)

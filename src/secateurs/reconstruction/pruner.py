@@ -1,6 +1,6 @@
-"""Cuts of one network that keep its answers: allocate, select, cut, prove, repair, distil.
+"""Pruning that preserves a network's outputs: allocate, select, cut, prove, repair, distil.
 
-What does not depend on a budget is made once (``Pruner.of``); a cut then takes seconds.
+What does not depend on a budget is computed once (``Pruner.of``); a cut then takes seconds.
 """
 
 from __future__ import annotations
@@ -58,28 +58,28 @@ OBS = "obs"
 """Structured optimal brain surgery on the sums that repair uses; the default with images."""
 
 WITHOUT_IMAGES = "l1"
-"""What ranks channels where there are none."""
+"""Criterion that ranks channels without images."""
 
 REPAIR_GIVES_BACK = 3.0
-"""Curves foresee up to so many times what a cut loses once all of it is repaired in step."""
+"""Factor by which curves may overestimate the loss of a cut that is repaired as a whole."""
 
 MOST_HALVINGS = 4
-"""Of a budget, whose cuts are candidates for it too."""
+"""Number of times that a budget is halved to find further candidates for it."""
 
 DECIDING = ("scope", "threshold", "sensitivity")
-"""What says by itself how far each group is cut."""
+"""Options that decide by themselves how far each group is cut."""
 
 FALLBACK = "l2"
-"""Ranks groups that no contraction reads by itself."""
+"""Criterion for groups that no contraction reads by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distilling:
-    """How to train towards the dense model's answers.
+    """Training of the small model towards the dense model's outputs.
 
     Attributes:
-        effort: for how long.
-        augmentation: what may be done to the images; None leaves them as they are.
+        effort: duration, in steps or seconds.
+        augmentation: augmentation of the images; None leaves them unchanged.
     """
 
     effort: Effort
@@ -89,10 +89,10 @@ class Distilling:
     def parse(
         cls, given: int | str | None, augmentation: Augmentation | ImageChange | None = None
     ) -> Distilling | None:
-        """Of ``300`` (steps), ``"60s"``, or None.
+        """Parse ``300`` (steps), ``"60s"`` or None.
 
         Raises:
-            SecateursError: it is neither.
+            SecateursError: it is something else.
         """
         if given is None or given is False:
             return None
@@ -102,16 +102,16 @@ class Distilling:
 @takes_known_names
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """By what a cut model is judged: keywords of ``prune``, ``repair`` and ``frontier``.
+    """How a cut model is judged: keywords of ``prune``, ``repair`` and ``frontier``.
 
     Attributes:
         output: kind of the model's outputs: "categorical" (scores of classes: KL divergence),
             "bernoulli" (independent probabilities, or scores before a sigmoid), "embedding"
-            (directions: cosine) or "relative" (anything: relative squared error); None goes by
-            their values.
-        sources: what each calibration image was taken from (a file, a recording), so that none is
-            both fitted and judged by; None takes every image as its own.
-        second_domain: images of another kind, on which the result is judged as well.
+            (directions: cosine) or "relative" (anything: relative squared error); None infers it
+            from their values.
+        sources: source of each calibration image (a file, a recording), so that no source is both
+            fitted and judged on; None takes every image as its own source.
+        second_domain: images of another domain, on which the result is judged as well.
     """
 
     output: str | None = None
@@ -121,19 +121,19 @@ class Judging:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for beside a budget; see ``secateurs.prune``.
+    """Options of a cut besides its budget; see ``secateurs.prune``.
 
     Attributes:
-        criterion: ranks the channels inside each group; None is structured OBS on the same sums.
-        loss: for criteria that need one.
-        repair: whether to fit the weights that stay; None does where there are images for it.
-        distil: for how long to distil.
-        judging: by what the result is judged.
-        seed: of splits and draws.
+        criterion: what ranks channels inside each group; None is structured OBS on the same sums.
+        loss: loss for criteria that need one.
+        repair: whether to refit the kept weights; None does if there are images for it.
+        distil: how long to distil; None does not.
+        judging: how the result is judged.
+        seed: seed of random splits and samples.
         proof: how the cut is proven, as for ``apply``.
-        uniform: whether layers of a kind are left equally wide.
-        blocks: whether residual blocks may go whole where that costs less than width.
-        skip: groups or layers that stay: of them nothing is measured.
+        uniform: whether layers of a kind keep equal widths.
+        blocks: whether residual blocks may be removed whole where that costs less than width.
+        skip: groups or layers that stay whole; nothing is measured for them.
     """
 
     criterion: Any = None
@@ -150,17 +150,17 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Pruner:
-    """What is made once for a model and its calibration images.
+    """Everything computed once for a model and its calibration images.
 
     Attributes:
-        model: the user's.
+        model: the user's model.
         network: its trace.
-        dense: a working copy, with its answers.
-        curves: the order in which channels go, and what each width costs.
-        scores: how channels are ranked inside their groups.
-        seed: of draws.
+        dense: a working copy, with its outputs.
+        curves: the order in which channels are removed, and the loss at each width.
+        scores: ranks of the channels inside their groups.
+        seed: seed of the random generator.
         proof: how cuts are proven, as for ``apply``.
-        blocks: residual block that may go whole -> its loss when it alone has gone.
+        blocks: residual block that may be removed whole -> loss when only it is removed.
     """
 
     model: Any
@@ -175,13 +175,13 @@ class Pruner:
 
     @classmethod
     def of(cls, model: Any, network: Network, data: Any, request: Request) -> Pruner:
-        """Sums, order and error curves, in a pass or two over the images.
+        """Collect sums, orders and error curves, in a pass or two over the images.
 
         Args:
-            model: unchanged.
+            model: the user's model; it is not changed.
             network: its trace.
-            data: calibration data, as ``score`` takes them.
-            request: what else is asked for.
+            data: calibration data, as for ``score``.
+            request: other options.
 
         Raises:
             DataError: the images cannot be used.
@@ -195,14 +195,14 @@ class Pruner:
         return cls(model, network, dense, curves, scores, request.seed, request.proof, blocks)
 
     def plan(self, budget: Budget, **planning: Any) -> Cut:
-        """The cut within a budget that loses least, by the curves."""
+        """The cut within a budget with the least loss, by the curves."""
         planning = {"blocks": self.blocks, **planning}
         return plan_measured(
             self.network, self.curves.orders, self.curves.losses, budget, **planning
         )
 
     def foreseen(self, cut: Cut) -> float:
-        """What the curves say that a cut loses: the sum over its groups."""
+        """Loss that the curves predict for a cut: the sum over its groups and blocks."""
         gone = self.network.removed_by(cut)
         widths = {
             group.name: len(group) - int(np.isin(group.channels, gone).sum())
@@ -220,15 +220,15 @@ class Pruner:
         even: Budget | None = None,
         **planning: Any,
     ) -> tuple[Any, Cut]:
-        """(the small model, its cut): within a budget, or within a half or less if that is nearer.
+        """(small model, its cut) within a budget, or within a half or less if that is nearer.
 
-        Curves are of one group at a time. Where several cut groups lose much more together than the
-        sum of their curves, a smaller cut that takes its channels elsewhere can lose less; it is
-        made as well where what was lost makes that likely, and kept where it is surely nearer to
-        the dense model on the images held out; then half of it is looked at in the same way.
+        A curve is measured with one group cut alone. Where several cut groups lose much more
+        together than the sum of their curves, a smaller model that takes its channels elsewhere can
+        lose less. It is made as well if the observed loss makes that likely, and preferred if it is
+        surely nearer to the dense model on held-out images; then half of it is tried likewise.
 
         Args:
-            budget: what may remain.
+            budget: limits of the result.
             repair: as for ``make``.
             distil: as for ``make``.
             even: as for ``make``.
@@ -237,11 +237,11 @@ class Pruner:
         cut = self.plan(budget, **planning)
         small = self.make(cut, repair=repair, distil=distil, even=even)
         narrower = self._without_blocks(budget, planning) if cut.blocks else None
-        if narrower is not None:  # losses of blocks need not add up: widths alone may be nearer
+        if narrower is not None:  # losses of blocks may not add up: widths alone may be nearer
             other = self.make(narrower, repair=repair, distil=distil, even=even)
             if _fidelity_of(other).distance < _fidelity_of(small).distance:
                 small, cut = other, narrower
-        # Curves foresee what is left after a refit: they say nothing of a cut that gets none.
+        # Curves predict losses after a refit, so they say nothing about a cut without one.
         for smaller in self._smaller_cuts(budget, planning) if repair else ():
             if not self._may_be_nearer(smaller, small):
                 break
@@ -252,16 +252,16 @@ class Pruner:
         return small, cut
 
     def _without_blocks(self, budget: Budget, planning: Mapping[str, Any]) -> Cut | None:
-        """The cut within the same budget by widths alone; None where there is none."""
+        """The cut within the same budget by widths alone; None if there is none."""
         try:
             return self.plan(budget, **{**planning, "blocks": None})
         except BudgetError:
             return None
 
     def _smaller_cuts(self, budget: Budget, planning: Mapping[str, Any]) -> Iterator[Cut]:
-        """The cuts within a half of each limit, a quarter, and so on, as long as there are any."""
+        """Yield cuts within half of each limit, a quarter, and so on, as long as they exist."""
         if any(name not in PRICED for name in budget.limits):
-            return  # limits of time: another plan would have to be timed
+            return  # with limits of time, another plan would have to be timed
         limits = budget.absolute_for(self.network)
         for halvings in range(1, MOST_HALVINGS + 1):
             part = {name: limit / 2**halvings for name, limit in limits.items()}
@@ -283,17 +283,17 @@ class Pruner:
         distil: Distilling | None = None,
         even: Budget | None = None,
     ) -> Any:
-        """Make a cut, prove it, repair it, distil it.
+        """Make a cut, prove, repair and distil it.
 
         Args:
-            cut: of the network.
-            repair: whether to fit the weights that stay.
-            distil: for how long to train towards the dense model's answers; None does not.
-            even: the budget that it was planned for, to say what the same share of every group
-                would have kept; None leaves that out.
+            cut: cut of the network.
+            repair: whether to refit the kept weights.
+            distil: how long to train towards the dense model's outputs; None does not.
+            even: budget of the cut, to report what an even cut of every group would have kept;
+                None omits that.
 
         Returns:
-            The small model; ``report_of`` gives the proof, and what each step gave.
+            The small model; ``report_of`` gives the proof, and the fidelity after each step.
         """
         return make_faithful(
             self.dense,
@@ -314,7 +314,7 @@ class Pruner:
         )
 
     def _evenly_dropped(self, budget: Budget | None) -> Stage | None:
-        """What the same share of every group would have kept, unrepaired; to compare with."""
+        """Fidelity of a cut of the same share of every group, without repair, for comparison."""
         if budget is None:
             return None
         if budget not in self._even:
@@ -351,18 +351,18 @@ def make_faithful(
     seconds: float = 0.0,
     cut: Cut | None = None,
 ) -> Any:
-    """Repair and distil a cut model, and note on it what each step gave.
+    """Repair and distil a cut model, and store the fidelity after each step in its report.
 
     Args:
-        dense: the model it was cut from, and calibration images.
-        small: the cut model; unchanged.
-        alive: which atoms of the dense network stay in it.
-        repair: whether to fit the weights.
-        distil: for how long to distil; None does not.
-        seed: of draws.
-        before: a step to put before all others in the report.
-        seconds: what was made once took.
-        cut: that made the small model, where whole blocks went by it.
+        dense: the dense model, and calibration images.
+        small: the cut model; it is not changed.
+        alive: mask of the dense network's atoms that it keeps, shape (atoms,).
+        repair: whether to refit the weights.
+        distil: how long to distil; None does not.
+        seed: seed of the random generator.
+        before: stage to list before all others in the report.
+        seconds: time that the shared preparation took.
+        cut: cut that made the small model, if it removed whole blocks.
     """
     made = repair_cut(dense, small, alive, least_squares=repair, cut=cut)
     stages = (*([before] if before else []), *made.report.stages)
@@ -377,7 +377,7 @@ def make_faithful(
 def _distil(
     dense: DenseReference, model: Any, report: FidelityReport, distil: Distilling, seed: int
 ) -> FidelityReport:
-    """Train towards the dense model's answers; the weights are taken if that is more faithful."""
+    """Train towards the dense model's outputs; the weights are kept if they are more faithful."""
     start = time.perf_counter()
     backend = backend_named(dense.network.source.framework)
     twin, _ = dense.copy(model)
@@ -411,13 +411,13 @@ def _strip_labels(batch: CalibrationBatch) -> CalibrationBatch:
 def open_dense(
     model: Any, network: Network, images: Sequence[CalibrationBatch], request: Request
 ) -> DenseReference:
-    """The dense model with its answers to calibration images.
+    """Prepare the dense model with its outputs on calibration images.
 
     Args:
-        model: the user's.
+        model: the user's model.
         network: its trace.
-        images: checked ones.
-        request: kind of outputs, sources, a second kind of images.
+        images: checked batches.
+        request: kind of outputs, sources, images of a second domain.
     """
     calibration = Calibration.of_batches(images, sources=request.judging.sources, seed=request.seed)
     second: list[CalibrationBatch] = []
@@ -435,7 +435,7 @@ def _example(network: Network) -> Any:
 
 
 def _scores_from(orders: Mapping[str, NDArray[np.int64]]) -> Scores:
-    """The place of each channel in its group's order, as a share: the lowest goes first."""
+    """Scores from orders: each channel's place as a share, the lowest removed first."""
     values = {}
     for name, order in orders.items():
         places = np.empty(len(order))
@@ -446,15 +446,16 @@ def _scores_from(orders: Mapping[str, NDArray[np.int64]]) -> Scores:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Workshop:
-    """What plans and makes cuts of one model, by what there is to go by.
+    """Functions that plan and make cuts of one model, depending on the data available.
 
     Attributes:
-        plan: a budget, or None where the options of planning say how much goes -> the cut.
-        make: the cut -> the small model: proven, and repaired and distilled where that was asked.
-        scores: how channels are ranked inside their groups.
-        best: the same in one: a budget -> the small model and its cut. Where curves were measured,
-            a smaller budget's cut is a candidate too.
-        blocks: residual block that may go whole -> its loss when it alone has gone.
+        plan: function from a budget (None if planning options set the amount) to a cut.
+        make: function from a cut to the small model: proven, and repaired and distilled if
+            requested.
+        scores: ranks of the channels inside their groups.
+        best: function from a budget to (small model, its cut). Where curves were measured, smaller
+            budgets' cuts are candidates too.
+        blocks: residual block that may be removed whole -> loss when only it is removed.
     """
 
     plan: Callable[[Budget | None], Cut]
@@ -467,7 +468,7 @@ class Workshop:
     def in_turn(
         cls, plan: Callable[[Budget | None], Cut], make: Callable[[Cut], Any], scores: Scores
     ) -> Workshop:
-        """One whose best is what it makes of what it plans."""
+        """A workshop whose ``best`` makes the planned cut, without other candidates."""
 
         def best(budget: Budget | None) -> tuple[Any, Cut]:
             cut = plan(budget)
@@ -487,13 +488,13 @@ def open_workshop(
     """Score or measure once; then plan and make any cut: see ``secateurs.prune``.
 
     Args:
-        model: unchanged.
+        model: the dense model; it is not changed.
         network: its trace.
-        calibration: data, or None.
-        budget: what may remain, of units that can be predicted; None where ``planning`` says how
-            much goes. ``criterion="auto"`` is decided by it.
-        request: what else is asked for.
-        planning: as ``plan`` takes it.
+        calibration: calibration data, or None.
+        budget: budget of units that can be predicted; None where ``planning`` sets the amount.
+            ``criterion="auto"`` is decided with it.
+        request: other options.
+        planning: options for ``plan``.
     """
     images = images_for_repair(network, calibration, request)
     _check_joint(network, images, request, planning)
@@ -544,11 +545,11 @@ def _check_joint(
     request: Request,
     planning: Mapping[str, Any],
 ) -> None:
-    """Raise unless blocks can be weighed against widths.
+    """Check that blocks can be weighed against widths.
 
     Raises:
-        DataError: there are no images to measure by.
-        BudgetError: something else is to decide, or there are no blocks.
+        DataError: there are no images to measure on.
+        BudgetError: another option decides the widths, or there are no blocks.
     """
     if not request.blocks:
         return
@@ -568,7 +569,7 @@ def _check_joint(
 
 
 def no_blocks(network: Network) -> BudgetError:
-    """That a network has no residual blocks."""
+    """The error for a network without residual blocks."""
     return BudgetError(
         f"{network.name}: depth: expected residual blocks, modules that give their input plus "
         "something; found none. Cut channels instead: amount=0.5, or a budget."
@@ -614,7 +615,7 @@ def _workshop_by_measuring(
 def _uniform_planner(
     network: Network, request: Request, planning: Mapping[str, Any]
 ) -> Evenly | None:
-    """How plans are made uniform, where that is asked for."""
+    """The object that makes plans uniform, if that is requested."""
     if not request.uniform:
         return None
     floor = planning.get("floor")
@@ -629,7 +630,7 @@ def _apply_cut(model: Any, network: Network, cut: Cut, request: Request) -> Any:
 def images_for_repair(
     network: Network, calibration: Any, request: Request
 ) -> list[CalibrationBatch] | None:
-    """Checked images; None where scores alone decide.
+    """Check calibration images for repair; None where scores alone decide.
 
     Warns:
         UserWarning: there are too few to fit anything to.
@@ -645,7 +646,7 @@ def images_for_repair(
         return None
     repairing(network.source.framework)
     images = list(iterate_batches(calibration, _example(network), "prune", labels=False))
-    # Images that were given for a criterion's sake may be too few to fit anything to.
+    # Images that were given for a criterion may be too few to fit weights to.
     needed = LEAST_IMAGES if request.criterion is None else FEW_IMAGES
     count = sum(map(len, images))
     if asked or count >= needed:
@@ -672,13 +673,13 @@ NOISE_IMAGES = 256
 
 
 def _repair_without_images(model: Any, network: Network, request: Request, cut: Cut) -> Any:
-    """The small model, repaired by what the dense one's weights say of its activations.
+    """The small model, repaired by what the dense one's weights say about its activations.
 
-    By the moments that batch normalisation keeps and the likeness of filters, where layers read
-    what it made; else on noise.
+    Where layers read the outputs of batch normalisation, its moments and the similarity of filters
+    are used; otherwise weights are fitted on noise.
 
     Warns:
-        UserWarning: which of them, and what images would do.
+        UserWarning: which of the two was done, and what images would give.
     """
     small = _apply_cut(model, network, cut, request)
     changed = repairing(network.source.framework).repair_without_images_(network, small, cut)
@@ -705,10 +706,10 @@ def _repair_without_images(model: Any, network: Network, request: Request, cut: 
 
 
 def _noise_like(example: Any, seed: int) -> NDArray[np.float32]:
-    """Images of normal noise of the example's shape.
+    """Images of normal noise with the example's shape.
 
     Raises:
-        DataError: the example is no array of numbers with a point.
+        DataError: the example is not an array of floats.
     """
     array = np.asarray(example) if hasattr(example, "shape") else np.zeros(0, np.int64)
     if array.dtype.kind != "f":
@@ -718,12 +719,12 @@ def _noise_like(example: Any, seed: int) -> NDArray[np.float32]:
 
 
 def _is_measured(request: Request, planning: Mapping[str, Any]) -> bool:
-    """Whether error curves decide how far each group is cut: unless something else is to."""
+    """Whether error curves decide how far each group is cut, as no other option does."""
     return request.criterion != AUTO and all(planning.get(name) is None for name in DECIDING)
 
 
 def _budget_of(network: Network, budget: Budget | None, amount: float | None) -> Budget:
-    """The budget, or the share of channels to remove as one."""
+    """The budget, or the share of channels to remove converted to one."""
     if (budget is None) == (amount is None):
         raise BudgetError("expected exactly one of budget, amount and threshold")
     if budget is not None:
@@ -735,14 +736,14 @@ def _budget_of(network: Network, budget: Budget | None, amount: float | None) ->
 
 
 def _pairs(images: Sequence[CalibrationBatch]) -> list[Any]:
-    """Batches as ``score`` takes them."""
+    """Batches in the form that ``score`` takes."""
     return [
         batch.images if batch.labels is None else (batch.images, batch.labels) for batch in images
     ]
 
 
 def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, request: Request) -> Any:
-    """A repaired copy of a cut model: see ``secateurs.repair``."""
+    """Repair a copy of a cut model: see ``secateurs.repair``."""
     if example_inputs is None:
         example_inputs, images = example_from(images)
     small, dense = unwrap(small), unwrap(dense)
@@ -763,10 +764,10 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
 
 
 def _find_removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]:
-    """The atoms that went beside whole blocks, as far as they are channels of this network.
+    """Atoms removed beside whole blocks, if they are channels of this network.
 
     Raises:
-        CutError: the channels are those of what the blocks left.
+        CutError: the channels were removed in a later cut.
     """
     try:
         return network.removed_by(cut)
@@ -778,12 +779,12 @@ def _find_removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]
 
 
 def curves_of(network: Network, images: Any, request: Request) -> tuple[Curves, Scores]:
-    """The order in which a network's channels go, and what each width costs: see ``Pruner.of``.
+    """Error curves of a network, and ranks of its channels: see ``Pruner.of``.
 
     Args:
-        network: its model is not changed.
+        network: network to measure; its model is not changed.
         images: training or calibration batches.
-        request: what ranks channels, by which loss; the seed of splits and draws.
+        request: criterion, loss, and seed of random splits and samples.
     """
     source: Any = network.source
     checked = list(iterate_batches(images, _example(network), "curves", labels=False))
@@ -793,7 +794,7 @@ def curves_of(network: Network, images: Any, request: Request) -> tuple[Curves, 
 def _measure(
     dense: DenseReference, images: Sequence[CalibrationBatch], request: Request
 ) -> tuple[Curves, Scores]:
-    """Error curves, and how channels are ranked inside their groups."""
+    """Error curves, and ranks of the channels inside their groups."""
 
     def fallback() -> Scores:
         return scoring.score(dense.work_network, FALLBACK, seed=request.seed)
@@ -819,17 +820,17 @@ def _measure(
 
 
 def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int) -> FidelityReport:
-    """Fit a cut model's weights, in place, to what the model gave before the cut.
+    """Refit a cut model's weights in place, towards the model before the cut.
 
     Args:
-        network: that the cut was planned on; its model is as it was.
-        small: what the cut left; its weights change, if that makes it more faithful.
-        cut: of the network.
-        images: training or calibration batches; labels are not looked at.
-        seed: of the split.
+        network: network that the cut was planned on; its model is unchanged.
+        small: the cut model; its weights change if that makes it more faithful.
+        cut: cut of the network.
+        images: training or calibration batches; labels are ignored.
+        seed: seed of the random split.
 
     Returns:
-        What each step gave.
+        The fidelity after each step.
     """
     source: Any = network.source
     checked = list(iterate_batches(images, _example(network), "repair", labels=False))

@@ -1,9 +1,9 @@
-"""Least squares where a ReLU follows: what is below zero in both networks is right as it is.
+"""Least squares before a ReLU: values below zero in both networks count as correct.
 
-After a ReLU, a value below zero in the dense network is zero, whatever it was. So where the small
-network's is below zero too, nothing is wrong, and the fit need not spend anything on it; where it
-is above, being zero is all that is asked for. With the targets so relaxed, the least squares are
-solved again, a few times over.
+After a ReLU, a negative value of the dense network is zero, whatever it was. So where the small
+network's value is negative too, there is no error to reduce; where it is positive, the target is
+zero and not the dense value. With targets relaxed in this way, the least squares are solved again,
+a few times.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ROUNDS = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rectified:
-    """Rows of one contraction whose result goes through ``relu(scale * y + shift)``.
+    """Rows of one contraction whose output goes through ``relu(scale * y + shift)``.
 
     Attributes:
         u: patches, shape (rows, inputs).
         y: targets, shape (rows, outputs).
-        scale: shape (outputs,); of a batch normalisation in between, else ones.
+        scale: scale of a batch normalisation in between, else ones; shape (outputs,).
         shift: shape (outputs,), or (rows, outputs) where something is added in between.
     """
 
@@ -36,12 +36,12 @@ class Rectified:
     shift: Array
 
     def refine(self, moments: Moments, start: Sums, solver: Solver) -> tuple[Sums, Sums]:
-        """(weights, intercept) with the targets relaxed.
+        """(weights, intercept) for relaxed targets.
 
         Args:
-            moments: of these rows.
-            start: what plain least squares gave, shape (1, inputs, outputs).
-            solver: that gave it.
+            moments: moments of these rows.
+            start: solution of plain least squares, shape (1, inputs, outputs).
+            solver: solver that computed it.
         """
         kind = self.u.dtype
         weights, intercept = start, moments.intercept(start)
@@ -58,7 +58,7 @@ class Rectified:
     @staticmethod
     def _solve(moments: Moments, u: Array, target: Array, solver: Solver) -> tuple[Sums, Sums]:
         mean: NDArray[np.float64] = target.mean(axis=0, dtype=np.float64)
-        # Deviations of the targets sum up to zero, so that those of the patches are not needed.
+        # Deviations of the targets sum to zero, so the patches need not be centred as well.
         products = (u.T @ (target - mean.astype(target.dtype))).astype(np.float64)
         scaled = products * (moments.rows / len(u))
         weights = solver(scaled[None])

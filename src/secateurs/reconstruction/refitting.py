@@ -1,7 +1,7 @@
-"""One step of the walk in either framework: from what images say at a contraction to new weights.
+"""One step of the walk in either framework: from data at a contraction to new weights.
 
-A framework walks a dense and a cut network in step and gathers, wherever a contraction's input or
-sum is not what it was, sums of products or the rows themselves. What follows is NumPy's alone.
+A framework runs a dense and a cut network in step and gathers, wherever a contraction's input or
+the sum after it differs, sums of products or the rows themselves. The rest is done here in NumPy.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import MOST_INPUTS, ContractionRows, refit_wide
 
 MOST_BYTES = 4 * 10**9
-"""Of values of both networks that are held at once; of more images, some are left out."""
+"""Most bytes of values of both networks held at once; with more images, some are left out."""
 
 BYTES_OF_ROWS = 2**29
-"""Of patches that are kept as they are, where a ReLU follows or products would be too large."""
+"""Most bytes of patches stored as rows, where a ReLU follows or products would be too large."""
 
 
 MOST_OF_LONG = 2048
-"""Inputs up to which a convolution over a long kernel is fitted by sums of their products."""
+"""Most inputs of a convolution with a long kernel that is fitted from sums of products."""
 
 
 class Summed(Protocol):
-    """Sums of rows that came piece by piece."""
+    """Sums of rows that are added in pieces."""
 
     rows: int
 
     def moments(self) -> Moments:
-        """Of all rows so far."""
+        """Moments of all rows so far."""
 
 
 S = TypeVar("S", bound=Summed)
@@ -46,13 +46,13 @@ S = TypeVar("S", bound=Summed)
 
 @dataclass(eq=False, slots=True)
 class Gathered(Generic[S]):
-    """What the images say at one contraction.
+    """Data collected at one contraction.
 
     Attributes:
         fit: sums over the images to fit.
-        held: sums over the images to choose by.
-        rows: whether they are held out, and tables of (rows, inputs), (rows, outputs) and, where
-            something is added behind, of (rows, outputs) again; piece by piece.
+        held: sums over the held-out images.
+        rows: in pieces: whether they are held out, and arrays of (rows, inputs), (rows, outputs)
+            and, where something is added afterwards, again (rows, outputs).
     """
 
     fit: S
@@ -60,25 +60,25 @@ class Gathered(Generic[S]):
     rows: list[tuple[bool, Sequence[NDArray[np.float32]]]] = field(default_factory=list)
 
     def together(self, held: bool | None = None) -> list[NDArray[np.float32]]:
-        """Kept rows of all pieces, or of those that were (not) held out."""
+        """Stored rows of all pieces, or only of those that are (not) held out."""
         chosen = [rows for is_held, rows in self.rows if held is None or is_held == held]
         return [np.concatenate(parts) for parts in zip(*chosen, strict=True)]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Following:
-    """What becomes of a contraction's outputs up to a ReLU: ``relu(scale * y + shift)``.
+    """Transformation of a contraction's outputs up to a ReLU: ``relu(scale * y + shift)``.
 
     Attributes:
         scale: shape (outputs,) or a single number.
-        shift: likewise; what is added behind is beside the rows.
+        shift: likewise; what is added afterwards is stored with the rows.
     """
 
     scale: Array
     shift: Array
 
     def rectify(self, gathered: Gathered[Any]) -> Rectified:
-        """The rows with what follows them."""
+        """The rows together with their transformation."""
         u, y, *joined = gathered.together()
         scale = np.broadcast_to(self.scale, y.shape[1:])
         shift = np.broadcast_to(self.shift, y.shape[1:])
@@ -86,7 +86,7 @@ class Following:
 
 
 def is_wide(groups: int, inputs: int) -> bool:
-    """Whether a contraction has more inputs than a matrix of their products can hold."""
+    """Whether a contraction has too many inputs for a matrix of their products."""
     return groups == 1 and inputs > MOST_INPUTS
 
 
@@ -98,15 +98,15 @@ def refit_gathered(
     has_intercept: bool,
     following: Following | None = None,
 ) -> Refit | None:
-    """New weights by what was gathered; None where that is not enough, or gives no numbers.
+    """New weights from gathered data; None if there is too little, or the result is not finite.
 
     Args:
-        gathered: the rows alone, where the contraction is wide; else the sums, and the rows as well
-            where a ReLU is to be looked at.
-        matrix: the present weights, shape (groups, inputs, outputs).
-        importance: of each output, shape (groups, outputs); None takes them as equal.
-        has_intercept: whether there is a place for one.
-        following: what comes before that ReLU; None looks at none.
+        gathered: rows alone if the contraction is wide; else sums, and rows as well if a ReLU is
+            to be taken into account.
+        matrix: present weights, shape (groups, inputs, outputs).
+        importance: weight of each output, shape (groups, outputs); None for equal weights.
+        has_intercept: whether there is a bias.
+        following: transformation before that ReLU; None ignores any ReLU.
     """
     if is_wide(len(matrix), matrix.shape[1]):
         fit, held = (ContractionRows(*gathered.together(held)[:2]) for held in (False, True))
@@ -124,7 +124,7 @@ def refit_gathered(
 
 
 def is_long(geometry: KernelGeometry | None, inputs: int) -> bool:
-    """Whether a convolution is fitted by spectra: its kernel is long, and its inputs are many."""
+    """Whether a convolution is fitted by spectra: it has a long kernel and many inputs."""
     return geometry is not None and inputs > MOST_OF_LONG
 
 
@@ -137,15 +137,15 @@ def refit_signals(
     importance: Sums | None,
     has_intercept: bool,
 ) -> Refit | None:
-    """New weights of a convolution over a long kernel; None where that gives no numbers.
+    """New weights of a convolution with a long kernel; None if the result is not finite.
 
     Args:
-        fit: what it reads and should give, of the images to fit, piece by piece.
-        held: likewise, of those to choose by.
-        geometry: of the convolution.
-        matrix: the present weights, shape (1, inputs, outputs).
-        importance: of each output, shape (1, outputs); None takes them as equal.
-        has_intercept: whether there is a place for one.
+        fit: inputs and targets of the images to fit, in pieces.
+        held: likewise, of held-out images.
+        geometry: geometry of the convolution.
+        matrix: present weights, shape (1, inputs, outputs).
+        importance: weight of each output, shape (1, outputs); None for equal weights.
+        has_intercept: whether there is a bias.
     """
     if not (fit and held):
         return None
@@ -162,11 +162,11 @@ def _if_finite(found: Refit) -> Refit | None:
 def images_that_fit(
     fit: CalibrationBatch, held: CalibrationBatch, each: int
 ) -> tuple[CalibrationBatch, CalibrationBatch]:
-    """As many of the images as memory is meant to hold values of.
+    """Limit the images to those whose values fit into ``MOST_BYTES`` of memory.
 
     Args:
-        fit: to fit.
-        held: to choose by.
+        fit: images to fit.
+        held: held-out images.
         each: bytes of the values of one image that are held at once, in both networks.
     """
     images = len(fit) + len(held)

@@ -1,4 +1,4 @@
-"""What each step of a cut gave, measured on calibration images that were not fitted."""
+"""Report of a cut's fidelity after each step, measured on held-out calibration images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Stage:
     """One step towards the small model.
 
     Attributes:
-        name: such as 'dropped', 'repaired' or 'distilled'.
-        fidelity: to the dense model, after it.
-        seconds: that it took.
+        name: name such as 'dropped', 'repaired' or 'distilled'.
+        fidelity: fidelity to the dense model after the step.
+        seconds: duration of the step.
     """
 
     name: str
@@ -28,16 +28,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class FidelityReport:
-    """How far a cut model is from the dense one, step by step.
+    """Fidelity of a cut model to the dense one, step by step.
 
     Attributes:
-        stages: in the order in which they were made.
-        kept: the name of the one whose weights the model has: the most faithful.
-        images: calibration images in all.
-        layers: what least squares did, layer by layer.
-        seconds: what was made once, whatever the budget: order and curves.
-        peak_bytes: of the values that the repair held at once.
-        second_domain: on data of another kind, if any were given.
+        stages: the steps, in order.
+        kept: name of the stage whose weights the model has: the most faithful.
+        images: number of calibration images in total.
+        layers: results of least squares, layer by layer.
+        seconds: duration of what is computed once for any budget: orders and curves.
+        peak_bytes: peak size of the values that the repair held at once.
+        second_domain: fidelity on images of a second domain, if any were given.
     """
 
     stages: tuple[Stage, ...]
@@ -50,7 +50,7 @@ class FidelityReport:
 
     @property
     def fidelity(self) -> Fidelity:
-        """Of the model as it is."""
+        """Fidelity of the model as it is."""
         return self[self.kept]
 
     def __getitem__(self, stage: str) -> Fidelity:
@@ -63,12 +63,12 @@ class FidelityReport:
         return iter(self.stages)
 
     def with_stage(self, stage: Stage, *, keeps: bool) -> FidelityReport:
-        """With one more step, the weights of which the model has or has not."""
+        """Add a step, whose weights the model has (``keeps``) or not."""
         return replace(self, stages=(*self.stages, stage), kept=stage.name if keeps else self.kept)
 
     @property
     def trust(self) -> str:
-        """How far the figures go, in a sentence."""
+        """How reliable the figures are, in a sentence."""
         judged = self.fidelity.images
         text = (
             f"Judged on {judged} of {self.images} calibration images, none of which was fitted: "

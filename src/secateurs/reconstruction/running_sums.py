@@ -13,10 +13,10 @@ from secateurs.channels.arrays import Array, Sums
 
 @dataclass(eq=False, slots=True)
 class RunningSums:
-    """Moments of rows that come piece by piece.
+    """Moments of rows that are added in pieces.
 
-    Products are taken in single precision, of deviations from the first piece's means (so that
-    little cancels), and summed up in double.
+    Products are computed in single precision, of deviations from the first piece's means (to avoid
+    cancellation), and accumulated in double.
     """
 
     rows: int = 0
@@ -25,7 +25,7 @@ class RunningSums:
     _sums: list[Sums] = field(default_factory=list)
 
     def add(self, u: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """Rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+        """Add patches (groups, rows, inputs) and targets (groups, rows, outputs)."""
         if not u.shape[1]:
             return
         if not self.rows:
@@ -40,7 +40,7 @@ class RunningSums:
         self.rows += u.shape[1]
 
     def moments(self) -> Moments:
-        """Of all rows so far."""
+        """Moments of all rows so far."""
         n = self.rows
         su, sy, uu, uy, yy = self._sums
         mean_u, mean_y = su / n, sy / n

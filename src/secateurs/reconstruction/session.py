@@ -1,9 +1,9 @@
-"""All that can be made of calibration images once, whatever the budget; then cuts, one a budget.
+"""What is computed from calibration images once for any budget; then one cut for each budget.
 
-images -> sums of the dense network -> in which order channels go (``removal_order``)
--> what each group loses at each width (``error_curves``)
+images -> sums of the dense network -> order in which channels are removed (``removal_order``)
+-> loss of each group at each width (``error_curves``)
 budget -> widths (``allocation``) -> the cut, proven -> least squares in step (the walk)
--> the most faithful of what that gives, by images that were not fitted
+-> the most faithful result, judged on images that were not fitted
 """
 
 from __future__ import annotations
@@ -50,40 +50,40 @@ from secateurs.reconstruction.report import FidelityReport, Stage
 Orders = Mapping[str, NDArray[np.int64]]
 
 MACS_FOR_CURVES = 6e11
-"""What measuring curves may take: about half a minute of one core. Beyond, fewer images and
-widths."""
+"""MACs that measuring curves may take: about half a minute of one core. Beyond, fewer images and
+widths are used."""
 
 MOST_FOR_CURVES = 3 * MACS_FOR_CURVES
-"""What it may take with the least images and widths. Beyond, not every group is measured."""
+"""MACs for the fewest images and widths. Beyond, not every group is measured."""
 
 SUFFIX = 0.5
-"""Of a pass that a trial takes on average: it begins where its group is first read."""
+"""Average share of a pass that a trial takes: it starts where its group is first read."""
 
 LEAST_TO_JUDGE = 16
 LEAST_TEXTS = 4
-"""Where each gives so many answers that fewer would do."""
+"""Least number of texts, each of which gives many answers."""
 
 LEAST_FOR_MOMENTS = 64
 MACS_FOR_MOMENTS = 1e11
-"""What taking moments anew may take. Where a pass is dear, images are large, and each of them has
-hundreds of places to take a channel's mean and variance of."""
+"""MACs that re-estimating moments may take. Where a pass is expensive, images are large, and each
+has hundreds of places that contribute to a channel's mean and variance."""
 
 ANEW = ", moments anew"
-"""What names of stages end in that took the moments of batch normalisation anew."""
+"""Suffix of the names of stages with re-estimated moments of batch normalisation."""
 UNLIKE = 1.0
-"""Means of activations that are this far off in training's standard deviations, squared."""
+"""Squared distance of activation means, in standard deviations of training, that is warned of."""
 
 
 @dataclass(eq=False)
 class DenseReference:
-    """A dense model and what it answers to calibration images.
+    """A dense model and its outputs on calibration images.
 
     Args:
-        model: the user's; never changed.
+        model: the user's model; never changed.
         network: its trace.
         calibration: the images.
-        output: what kind of outputs it gives, or None to go by their shape.
-        second_domain: images of another kind, to judge by as well; or None.
+        output: kind of its outputs, or None to infer it from their values.
+        second_domain: images of another domain to judge by as well.
     """
 
     model: Any
@@ -110,14 +110,14 @@ class DenseReference:
         self._warn_if_unlike()
 
     def copy(self, model: Any, example_inputs: Any = None) -> tuple[Any, Any]:
-        """A working copy of the dense model or of a cut one: it gives the outputs that are used."""
+        """A working copy of the dense or a cut model, which returns the outputs that are used."""
         source: Any = self.network.source
         given = self.example if example_inputs is None else example_inputs
         return self.framework.working_copy(model, given, getattr(source, "outputs", None))
 
     @property
     def judge(self) -> list[CalibrationBatch]:
-        """The images that judge."""
+        """The images for judging, in batches."""
         return in_batches(self.calibration.judge)
 
     @property
@@ -125,11 +125,11 @@ class DenseReference:
         return self.judge, self.second_domain
 
     def fidelity(self, model: Any) -> Fidelity:
-        """How faithful a model is, on images that were not fitted."""
+        """Fidelity of a model on images that were not fitted."""
         return self._judge(model, 0)
 
     def elsewhere(self, model: Any) -> Fidelity | None:
-        """The same on images of another kind; None where none were given."""
+        """Fidelity on images of the second domain; None if none were given."""
         return self._judge(model, 1) if self.second_domain else None
 
     def _judge(self, model: Any, part: int) -> Fidelity:
@@ -140,7 +140,7 @@ class DenseReference:
         return judge.verdict()
 
     def _thin(self, given: OutputArrays) -> OutputArrays:
-        """What is kept of outputs: what is judged by."""
+        """The part of outputs that is stored: what models are judged by."""
         if self.kind != "categorical":
             return given
         return [some_places(given[0]).copy()] if given[0].ndim == 3 else given
@@ -160,14 +160,14 @@ class DenseReference:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """What is known of a dense network's groups, whatever the budget.
+    """What is known of a dense network's groups, for any budget.
 
     Attributes:
-        orders: group -> its channels, the first to go first.
+        orders: group -> its channels in the order of removal.
         losses: group -> loss of fidelity at every width from 0 to all channels.
-        kind: of that loss.
-        images: that it was measured on.
-        seconds: that it took.
+        kind: kind of that loss.
+        images: number of images that it was measured on.
+        seconds: duration of the measurement.
     """
 
     orders: Orders
@@ -186,16 +186,16 @@ def measure_curves(
     seed: int = 0,
     skip: Sequence[str] = (),
 ) -> Curves:
-    """The order in which channels go and what each width costs.
+    """Measure the order in which channels are removed, and the loss at each width.
 
     Args:
-        dense: the model and its images.
-        scores: makes scores for groups that no contraction reads by itself.
-        orders: to take in place of those by the sums: of another criterion.
-        loss: (outputs, labels) -> one loss for each image, to measure by where the images have
-            labels; else, and without one, it is the distance from the dense model's outputs.
-        seed: of draws.
-        skip: names of groups or layers that stay, of which nothing is measured.
+        dense: the dense model and its images.
+        scores: function that computes scores for groups that no contraction reads by itself.
+        orders: orders of another criterion, to use instead of those from the sums.
+        loss: (outputs, labels) -> one loss for each image, used if the images have labels;
+            otherwise the loss is the distance from the dense model's outputs.
+        seed: seed of random samples.
+        skip: names of groups or layers that stay whole, for which nothing is measured.
     """
     start = time.perf_counter()
     network = dense.work_network
@@ -227,7 +227,7 @@ def _trials(
     foreseen: Mapping[str, Floats],
     chosen: Collection[str],
 ) -> tuple[CalibrationBatch, list[GroupTrial]]:
-    """(images to judge by, trials), within what measuring may take."""
+    """(images to judge by, trials), within the cost that measuring may take."""
     network = dense.work_network
     least = max(LEAST_TEXTS, -(-LEAST_TO_JUDGE // dense.answers))
     judging = dense.calibration.curves
@@ -238,7 +238,7 @@ def _trials(
         affordable = int(MACS_FOR_CURVES / (cost * max(1, len(trials))))
         if affordable >= min(4 * least, len(judging)):
             break
-    # The repair goes over all images, in both networks: half of one such pass is little beside it.
+    # Repair runs all images through both networks; half of one such pass is little beside it.
     most_macs = max(MOST_FOR_CURVES, cost * len(dense.calibration))
     most = int(most_macs / (cost * least))
     if len(trials) > most:
@@ -250,10 +250,10 @@ def _trials(
 def _some(
     network: Network, trials: Sequence[GroupTrial], foreseen: Mapping[str, Floats], most: int
 ) -> list[GroupTrial]:
-    """Trials of groups all along the network, and of all of which nothing is foreseen.
+    """Trials of groups spread along the network, and of all groups without a prediction.
 
-    Every so many groups, an odd number: blocks repeat, and an even one could meet the same layer of
-    each.
+    Every n-th group is taken with n odd: blocks repeat, and an even n could select the same layer
+    of each block.
     """
     every = max(1, -(-len(trials) // max(1, most)))
     every += 1 - every % 2
@@ -263,7 +263,7 @@ def _some(
 
 
 def images_in(example: Any) -> int:
-    """How many examples there are in an example input."""
+    """Number of examples in an example input."""
     first = example
     while isinstance(first, (tuple, list, Mapping)):
         first = next(iter(first.values() if isinstance(first, Mapping) else first))
@@ -272,11 +272,11 @@ def images_in(example: Any) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Repaired:
-    """A cut model and how it came about.
+    """A cut model and how it was made.
 
     Attributes:
-        model: of the most faithful weights.
-        report: what each step gave.
+        model: the model with the most faithful weights.
+        report: fidelity after each step.
     """
 
     model: Any
@@ -294,15 +294,15 @@ def repair_cut(
     """Refit a cut model's weights to the dense network's values, if that makes it more faithful.
 
     Args:
-        dense: the model and its images.
-        small: the cut one; unchanged.
-        alive: which atoms of the dense network stay in it.
-        least_squares: False measures only.
-        cut: that made the small model, where whole blocks went by it.
+        dense: the dense model and its images.
+        small: the cut model; it is not changed.
+        alive: mask of the dense network's atoms that it keeps, shape (atoms,).
+        least_squares: whether to refit; False only measures.
+        cut: cut that made the small model, if it removed whole blocks.
 
     Returns:
-        The most faithful of: as it was cut; with least squares; and, where that is surely better
-        than both, with batch normalisation's moments taken anew.
+        The most faithful of: the model as it was cut; the refitted model; and the better of these
+        with batch normalisation's moments re-estimated, if that is surely better than both.
     """
     start = time.perf_counter()
     framework = dense.framework
@@ -337,9 +337,9 @@ def repair_cut(
 def most_faithful(stages: Sequence[Stage]) -> Stage:
     """The stage whose weights to keep: the nearest to the dense network, by more than noise.
 
-    Moments taken anew change every layer at once, to what few images say. They mostly make repaired
-    weights a little worse, and which is nearer on the images held out is then a matter of chance;
-    so they are kept only where they are surely nearer, image by image.
+    Re-estimated moments change every layer at once, to what few images say. Mostly they make
+    refitted weights a little worse, and which is nearer on held-out images is then a matter of
+    chance. So they are kept only where they are surely nearer, in a paired comparison of images.
     """
     plain = [stage for stage in stages if not stage.name.endswith(ANEW)]
     best = min(plain, key=lambda stage: stage.fidelity.distance)
@@ -352,7 +352,7 @@ def most_faithful(stages: Sequence[Stage]) -> Stage:
 
 
 def _add_reestimated(dense: DenseReference, models: dict[str, Any], stages: list[Stage]) -> None:
-    """The nearest so far with the moments of batch normalisation taken anew."""
+    """Add the nearest stage so far with batch normalisation's moments re-estimated."""
     start = time.perf_counter()
     name = min(stages, key=lambda stage: stage.fidelity.distance).name
     each = max(1, dense.work_network.macs()) / max(1, images_in(dense.example))
@@ -367,12 +367,12 @@ def _add_reestimated(dense: DenseReference, models: dict[str, Any], stages: list
 
 
 def keep_fidelity_(model: Any, report: FidelityReport) -> CutReport:
-    """Let ``report_of`` say how faithful a model is."""
+    """Store a model's fidelity in the report that ``report_of`` returns."""
     known = replace(report_of(model), fidelity=report)
     keep_report_(model, known)
     return known
 
 
 def alive_after(network: Network, cut: Cut) -> NDArray[np.bool_]:
-    """Which atoms a cut of this network leaves."""
+    """Mask of the atoms that a cut of this network keeps."""
     return network.alive(network.removed_by(cut))

@@ -1,7 +1,7 @@
-"""The whole trade-off before choosing: a dozen budgets, cut, repaired and judged.
+"""The trade-off curve: cuts at a dozen budgets, repaired and judged.
 
-Order, curves and sums are made once; a budget then takes seconds. A larger budget never does worse
-than a smaller one: where the smaller one's model is more faithful, that is taken for both.
+Orders, curves and sums are computed once; a budget then takes seconds. A larger budget never does
+worse than a smaller one: where the smaller one's model is more faithful, it is used for both.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHARES = (0.9, 0.75, 0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05)
-"""Of the dense model's cost; a dozen, each a step of about a quarter."""
+"""Default shares of the dense model's cost: a dozen, in steps of about a quarter."""
 
 DENSE = "dense"
 
 TIMINGS, SECONDS_A_TIMING = 7, 0.02
-"""Of each model: a median of so many, of so long."""
+"""Timing of each model: the median of this many measurements of this many seconds."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,14 +45,14 @@ class Point:
     """One budget and the model within it.
 
     Attributes:
-        name: such as 'macs=0.25'; ``dense`` is the model that it all began with.
-        model: the most faithful within the budget.
+        name: name such as 'macs=0.25'; ``dense`` is the dense model.
+        model: the most faithful model within the budget.
         cut: what was removed.
         cost: what is left: parameters, MACs, bytes of weights.
-        share: of the dense model's cost in the unit of the budget.
-        fidelity: to the dense model, on images that were not fitted.
-        accuracy: on those images, where they have labels that are classes; else None.
-        milliseconds: one call on the example inputs; NaN where it was not measured.
+        share: share of the dense model's cost in the unit of the budget.
+        fidelity: fidelity to the dense model, on images that were not fitted.
+        accuracy: accuracy on those images, if their labels are classes; else None.
+        milliseconds: time of one call on the example inputs; NaN if it was not measured.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Point:
 
     @property
     def quality(self) -> float:
-        """Accuracy, else agreement with the dense model, else 1 less the relative error."""
+        """Accuracy, else agreement with the dense model, else one minus the relative error."""
         if self.accuracy is not None:
             return self.accuracy
         if self.fidelity.agreement is not None:
@@ -76,12 +76,12 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Frontier:
-    """The best model found at each of some budgets, the largest first; the dense one leads.
+    """The best model found at each of some budgets, the dense one first, then by falling cost.
 
     Attributes:
-        points: falling by cost.
-        unit: of the budgets.
-        knee: the name of the point beyond which quality falls fastest for what is saved.
+        points: the points, by falling cost.
+        unit: unit of the budgets.
+        knee: name of the point beyond which quality falls fastest for what is saved.
     """
 
     points: tuple[Point, ...]
@@ -112,7 +112,7 @@ class Frontier:
 
     @property
     def measure(self) -> str:
-        """What quality is here, for headings."""
+        """Name of the quality measure, for headings."""
         first = self.points[-1]
         if first.accuracy is not None:
             return "accuracy"
@@ -140,7 +140,7 @@ class Frontier:
         return f"{table}\n\n* is the knee. Judged on {judged} images that were not fitted."
 
     def figure(self) -> Figure:
-        """Quality over what remains, the knee marked."""
+        """Plot quality over the remaining cost, with the knee marked."""
         from secateurs import report
 
         return report.trade_off(
@@ -164,10 +164,10 @@ def find_frontier(
     """Cut, repair and judge at each budget, the smallest first.
 
     Args:
-        pruner: with its curves.
-        unit: of the budgets: channels, params, macs or size_mb.
-        shares: of the dense model's cost, each in (0, 1).
-        distil: for how long to distil each model.
+        pruner: a pruner with its curves.
+        unit: unit of the budgets: channels, params, macs or size_mb.
+        shares: shares of the dense model's cost, each in (0, 1).
+        distil: how long to distil each model; None does not.
         **planning: floor, multiple, skip.
 
     Raises:
@@ -195,9 +195,9 @@ def find_frontier(
 
 
 def _time(pruner: Pruner, points: Sequence[Point]) -> list[Point]:
-    """The points with the time of one call on the example inputs, measured in turns.
+    """Add the time of one call on the example inputs to the points, measured interleaved.
 
-    A model that stands at several points is timed once.
+    A model that is at several points is timed once.
     """
     source: Any = pruner.network.source
     backend = backend_named(source.framework)
@@ -207,7 +207,7 @@ def _time(pruner: Pruner, points: Sequence[Point]) -> list[Point]:
             str(number): backend.runner(model, source.example_inputs, Conditions())
             for number, model in models.items()
         }
-    except SecateursError:  # there are models that nobody but their own code can call
+    except SecateursError:  # some models can be called by their own code only
         return list(points)
     taken = latency(runs, repeats=TIMINGS, seconds=SECONDS_A_TIMING)
     return [replace(point, milliseconds=taken[str(id(point.model))].median) for point in points]
@@ -231,7 +231,7 @@ def choose_better(point: Point, smaller: Sequence[Point]) -> Point:
 
 
 def _accuracy(dense: DenseReference, model: Any) -> float | None:
-    """On the images that judge, where they have labels that are classes."""
+    """Accuracy on the images for judging, if their labels are classes; else None."""
     if dense.kind != "categorical":
         return None
     right = counted = 0
@@ -256,9 +256,10 @@ def _are_classes(batch: CalibrationBatch, scores: NDArray[Any]) -> bool:
 
 
 def knee_of(points: Sequence[Point]) -> str:
-    """The point furthest above the straight line between the largest and the smallest.
+    """Name of the point furthest above the straight line between the largest and the smallest.
 
-    Both axes are taken from 0 to 1, cost by its logarithm: a halving counts as much wherever it is.
+    Both axes are scaled to [0, 1], cost after its logarithm, so that a halving counts equally
+    everywhere.
 
     Source: Satopaa et al., *Finding a "Kneedle" in a Haystack*, ICDCS workshops 2011.
     """

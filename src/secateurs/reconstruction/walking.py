@@ -1,8 +1,9 @@
-"""The walk through a dense and a cut network in step: what of it is the same in both frameworks.
+"""The walk through a dense and a cut network in step, as far as both frameworks share it.
 
-At every contraction whose input or sum is not what it was, the cut network's weights are fitted to
-what the dense network gives there, and only then is the step done. A framework says what a value,
-a step and a site are; when which of them is looked at, fitted and forgotten is decided here.
+At every contraction whose input, or whose sum afterwards, differs from the dense network's, the cut
+network's weights are fitted to the dense network's outputs there; only then is the step run. A
+framework defines what values, steps and sites are; this module decides when they are compared,
+fitted and dropped.
 """
 
 from __future__ import annotations
@@ -26,32 +27,32 @@ from secateurs.reconstruction.refitting import (
 
 
 class Piece(Protocol):
-    """Some of the images in one network, and the values of the pass that are still to be read."""
+    """Some of the images in one network, and the values of the pass that are still needed."""
 
     @property
     def steps(self) -> Sequence[Any]:
-        """What is to be done."""
+        """Steps of the forward pass."""
 
     def do(self, step: Any) -> object:
-        """Do a step, and keep what it gives."""
+        """Run a step, and keep its outputs."""
 
     def forget(self, step: Any) -> None:
-        """Drop the values that nothing after this step reads."""
+        """Drop the values that no later step reads."""
 
     def measure_memory(self) -> int:
-        """Bytes of the values at hand."""
+        """Bytes of the values currently held."""
 
 
 class SiteMap(Protocol):
-    """How a site's weights are a matrix."""
+    """Shape of a site's weights as a matrix."""
 
     @property
     def groups(self) -> int:
-        """Of the contraction."""
+        """Number of groups of the contraction."""
 
     @property
     def inputs(self) -> int:
-        """Of each output."""
+        """Number of inputs of each output."""
 
 
 class Site(Protocol):
@@ -63,14 +64,14 @@ class Site(Protocol):
 
     @property
     def importance(self) -> Sums:
-        """Of each output, shape (groups, outputs)."""
+        """Weight of each output in the error, shape (groups, outputs)."""
 
     @property
     def has_intercept(self) -> bool:
-        """Whether there is a place for one."""
+        """Whether there is a bias."""
 
     def write_(self, matrix: Sums, intercept: Sums) -> None:
-        """Set its weights, and its intercept where there is a place."""
+        """Set its weights, and its bias if there is one."""
 
 
 P = TypeVar("P", bound=Piece)
@@ -82,10 +83,10 @@ class Pair(Generic[P]):
     """The same images in both networks.
 
     Attributes:
-        dense: the dense network's pass over them.
-        small: the cut one's.
-        held: whether they are held out, to choose by.
-        number: of the piece, in its half of the images.
+        dense: the dense network's pass.
+        small: the cut network's pass.
+        held: whether the images are held out.
+        number: index of the piece within its part of the images.
     """
 
     dense: P
@@ -95,14 +96,14 @@ class Pair(Generic[P]):
 
 
 class LockstepWalk(ABC, Generic[P, S]):
-    """Both networks, step by step, as far as there is anything to refit.
+    """A step-by-step pass through both networks, as far as there is anything to refit.
 
-    A framework's own walk fills in what a value is.
+    Each framework's own walk implements the abstract methods.
 
     Attributes:
         pairs: pieces of the images, in both networks.
-        sites: number of a step -> the contraction that it is.
-        layers: what was refitted so far.
+        sites: index of a step -> the contraction that it runs.
+        layers: layers refitted so far.
     """
 
     pairs: list[Pair[P]]
@@ -110,9 +111,9 @@ class LockstepWalk(ABC, Generic[P, S]):
     layers: list[LayerRepair]
 
     def walk(self) -> Walked:
-        """Take every step in all pieces of both networks, refitting on the way."""
+        """Run every step for all pieces of both networks, refitting on the way."""
         most = 0
-        # What comes behind the last site is of no use: of a language model, all words' scores.
+        # Steps after the last site need not run: in a language model, the scores of all words.
         for number in range(1 + max(self.sites, default=-1)):
             for pair in self.pairs:
                 pair.dense.do(pair.dense.steps[number])
@@ -129,11 +130,11 @@ class LockstepWalk(ABC, Generic[P, S]):
         return Walked(tuple(self.layers), most)
 
     def _is_changed(self, site: S) -> bool:
-        """Whether a site reads, or is added to, anything else than in the dense network."""
+        """Whether a site's input, or what is added to its output, differs from the dense one's."""
         for pair in self.pairs:
             changed = self.reads_other_values(site, pair)
             if changed is None:
-                return False  # not the same value: nothing is known of it
+                return False  # not comparable: nothing is known about it
             if changed or self.is_off_at_the_sum(site, pair):
                 return True
         return False
@@ -178,55 +179,55 @@ class LockstepWalk(ABC, Generic[P, S]):
             following=self.following(site) if relaxes else None,
         )
 
-    # -- what may be otherwise
+    # -- hooks with defaults
 
     def is_left(self, number: int) -> bool:
         """Whether the cut network has this step at all."""
         return True
 
     def do_small(self, piece: P, number: int) -> None:
-        """Take a step of the cut network."""
+        """Run a step of the cut network."""
         piece.do(piece.steps[number])
 
     def does_what_it_says(self, site: S) -> bool:
-        """Whether the layer gives what its matrix makes of patches."""
+        """Whether the layer computes exactly its matrix times patches."""
         return True
 
     def is_long(self, site: S) -> bool:
-        """Whether a site is a convolution over a kernel so long that spectra take least."""
+        """Whether a site is a convolution with a kernel so long that spectra are cheapest."""
         return False
 
     def gather_signals(
         self, site: S
     ) -> tuple[KernelGeometry, Sequence[SignalRows], Sequence[SignalRows]] | None:
-        """(geometry, pieces to fit, pieces held out) of such a site; None where nothing is told."""
+        """(geometry, pieces to fit, held-out pieces) of such a site; None if unavailable."""
         return None
 
-    # -- what a framework says
+    # -- what a framework implements
 
     @abstractmethod
     def reads_other_values(self, site: S, pair: Pair[P]) -> bool | None:
-        """Whether a site reads other values than in the dense network, or fewer; None is unknown.
+        """Whether a site reads other or fewer values than in the dense network; None if unknown.
 
-        It is unknown where the two are of other shapes.
+        It is unknown where the shapes differ otherwise.
         """
 
     @abstractmethod
     def is_off_at_the_sum(self, site: S, pair: Pair[P]) -> bool:
-        """Whether what a site's result is added to is not what it was, as far as it is at hand."""
+        """Whether what a site's output is added to differs, as far as it is computed already."""
 
     @abstractmethod
     def relaxes(self, site: S) -> bool:
-        """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
+        """Whether to take a following ReLU into account, and rows for that can be stored."""
 
     @abstractmethod
     def gather(self, site: S, *, sums: bool, keeps: bool) -> Gathered[Any] | None:
-        """What the images say at a site; None where that cannot be told.
+        """Collect data at a site; None if that is impossible.
 
         Args:
             site: the contraction.
-            sums: whether to sum up products.
-            keeps: whether to keep the rows as they are.
+            sums: whether to sum products.
+            keeps: whether to store the rows themselves.
         """
 
     @abstractmethod
@@ -235,8 +236,8 @@ class LockstepWalk(ABC, Generic[P, S]):
 
     @abstractmethod
     def name_of(self, site: S) -> str:
-        """The name of its weight."""
+        """Name of its weight."""
 
     @abstractmethod
     def following(self, site: S) -> Following:
-        """What becomes of its outputs up to a ReLU."""
+        """Transformation of its outputs up to a ReLU."""

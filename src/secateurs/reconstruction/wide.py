@@ -1,12 +1,12 @@
 """Least squares for contractions with more inputs than a matrix of their products can hold.
 
 A linear layer after a flatten, or a convolution over hundreds of channels and taps, has tens of
-thousands of inputs: their products would take gigabytes. Two ways around that need the rows alone:
+thousands of inputs, whose products would take gigabytes. Two methods need the rows alone:
 
-- where there are fewer rows than inputs, the same ridge solution from the products of *rows*
+- with fewer rows than inputs, the same ridge solution from the products of *rows*
   (``u (u'u + r)^-1 = (u u' + r)^-1 u``), exactly;
-- else conjugate gradients on the normal equations, from the present weights on, stopped when the
-  error on held-out rows no longer falls: stopping early does what a ridge would.
+- else conjugate gradients on the normal equations, starting from the present weights and stopped
+  when the error on held-out rows no longer falls: early stopping acts as a ridge would.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secateurs.calibration.least_squares import Refit, choose_ridge
 from secateurs.channels.arrays import Array, Sums
 
 MOST_INPUTS = 6144
-"""Up to here the products of inputs are kept: 300 MB."""
+"""Most inputs for which products are stored: 300 MB."""
 
 MOST_ROWS_IN_PRODUCTS = 4096
 MOST_STEPS = 60
@@ -30,7 +30,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ContractionRows:
-    """Rows of one contraction, as they are.
+    """Rows of one contraction, unreduced.
 
     Attributes:
         u: patches, shape (rows, inputs).
@@ -41,7 +41,7 @@ class ContractionRows:
     y: Array
 
     def subtract_means(self, mean_u: Array, mean_y: Array) -> ContractionRows:
-        """Less these means."""
+        """Subtract these means."""
         return ContractionRows(self.u - mean_u, self.y - mean_y)
 
 
@@ -53,14 +53,14 @@ def refit_wide(
     importance: Sums | None,
     has_intercept: bool,
 ) -> Refit:
-    """As ``least_squares.refit``, from rows in place of sums; of one group.
+    """``least_squares.refit`` from rows instead of sums, for one group.
 
     Args:
-        fit: the rows to fit.
-        held: the rows to choose by.
-        weights: what the weights are now, shape (1, inputs, outputs).
-        importance: of each output, shape (1, outputs); None takes them as equal.
-        has_intercept: whether there is a place for one.
+        fit: rows to fit.
+        held: held-out rows.
+        weights: present weights, shape (1, inputs, outputs).
+        importance: weight of each output, shape (1, outputs); None for equal weights.
+        has_intercept: whether there is a bias.
     """
     mean_u, mean_y = fit.u.mean(axis=0), fit.y.mean(axis=0)
     if not has_intercept:
