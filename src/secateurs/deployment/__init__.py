@@ -1,1 +1,1 @@
-"""Models written for the runtimes that they will run in, and compared with the originals there."""
+"""Export of models to the runtimes that they will run in, with a comparison of the outputs."""

@@ -1,4 +1,4 @@
-"""Models written for a runtime, read back there, and compared with the model on the same inputs."""
+"""Export: write a model for a runtime, run it there, and compare it on the same inputs."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ from secateurs.measurement.conditions import Conditions, Runtime
 from secateurs.measurement.speed import file_bytes
 
 TOLERANCE = 1e-3
-"""Largest difference, relative to the largest output, that rounding in another order explains."""
+"""Largest difference, relative to the largest output, that reordered rounding explains."""
 
 HALF_TOLERANCE = 1e-2
-"""The same where weights are written in half precision, which has three digits."""
+"""The same for weights in half precision, which has three decimal digits."""
 
 DECIDED = 0.05
-"""Of quite other inputs, what rounding never explains and another decision does."""
+"""Relative difference on negated inputs that rounding never explains, but a different control-flow
+decision does."""
 
 NOT_RUN_HERE = {"coreml": "Core ML runs on macOS alone, so it was written and not compared"}
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What ``export`` wrote.
+    """Result of ``export``.
 
     Attributes:
-        path: the file, or the directory.
-        target: whose it is.
-        bytes: its size.
-        max_difference: the largest difference of an output from the model's, relative to the
-            largest output; None where the runtime is not to be had here.
+        path: path of the file or directory.
+        target: name of the target.
+        bytes: size on disk.
+        max_difference: largest difference of an output from the model's, relative to the largest
+            output; None if the runtime is not available here.
         dynamic_batch: whether any number of examples can be given at once.
-        note: what there is to say besides.
-        int8: what was made of it in eight bits, if that was asked for.
+        note: further remarks.
+        int8: the quantised file, if one was requested.
     """
 
     path: Path
@@ -97,32 +98,32 @@ def export(
     int8: Any = None,
     precision: str = "float32",
 ) -> Exported:
-    """Write a model for a runtime, read it back there, and compare it with the model.
+    """Write a model for a runtime, run the file there, and compare it with the model.
 
-    Batch normalisation is folded into the convolutions before it (in ONNX and OpenVINO files), the
-    number of examples is left open where the exporter can, and what was removed from the model is
-    told in the file where it has room for that.
+    Batch normalisation is folded into preceding convolutions (in ONNX and OpenVINO files), the
+    batch size is dynamic where the exporter supports it, and the cut is recorded in the file's
+    metadata where the format has room for it.
 
     Args:
-        model: dense or cut; unchanged, exported in eval mode.
-        path: of the file, or of the directory; its suffix says the target.
-        example_inputs: what the model takes; it is compared on these.
+        model: a dense or cut model; it is not changed, and exported in eval mode.
+        path: path of the file or directory; its suffix determines the target.
+        example_inputs: inputs of the model, on which outputs are compared.
         to: "onnx", "openvino", "pt2", "executorch", "litert", "coreml", "safetensors", "keras" or
-            "savedmodel"; None goes by the suffix.
-        overwrite: replace what is there.
-        tolerance: the largest difference that is let through, relative to the largest output; None
-            is 0.001, and 0.01 in half precision.
-        int8: (images, labels) or images to calibrate eight-bit arithmetic with: an ONNX file is
-            then quantised by ONNX Runtime as well, beside the first, and compared with it.
-        precision: of the weights in the file: "float32", or "float16" in files of safetensors, ONNX
-            and OpenVINO, which halves them; arithmetic is done in float32 all the same.
+            "savedmodel"; None infers it from the suffix.
+        overwrite: whether to replace an existing file.
+        tolerance: largest accepted difference, relative to the largest output; None is 0.001, and
+            0.01 in half precision.
+        int8: (images, labels) or images for calibrating quantisation: an ONNX file is then also
+            quantised by ONNX Runtime, beside the first file, and compared with it.
+        precision: precision of the weights in the file: "float32", or "float16" for safetensors,
+            ONNX and OpenVINO, which halves the file; computation stays in float32.
 
     Returns:
         What was written, with the largest difference.
 
     Raises:
-        ExportError: there is no such target, a package is missing, the exporter cannot take the
-            model, the file is there already, or what was read back does something else.
+        ExportError: no such target, a package is missing, the exporter does not support the model,
+            the file exists, or it gives other outputs than the model.
 
     Example:
         >>> import tempfile, torch, secateurs as sec
@@ -169,16 +170,16 @@ def _kind_of(target: Target, precision: str) -> FileKind:
 
 
 def weigh_written(model: Any, kind: FileKind, *, example_inputs: Any) -> int:
-    """Bytes of the file that ``export`` would write, which is not kept.
+    """Size in bytes of the file that ``export`` would write; the file is not kept.
 
     Args:
-        model: unchanged.
-        kind: the file's format and precision; in int8, ranges are those of the example inputs,
-            since what they are does not change how long the file is.
-        example_inputs: what the model takes.
+        model: the model; it is not changed.
+        kind: format and precision of the file; for int8, ranges are calibrated on the example
+            inputs, because they do not affect the size.
+        example_inputs: inputs of the model.
 
     Raises:
-        ExportError: a package is missing, or the exporter cannot take the model.
+        ExportError: a package is missing, or the exporter does not support the model.
     """
     target = TARGETS[kind.format]
     target.check(framework_of(model))
@@ -201,11 +202,11 @@ def _put(
     tolerance: float,
     kind: FileKind,
 ) -> Exported:
-    """Write and compare beside the place, and move it there if it does as the model does."""
+    """Write and compare in a temporary folder, and move the file to its place if it agrees."""
     backend = backend_of(model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that it is moved there whole or not at all.
+        # In a folder beside the destination, so that the final move is atomic.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             inside = Path(folder) / path.name
             made = _compare_written(backend, model, inside, example_inputs, target, kind)
@@ -218,7 +219,7 @@ def _put(
             _move(Path(folder), path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except StudyError as error:  # of the file beside its place
+    except StudyError as error:  # raised for the path in the temporary folder
         raise ExportError(str(error).replace(folder, str(path.parent))) from error
     return replace(made, path=path)
 
@@ -226,7 +227,7 @@ def _put(
 def _write(
     backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target, kind: FileKind
 ) -> tuple[bool, str, Sequence[str]]:
-    """(whether any number of examples can be given, what there is to say, inputs by name)."""
+    """(whether the batch size is dynamic, a remark, input names)."""
     if target.name not in ("onnx", "openvino"):
         dynamic = backend.write_file(model, path, example_inputs, target.name)
         if kind.precision == "float16" and target.name == "safetensors":
@@ -246,7 +247,7 @@ def _write(
 def _compare_written(
     backend: Backend, model: Any, path: Path, example_inputs: Any, target: Target, kind: FileKind
 ) -> Exported:
-    """What is at ``path``, written and compared."""
+    """Write the file at ``path``, and compare its outputs with the model's."""
     dynamic, note, names = _write(backend, model, path, example_inputs, target, kind)
     runs: Callable[[Any], Sequence[NDArray[Any]]] | None = None
     if target.name in ("onnx", "openvino"):
@@ -259,7 +260,7 @@ def _compare_written(
             relative_difference(runs(inputs), backend.outputs(model, inputs))
             for inputs in _batches(example_inputs, dynamic)
         )
-        if difference <= DECIDED:  # else it is refused by that
+        if difference <= DECIDED:  # larger ones are refused anyway
             _check_decisions(backend, model, example_inputs, runs)
     size = file_bytes(path) + sum(
         file_bytes(one) for one in path.parent.iterdir() if one != path and one.is_file()
@@ -294,24 +295,24 @@ def _check_decisions(
     example_inputs: Any,
     runs: Callable[[Any], Sequence[NDArray[Any]]],
 ) -> None:
-    """Refuse a file that does something else on quite other inputs: the same, of the other sign.
+    """Reject a file that gives other outputs on quite different inputs: the negated ones.
 
-    An exporter may write down what was decided for the example inputs (``if x.sum() > 0``), and
-    then the file does what the model does on these alone.
+    An exporter may record a decision that was made for the example inputs (``if x.sum() > 0``); the
+    file then agrees with the model on those only.
 
     Raises:
-        ExportError: it does.
+        ExportError: the outputs differ.
     """
     others = negate(example_inputs)
     try:
         expected = backend.outputs(model, others)
-    except Exception:  # noqa: BLE001 - whatever a forward raises of inputs that it is not meant for
+    except Exception:  # noqa: BLE001 - a forward may raise anything on unsuitable inputs
         return
     if not all(np.isfinite(one).all() for one in expected):
         return
     try:
         difference = relative_difference(runs(others), expected)
-    except Exception:  # noqa: BLE001 - whatever a runtime raises where the model does not
+    except Exception:  # noqa: BLE001 - a runtime may raise anything where the model does not
         difference = float("inf")
     if not difference <= DECIDED:
         raise ExportError(
@@ -324,7 +325,7 @@ def _check_decisions(
 
 
 def negate(inputs: Any) -> Any:
-    """The same inputs with the sign of broken numbers changed; whole numbers and masks as they are.
+    """Negate floating-point inputs; integers and masks are unchanged.
 
     >>> negate([np.array([1.5]), np.array([2])])
     [array([-1.5]), array([2])]
@@ -338,23 +339,23 @@ def negate(inputs: Any) -> Any:
 
 
 def _batches(example_inputs: Any, dynamic: bool) -> list[Any]:
-    """The inputs to compare on: as given, and one more example where any number is promised."""
+    """Inputs to compare on: as given, and with one more example if the batch size is dynamic."""
     return [example_inputs, _one_more(example_inputs)] if dynamic else [example_inputs]
 
 
 def _one_more(inputs: Any) -> Any:
-    """The same inputs with the first example once more at the end."""
+    """Append the first example to the inputs once more."""
     if isinstance(inputs, Mapping):
         return {name: _one_more(value) for name, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
         return type(inputs)(_one_more(value) for value in inputs)
     if getattr(inputs, "ndim", 0):
-        return inputs[[*range(len(inputs)), 0]]  # of arrays and tensors alike
+        return inputs[[*range(len(inputs)), 0]]  # works for arrays and tensors
     return inputs
 
 
 def relative_difference(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> float:
-    """The largest difference of any output, relative to the largest number of that output."""
+    """Largest difference of any output, relative to the largest absolute value of that output."""
     if [one.shape for one in found] != [one.shape for one in expected]:
         return float("inf")
     largest = 0.0
@@ -372,14 +373,14 @@ def _convert_to_openvino(onnx_path: Path, path: Path, halve: bool) -> None:
     import openvino
 
     try:
-        # Weights are halved where nothing is said.
+        # OpenVINO halves weights by default.
         openvino.save_model(openvino.convert_model(str(onnx_path)), path, compress_to_fp16=halve)
     except Exception as error:
         raise ExportError(f"openvino: cannot take the model: {first_line(error)}") from error
 
 
 def _move(folder: Path, path: Path) -> None:
-    """Everything in the folder, to beside ``path``."""
+    """Move everything in the folder next to ``path``."""
     for made in folder.iterdir():
         place = path.parent / made.name
         if place.is_dir():

@@ -1,4 +1,4 @@
-"""ONNX files, put in order: batch normalisation folded, the cut told in the metadata."""
+"""Post-processing of ONNX files: folding batch normalisation, metadata, half precision."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def finish_(path: Path, cut: Cut, *, halve: bool = False) -> int:
     """Fold batch normalisation into convolutions, and write the cut into the metadata.
 
     Args:
-        path: of an ONNX file, which is changed.
+        path: path of an ONNX file, which is changed.
         cut: what was removed from the model.
-        halve: whether weights are written in half precision.
+        halve: whether to store weights in half precision.
 
     Returns:
-        How many normalisations were folded.
+        Number of folded normalisations.
     """
     import onnx
 
@@ -36,19 +36,19 @@ def finish_(path: Path, cut: Cut, *, halve: bool = False) -> int:
         entry.key, entry.value = key, value
     try:
         onnx.save(model, path)
-    except ValueError as error:  # protobuf's own limit
+    except ValueError as error:  # protobuf's size limit
         raise ExportError(
             f"{path.name}: an ONNX file of one piece may hold 2 GB; this model is larger"
         ) from error
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # its content is inside now
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # external data is inlined now
     return folded
 
 
 def halve_(model: Any) -> int:
-    """Keep weights in half precision, cast back where they are read; how many.
+    """Store weights in half precision, with casts where they are read; returns their number.
 
-    Runtimes cast constants once, when they load a file: it is half as large, and the arithmetic and
-    its speed are those of single precision, on any processor.
+    Runtimes evaluate casts of constants once, when they load a file. So the file is half as large,
+    while computation and its speed are those of single precision, on any processor.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -64,13 +64,13 @@ def halve_(model: Any) -> int:
         graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), name))
         graph.initializer.remove(one)
         casts.append(helper.make_node("Cast", [name], [one.name], to=TensorProto.FLOAT))
-    for place, node in enumerate(casts):  # in order: before what reads them
+    for place, node in enumerate(casts):  # nodes must precede their readers
         graph.node.insert(place, node)
     return len(casts)
 
 
 def fold_(model: Any) -> int:
-    """Fold every batch normalisation that follows a convolution alone; how many.
+    """Fold each batch normalisation that alone follows a convolution; returns their number.
 
     y = scale (w x + b - mean) / sqrt(variance + epsilon) + shift is a convolution again.
     """
@@ -138,7 +138,7 @@ def _drop_unread(graph: Any) -> None:
 
 
 def input_names(path: Path) -> list[str]:
-    """The names of a file's inputs, in order."""
+    """Names of a file's inputs, in order."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -147,7 +147,7 @@ def input_names(path: Path) -> list[str]:
 
 
 def has_dynamic_batch(path: Path) -> bool:
-    """Whether the first axis of every input may have any length."""
+    """Whether the first axis of every input is dynamic."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -157,7 +157,7 @@ def has_dynamic_batch(path: Path) -> bool:
 
 
 def cut_inside(path: Path) -> Cut:
-    """What was removed from the model in an ONNX file, as it says itself."""
+    """Read the cut from an ONNX file's metadata; an empty cut if there is none."""
     import onnx
 
     metadata = {

@@ -1,4 +1,4 @@
-"""Eight-bit ONNX files, by ONNX Runtime's own static quantiser."""
+"""8-bit ONNX files, by ONNX Runtime's static quantisation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from secateurs.measurement.timing import Timing, clock_for, compare_times
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An eight-bit file beside the one that it was made of.
+    """An 8-bit file, compared with the original.
 
     Attributes:
-        path: the eight-bit file.
+        path: path of the 8-bit file.
         bytes: its size.
-        agreement: share of the images that both put into the same class.
-        accuracy: (of the first file, of the eight-bit one) on the images given; None without
+        agreement: share of the images that both classify alike.
+        accuracy: (accuracy of the original, of the 8-bit file) on the given images; None without
             labels.
-        timing: of the eight-bit file beside the first, on one thread, one image.
+        timing: time of the 8-bit file relative to the original, on one thread with one image.
     """
 
     path: Path
@@ -54,19 +54,19 @@ class Quantized:
 def quantize(
     path: Path, images: Any, *, output: Path | None = None, overwrite: bool = False
 ) -> Quantized:
-    """Make an eight-bit file of an ONNX file, and compare the two.
+    """Quantise an ONNX file to 8 bits, and compare the two.
 
-    Weights and activations, per channel; ranges are those that the images show. What is reported is
-    of the same images, of which the accuracy is therefore a little kind.
+    Weights are quantised per channel, activations with ranges calibrated on the images. The
+    comparison uses the same images, so its accuracy is slightly optimistic.
 
     Args:
-        path: of a file in single precision with one input.
-        images: (images, labels) or images, as the model takes them.
-        output: the eight-bit file; ``small-int8.onnx`` beside ``small.onnx`` if left out.
-        overwrite: replace it.
+        path: path of a single-precision file with one input.
+        images: (images, labels) or images, in the model's input format.
+        output: path of the 8-bit file; None is ``small-int8.onnx`` beside ``small.onnx``.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        ExportError: the file is there already, or the quantiser cannot take the model.
+        ExportError: the file exists, or the quantiser does not support the model.
         DataError: there are no images.
     """
     output = output or int8_beside(path)
@@ -92,20 +92,20 @@ def quantize(
 
 
 def int8_beside(path: Path) -> Path:
-    """Where the eight-bit file of an ONNX file goes."""
+    """Default path of the 8-bit version of an ONNX file."""
     return path.with_name(f"{path.stem}-int8.onnx")
 
 
 def quantize_file(path: Path, output: Path, images: NDArray[Any]) -> None:
-    """Write the eight-bit file of an ONNX file.
+    """Write the 8-bit version of an ONNX file.
 
     Args:
-        path: of a file in single precision with one input.
-        output: where it goes.
-        images: to take ranges from.
+        path: path of a single-precision file with one input.
+        output: path of the 8-bit file.
+        images: images to calibrate ranges on.
 
     Raises:
-        ExportError: the quantiser cannot take the model.
+        ExportError: the quantiser does not support the model.
     """
     names = onnx_files.input_names(path)
     if len(names) != 1:

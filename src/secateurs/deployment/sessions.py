@@ -1,4 +1,4 @@
-"""ONNX files, run: by ONNX Runtime or by OpenVINO. Knows no framework."""
+"""Running of ONNX files by ONNX Runtime or OpenVINO. Uses no training framework."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RunSession = Callable[[NamedArrays], list[NDArray[Any]]]
 
 
 def onnx_session(source: bytes | Path, conditions: Conditions) -> RunSession:
-    """An ONNX model, ready to run on its inputs by name.
+    """Load an ONNX model; returns a function from named inputs to outputs.
 
     Args:
-        source: the file or its content.
-        conditions: of which the runtime ("onnxruntime" or "openvino"), the threads and the device
-            count.
+        source: path of the file, or its content.
+        conditions: conditions, of which the runtime ("onnxruntime" or "openvino"), the threads and
+            the device are used.
 
     Raises:
         UnknownNameError: the runtime is not installed.
@@ -73,7 +73,7 @@ def _openvino(source: bytes | Path, conditions: Conditions) -> RunSession:
     import openvino
 
     core = openvino.Core()
-    # By default it computes in lower precision where the processor can: no comparison then holds.
+    # By default OpenVINO computes in lower precision where the CPU can, which breaks comparisons.
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if conditions.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = conditions.threads
@@ -89,6 +89,6 @@ def _openvino(source: bytes | Path, conditions: Conditions) -> RunSession:
 
 
 def first_line(error: BaseException, longest: int = 300) -> str:
-    """What an error says, in one line."""
+    """First line of an error's message, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:longest]

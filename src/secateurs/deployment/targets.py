@@ -1,4 +1,4 @@
-"""What models can be written for: the file, who can write it, and what must be installed."""
+"""Export targets: file suffix, supported frameworks, and required packages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from secateurs.errors import ExportError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A kind of file that a runtime reads.
+    """A file format that a runtime reads.
 
     Attributes:
-        name: as ``to=`` and ``--to`` call it.
-        suffix: of the file; "" is a directory.
-        modules: what must be importable, by framework.
-        command: what installs it.
+        name: name for ``to=`` and ``--to``.
+        suffix: suffix of the file; "" for a directory.
+        modules: framework -> modules that must be importable.
+        command: command that installs them.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Target:
     command: str
 
     def check(self, framework: str) -> None:
-        """Raise unless models of this framework can be written here.
+        """Check that models of this framework can be written to this target.
 
         Raises:
             ExportError: they cannot, or a package is missing; the message says what to do.
@@ -77,19 +77,19 @@ TARGETS: Mapping[str, Target] = {
         Target("savedmodel", "", {"keras": ("tensorflow",)}, "pip install tensorflow"),
     )
 }
-"""By name."""
+"""Targets by name."""
 
 
 def targets_of(framework: str) -> list[str]:
-    """The names of the targets that a framework's models can be written for."""
+    """Names of the targets that a framework's models can be written to."""
     return [name for name, target in TARGETS.items() if framework in target.modules]
 
 
 def target_of(path: Path, name: str | None) -> Target:
-    """The target of this name, or that a file's suffix says.
+    """The target with this name, or the one that a file's suffix implies.
 
     Raises:
-        ExportError: there is no such, or the suffix is another one's.
+        ExportError: no such target, or the suffix belongs to another.
     """
     if name is None:
         for target in TARGETS.values():

@@ -1,1 +1,1 @@
-"""Measuring a model: its speed and its size on disk."""
+"""Measurement of a model's speed and size on disk."""

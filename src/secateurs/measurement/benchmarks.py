@@ -1,4 +1,4 @@
-"""Models timed side by side, over batch sizes, threads and runtimes."""
+"""Side-by-side timing of models, over batch sizes, threads and runtimes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from secateurs.measurement.timing import Timing, clock_for, compare_times
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One model under one set of conditions.
+    """Timing of one model under one set of conditions.
 
     Attributes:
-        model: its name.
-        conditions: what it was measured under.
-        images: examples a call.
-        timing: milliseconds a call, and its ratio to the first model's in the same passes.
-        macs_ratio: the first model's multiply-accumulates over this one's.
-        peak_memory_mb: of a pass over the example inputs, weights with it; None where it is not to
-            be had.
+        model: name of the model.
+        conditions: conditions of the measurement.
+        images: examples per call.
+        timing: milliseconds per call, and the ratio to the first model's in the same passes.
+        macs_ratio: multiply-accumulates of the first model divided by this one's.
+        peak_memory_mb: peak memory of a pass over the example inputs, weights included; None if it
+            is not available.
     """
 
     model: str
@@ -51,24 +51,24 @@ class Measured:
 
     @property
     def throughput(self) -> float:
-        """Examples a second, of the median."""
+        """Examples per second, from the median time."""
         return 1000 * self.images / self.timing.median
 
     @property
     def speedup(self) -> float:
-        """Times as fast as the first model."""
+        """Speed relative to the first model's."""
         return 1 / self.timing.ratio
 
     @property
     def speedup_range(self) -> tuple[float, float]:
-        """The quartiles of ``speedup`` over the passes."""
+        """Quartiles of ``speedup`` over the passes."""
         import numpy as np
 
         low, high = np.percentile(self.timing.ratios, [25, 75])
         return float(1 / high), float(1 / low)
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return {
             "model": self.model,
             **self.conditions.to_plain(),
@@ -85,11 +85,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What ``bench`` measured; ``print`` shows a table.
+    """Result of ``bench``; ``print`` shows a table.
 
     Attributes:
         rows: one for each model and set of conditions.
-        machine: what it was measured on.
+        machine: description of the machine and versions.
         refused: conditions -> why nothing could be measured under them.
     """
 
@@ -136,7 +136,7 @@ class Benchmark:
         return "\n".join(parts)
 
     def to_json(self) -> str:
-        """Everything, as JSON text."""
+        """All measurements as JSON text."""
         plain = {
             "format": "secateurs-bench",
             "version": 1,
@@ -192,20 +192,20 @@ def bench(
     repeats: int = 15,
     seed: int = 0,
 ) -> Benchmark:
-    """Time models side by side, in turns and in random order, after a warm-up.
+    """Time models side by side, interleaved in random order, after a warm-up.
 
     Args:
-        models: the first is what the others are compared with; by name, or in a list.
-        example_inputs: what they all take.
+        models: models, by name or in a list; the others are compared with the first.
+        example_inputs: inputs that they all take.
         runtimes: "eager", "channels-last", "compile", "onnxruntime", "openvino"; one or several.
-        batches: examples a call; one number or several.
-        threads: of the processor; one number or several. None leaves the runtime its own number.
+        batches: examples per call; one number or several.
+        threads: number of CPU threads; one or several. None is the runtime's own default.
         device: "cpu" or "cuda".
-        repeats: passes over all models to begin with; more where the times scatter.
-        seed: of the order.
+        repeats: initial number of passes over all models; more are made if times scatter.
+        seed: seed of the random order.
 
     Returns:
-        The measurements. A runtime that refuses a model is told in ``refused``.
+        The measurements. A runtime that rejects a model is listed in ``refused``.
 
     Raises:
         MeasurementError: nothing could be measured under any of the conditions.
@@ -275,7 +275,7 @@ def _timings(
 
 
 def _inputs(model: Any, example_inputs: Any) -> Any:
-    """What a model takes; Keras's know their own inputs, which tracing makes up."""
+    """Inputs of a model; without example inputs, those made up by tracing (Keras)."""
     if example_inputs is not None:
         return example_inputs
     return backend_of(model).trace(model, None).source.example_inputs

@@ -1,4 +1,4 @@
-"""Under what conditions a model's speed is measured: runtime, batch, threads, type, device."""
+"""Conditions of a speed measurement: runtime, batch, threads, data type, device."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino"),
 }
-"""Runtime -> what must be installed for it beside the model's own framework."""
+"""Runtime -> packages that it needs besides the model's own framework."""
 
 
 _MOST = {"batch": 10**6, "threads": 1024}
-"""More threads than a system grants end the process, without an error that could be told."""
+"""Upper bounds. More threads than the system grants would kill the process without an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What a speed is said for.
+    """Conditions that a speed refers to.
 
     Attributes:
-        runtime: what runs the model: its framework as it is ("eager"), in memory order
-            channels-last, through its compiler ("compile"), ONNX Runtime or OpenVINO.
-        batch: examples a call; None is as many as the example inputs hold.
-        threads: of the processor; None leaves the runtime its own number.
-        dtype: of the arithmetic; "float16" and "bfloat16" where the runtime and device have it.
+        runtime: what runs the model: its framework as it is ("eager"), in channels-last memory
+            format, through its compiler ("compile"), ONNX Runtime or OpenVINO.
+        batch: examples per call; None for as many as the example inputs hold.
+        threads: number of CPU threads; None for the runtime's own default.
+        dtype: data type in which the model computes; "float16" and "bfloat16" where the runtime and
+            device support them.
         device: "cpu" or "cuda".
     """
 
@@ -74,7 +75,7 @@ class Conditions:
 
     @property
     def on_one_thread(self) -> bool:
-        """Whether all of the work is done by the thread that asks for it."""
+        """Whether the calling thread does all the work, so that its CPU time can be measured."""
         return self.threads == 1 and self.device == "cpu"
 
     def __str__(self) -> str:
@@ -86,16 +87,16 @@ class Conditions:
         return f"{self.runtime}{batch}, {threads}{plural}{number}{where}"
 
     def to_plain(self) -> dict[str, Any]:
-        """As a dictionary of plain values."""
+        """The conditions as a dictionary of plain values."""
         return asdict(self)
 
     @classmethod
     def from_text(cls, given: Mapping[str, str]) -> Conditions:
-        """Of the texts that a command line gives.
+        """Parse values given as text, as on the command line.
 
         Raises:
-            BudgetError: a number is none.
-            UnknownNameError: no runtime or type is called so.
+            BudgetError: a value is not a number.
+            UnknownNameError: no such runtime or data type.
         """
         values: dict[str, Any] = dict(given)
         for name in ("batch", "threads"):
@@ -105,7 +106,7 @@ class Conditions:
         return cls(**values)
 
     def with_batch(self, batch: int) -> Conditions:
-        """The same, for calls of so many examples."""
+        """The same conditions with this batch size."""
         return replace(self, batch=batch)
 
 
@@ -113,7 +114,7 @@ CONDITION_NAMES = tuple(field.name for field in fields(Conditions))
 
 
 def check_installed(runtime: str) -> None:
-    """Raise unless the runtime's packages are there.
+    """Check that a runtime's packages are installed.
 
     Raises:
         UnknownNameError: one is missing; the message gives the command that installs it.
@@ -127,7 +128,7 @@ def check_installed(runtime: str) -> None:
 
 
 def machine() -> dict[str, str]:
-    """What a measured time depends on beside the model: the machine and the versions."""
+    """Describe what times depend on besides the model: the machine and package versions."""
     names = ("secateurs", "torch", "keras", "numpy", "onnxruntime", "openvino")
     return {
         "processor": _processor(),
@@ -139,13 +140,13 @@ def machine() -> dict[str, str]:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Twenty letters that stand for these plain values."""
+    """Hash plain values to twenty hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def installed_version(package: str) -> str | None:
-    """A package's version; None where it is not installed."""
+    """Version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -159,6 +160,6 @@ def _processor() -> str:
         return platform.processor()
     wanted = ("model name", "cpu family", "model\t", "flags")
     matching = [line for line in lines if line.startswith(wanted)]
-    # Cloud machines of many kinds are called alike: what they can do is told by their flags.
+    # Different cloud machines report the same model name; their flags tell them apart.
     name = next((line.partition(": ")[2] for line in matching if line.startswith("model name")), "")
     return f"{name} {fingerprint(sorted(set(matching)))}"

@@ -1,13 +1,13 @@
-"""How long any cut of a network will take, before it is made: a model fitted to measured cuts.
+"""Latency of any cut of a network, predicted by a model fitted to measured cuts.
 
-A layer's time is taken to be a sum of terms that follow its widths: its multiply-accumulates, as
-they are and as they are with its widths filled up to the width of a vector; the numbers it writes
-and reads; its weights, which a batch of one reads but once. Depthwise layers have terms of their
-own, and once more where their width is no multiple of 4, 8 or 16: runtimes that keep channels in
-blocks fall off their fast path there. What a term costs on this machine, in this runtime, is found
-by timing some dozen real cuts of the network and a fit by non-negative least squares. What that is
-off by is carried over to cuts that are like those (``residuals``). How far off the model is is
-found by leaving each cut out in turn.
+A layer's time is modelled as a sum of terms that follow its widths: its multiply-accumulates, as
+they are and with widths rounded up to whole vectors; the values it reads and writes; and its
+weights, which a pass reads once whatever the batch. Depthwise layers have terms of their own, more
+where their width is not a multiple of 4, 8 or 16, because runtimes that keep channels in blocks
+leave their fast path there. The cost of each term on a machine and runtime is fitted by
+non-negative least squares to the times of some dozen real cuts of the network. The residuals are
+carried over to similar cuts (``residuals``). The model's error is estimated by leaving each cut out
+in turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from secateurs.measurement.conditions import Conditions
 from secateurs.measurement.residuals import Residuals
 
 VECTOR = 16
-"""Channels that a vector of today's processors holds (float32, AVX-512), or two of the half."""
+"""Channels in one vector of current processors (float32, AVX-512), or in two of half the width."""
 
 TERMS = (
     "constant",
@@ -51,17 +51,18 @@ TERMS = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One contraction, by which its terms are found.
+    """One contraction, with what its terms are computed from.
 
     Attributes:
-        name: of the layer.
-        positions: multiply-accumulates for each number in the weight, or 0 for one without weights.
-        kernel: numbers of the weight for each pair of channels.
-        outputs: (units along its output axis), None where it keeps its length.
-        inputs: the same of its input axis.
-        lengths: of both axes, dense.
-        is_depthwise: whether each channel is only of itself.
-        constant: of its multiply-accumulates, and ``axes`` the units that they follow.
+        name: name of the layer.
+        positions: multiply-accumulates per element of the weight; 0 if there is no weight.
+        kernel: elements of the weight for each pair of channels.
+        outputs: units along its output axis; None if that keeps its length.
+        inputs: units along its input axis; None if that keeps its length.
+        lengths: dense lengths of the output and input axes.
+        is_depthwise: whether each output channel reads only its own input channel.
+        constant: constant factor of its multiply-accumulates.
+        axes: units of the axes that its multiply-accumulates are proportional to.
     """
 
     name: str
@@ -76,10 +77,10 @@ class Layer:
 
 
 class WidthTerms:
-    """The terms of a network's time, for any choice of atoms that stay.
+    """Terms of a network's time, for any choice of kept atoms.
 
     Attributes:
-        layers: of which they are summed.
+        layers: layers whose terms are summed.
     """
 
     def __init__(self, network: Network) -> None:
@@ -96,13 +97,13 @@ class WidthTerms:
         self._kernel = self._dense & ~is_point
 
     def of(self, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()) -> NDArray[np.float64]:
-        """The terms, summed over layers but those of blocks that go; shape (``TERMS``,)."""
+        """Terms summed over layers, except those of removed blocks; shape (terms,)."""
         return self.sum(*self.sizes(alive, blocks))
 
     def sizes(
         self, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()
     ) -> tuple[Floats, Floats, Floats, Floats]:
-        """Of each layer what ``sum`` takes: outputs, inputs, MACs, whether it is there."""
+        """Arguments of ``sum`` for each layer: outputs, inputs, MACs, whether it is present."""
         stays = self._network.solution.mark_kept(alive)
         counts: dict[int, int] = {}
 
@@ -130,13 +131,13 @@ class WidthTerms:
         macs: NDArray[np.float64],
         there: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """The terms, summed over the layers; shape (..., ``TERMS``).
+        """Terms summed over the layers, shape (..., terms).
 
         Args:
-            out: length of each layer's output axis; shape (..., layers), as all others.
-            into: of its input axis.
+            out: length of each layer's output axis, shape (..., layers) like all arguments.
+            into: length of its input axis.
             macs: its multiply-accumulates.
-            there: 1 for each layer that is there, 0 for one that has gone with its block.
+            there: 1 for each layer that is present, 0 if it was removed with its block.
         """
         macs = macs * there
         dense, depthwise = macs * self._dense, macs * self._depthwise
@@ -196,7 +197,7 @@ def _layer_of(network: Network, number: int) -> Layer:
 
 
 def _weight_of(network: Network, layer: str, axes: Sequence[NDArray[np.int64]]) -> Tensor | None:
-    """The tensor that a contraction multiplies with: of its layer, along the same axes."""
+    """The weight of a contraction: a tensor of its layer, along the same axes."""
     wanted = {id(axis) for axis in axes}
     of_layer = [t for t in network.tensors.values() if t.layer == layer and len(t.shape) > 1]
     fitting = [t for t in of_layer if {id(a) for a in t.axes.values()} <= wanted or not wanted]
@@ -208,9 +209,9 @@ def _axis(tensor: Tensor, role: Role) -> int | None:
 
 
 def is_depthwise(network: Network, tensor: Tensor) -> bool:
-    """Whether a tensor is the weight of a convolution that keeps every channel to itself.
+    """Whether a tensor is the weight of a depthwise convolution.
 
-    The first convolution of images in grey has such a weight too, and is none.
+    The first convolution of a greyscale-image model has a weight of that shape but is not one.
     """
     first = network.contractions[0].layer if network.contractions else ""
     if tensor.layer == first:
@@ -230,7 +231,7 @@ _LEAST = 1e-12
 
 
 class _SamplesData(BaseModel):
-    """The cuts that were timed, as JSON."""
+    """Schema of the timed cuts as JSON."""
 
     terms: list[
         Annotated[tuple[FiniteNumber, ...], Field(min_length=len(TERMS), max_length=len(TERMS))]
@@ -241,7 +242,7 @@ class _SamplesData(BaseModel):
 
 
 class _LatencyData(BaseModel):
-    """What a latency model is as JSON."""
+    """Schema of a latency model as JSON."""
 
     conditions: dict[str, Any]
     images: Count
@@ -255,13 +256,13 @@ class _LatencyData(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Cuts that were timed beside the dense network; the first is the dense network itself.
+    """Cuts that were timed beside the dense network; the first entry is the dense network.
 
     Attributes:
-        terms: shape (cuts, number of ``TERMS``).
-        macs: of each layer; shape (cuts, layers).
-        ratios: of times to the dense network's; shape (cuts,).
-        noise: standard error of each, relative to it; shape (cuts,).
+        terms: shape (cuts, terms).
+        macs: multiply-accumulates of each layer, shape (cuts, layers).
+        ratios: times relative to the dense network's, shape (cuts,).
+        noise: relative standard error of each ratio, shape (cuts,).
     """
 
     terms: Floats
@@ -271,7 +272,7 @@ class Samples:
 
     @classmethod
     def of_dense(cls, network: Network) -> Samples:
-        """Of the dense network alone."""
+        """Samples that hold the dense network only."""
         terms, macs = _row(WidthTerms(network), network.alive(), ())
         return cls(terms[None], macs[None], np.ones(1), np.zeros(1))
 
@@ -279,13 +280,13 @@ class Samples:
         return len(self.ratios)
 
     def with_cut(self, network: Network, cut: Cut, ratio: float, noise: float) -> Samples:
-        """These and one more.
+        """Add a cut.
 
         Args:
-            network: the dense one.
-            cut: of it.
-            ratio: of its time to the dense network's.
-            noise: standard error of that, relative to it.
+            network: the dense network.
+            cut: cut of it.
+            ratio: its time relative to the dense network's.
+            noise: relative standard error of that ratio.
         """
         alive = network.alive(network.removed_by(cut))
         terms, macs = _row(WidthTerms(network), alive, cut.blocks)
@@ -297,13 +298,13 @@ class Samples:
         )
 
     def with_ratio(self, place: int, ratio: float, noise: float) -> Samples:
-        """These, one of them timed again."""
+        """Replace the timing of one cut."""
         ratios, noises = self.ratios.copy(), self.noise.copy()
         ratios[place], noises[place] = ratio, noise
         return replace(self, ratios=ratios, noise=noises)
 
     def to_plain(self) -> dict[str, Any]:
-        """As lists of numbers."""
+        """The samples as lists of numbers."""
         return {name: getattr(self, name).tolist() for name in ("terms", "macs", "ratios", "noise")}
 
 
@@ -316,21 +317,21 @@ def _row(
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Milliseconds of any cut of one network, under the conditions it was fitted for.
+    """Predicts the milliseconds of any cut of one network, under given conditions.
 
     Attributes:
-        conditions: runtime, batch, threads, number type, device.
-        images: examples a call.
-        dense_ms: what the dense network took: the median.
-        costs: milliseconds of each of ``TERMS``.
+        conditions: runtime, batch, threads, data type, device.
+        images: examples per call.
+        dense_ms: median time of the dense network.
+        costs: milliseconds for each of ``TERMS``.
         errors: relative errors of the fit, each cut left out in turn.
-        multiple: of channels, that widths are best kept multiples of: the smallest within a
-            twentieth of the fastest, by time for each multiply-accumulate.
-        at_multiples: multiple -> (time, MACs) of the network cut to half of its MACs, or as near as
-            it comes, at widths of that multiple; both relative to the dense network's.
-        by_kind: kind of group -> the multiple of its widths, where a smaller one was found to do.
-        residuals: what the sum of terms is off by, near cuts that were timed; None: unknown.
-        samples: the cuts that it is fitted to; None where it was not fitted.
+        multiple: number that widths are best kept multiples of: the smallest within a twentieth of
+            the fastest, in time per multiply-accumulate.
+        at_multiples: multiple -> (time, MACs) of the network cut to half of its MACs, or the
+            nearest possible, at widths of that multiple; both relative to the dense network's.
+        by_kind: kind of group -> multiple of its widths, where a smaller one suffices.
+        residuals: correction near cuts that were timed; None if unknown.
+        samples: the cuts that it is fitted to; None if it was not fitted.
     """
 
     conditions: Conditions
@@ -355,7 +356,7 @@ class LatencyModel:
         at_multiples: Mapping[int, tuple[float, float]] | None = None,
         by_kind: Mapping[str, int] | None = None,
     ) -> LatencyModel:
-        """Of cuts that were timed; the other arguments are attributes."""
+        """Fit to timed cuts; the other arguments are attributes."""
         costs, residuals, errors = fit(samples)
         return cls(
             conditions,
@@ -371,13 +372,13 @@ class LatencyModel:
         )
 
     def learn(self, network: Network, cut: Cut, ratio: float, noise: float) -> LatencyModel:
-        """The model fitted to one more cut; itself where it was not fitted to any.
+        """Refit with one more cut; a model that was not fitted is returned as it is.
 
         Args:
-            network: the dense one that it is of.
-            cut: that was timed.
-            ratio: of its time to the dense network's.
-            noise: standard error of that, relative to it.
+            network: the dense network.
+            cut: the cut that was timed.
+            ratio: its time relative to the dense network's.
+            noise: relative standard error of that ratio.
         """
         if self.samples is None:
             return self
@@ -392,33 +393,33 @@ class LatencyModel:
         )
 
     def multiple_for(self, kind: str) -> int:
-        """Of what the widths of a kind of group are best kept multiples."""
+        """Number that the widths of a kind of group are best kept multiples of."""
         return self.by_kind.get(kind, self.multiple)
 
     def milliseconds(self, terms: Floats, macs: Floats) -> Floats:
-        """Of a pass.
+        """Predict the milliseconds of a pass.
 
         Args:
-            terms: summed over layers; shape (..., number of ``TERMS``).
-            macs: of each layer; shape (..., layers).
+            terms: terms summed over layers, shape (..., terms).
+            macs: multiply-accumulates of each layer, shape (..., layers).
         """
         found: Floats = terms @ np.array(self.costs)
         return found if self.residuals is None else found * self.residuals.factor(macs)
 
     def predictor(self, network: Network) -> Callable[..., float]:
-        """(atoms that stay, blocks that go whole: none) -> milliseconds of a pass."""
+        """A function (mask of kept atoms, removed blocks=()) -> milliseconds of a pass."""
         terms = WidthTerms(network)
         return lambda alive, blocks=(): float(self.milliseconds(*_row(terms, alive, blocks)))
 
     def doubt(
         self, network: Network, alive: NDArray[np.bool_], blocks: Sequence[BlockCut] = ()
     ) -> float:
-        """How far off the prediction of a cut may be, one standard deviation, relative to it.
+        """Relative standard deviation of the prediction for a cut.
 
         Args:
-            network: the dense one, or what is left of it.
-            alive: atoms that stay.
-            blocks: residual blocks that go whole.
+            network: the dense network, or what a cut left of it.
+            alive: mask of the kept atoms, shape (atoms,).
+            blocks: residual blocks removed whole.
         """
         if self.residuals is None:
             return self.median_error
@@ -426,12 +427,12 @@ class LatencyModel:
 
     @property
     def median_error(self) -> float:
-        """Half of the cuts, left out, were predicted nearer than this, relative to their time."""
+        """Median relative error over the cuts, each left out of the fit."""
         return float(np.median(np.abs(self.errors)))
 
     @property
     def largest_error(self) -> float:
-        """The error of the cut that was predicted worst."""
+        """Largest relative error over the cuts, each left out of the fit."""
         return float(np.max(np.abs(self.errors)))
 
     def __str__(self) -> str:
@@ -456,10 +457,10 @@ class LatencyModel:
         return "\n".join(parts)
 
     def to_json(self) -> str:
-        """As text that ``from_json`` reads.
+        """JSON text that ``from_json`` reads.
 
         Raises:
-            MeasurementError: the model was not fitted to anything.
+            MeasurementError: the model was not fitted.
         """
         if self.samples is None:
             raise MeasurementError("expected a latency model that was fitted; received costs alone")
@@ -480,7 +481,7 @@ class LatencyModel:
         """Read what ``to_json`` wrote.
 
         Raises:
-            MeasurementError: it is something else, or of other terms.
+            MeasurementError: the text is something else, or has other terms.
         """
         try:
             plain = _LatencyData.model_validate(json.loads(text))
@@ -495,7 +496,7 @@ class LatencyModel:
             settled = (plain.multiple, plain.at_multiples, plain.by_kind)
             with np.errstate(over="raise", invalid="raise", divide="raise"):
                 return cls.fit(conditions, plain.images, plain.dense_ms, samples, *settled)
-        # Numbers that no machine measures overflow, or have no fit (scipy's RuntimeError).
+        # Numbers that no machine measures overflow, or cannot be fitted (scipy's RuntimeError).
         except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise MeasurementError(
                 f"expected a latency model as this version writes it; received something else "
@@ -508,9 +509,9 @@ def _at(multiple: int) -> str:
 
 
 def fit(samples: Samples) -> tuple[Floats, Residuals, Floats]:
-    """(cost of each term, what that leaves, relative error of each cut when it is left out).
+    """Fit a latency model: (cost of each term, residuals, leave-one-out relative errors).
 
-    Costs are in times that the dense network takes.
+    Costs are in units of the dense network's time.
 
     Args:
         samples: at least one.
@@ -532,13 +533,13 @@ def fit(samples: Samples) -> tuple[Floats, Residuals, Floats]:
 def _residuals_of(samples: Samples, costs: Floats) -> Residuals:
     off = np.log(samples.ratios / np.maximum(samples.terms @ costs, _LEAST))
     shares = samples.macs[0] / max(1.0, samples.macs[0].sum())
-    # By their roots, so that many small layers are not lost beside one that is large.
+    # Square roots, so that many small layers still count beside a large one.
     shares = np.sqrt(shares) / max(np.sqrt(shares).sum(), _LEAST)
     return Residuals.fit(samples.macs, shares, off, samples.noise)
 
 
 def _solve(terms: Floats, times: Floats) -> Floats:
-    """Costs of at least 0 by which the relative errors are least."""
+    """Non-negative costs that minimise the relative errors."""
     scale = np.maximum(terms.max(axis=0), 1e-300)
     costs, _ = nnls(terms / scale / times[:, None], np.ones(len(times)))
     found: Floats = costs / scale

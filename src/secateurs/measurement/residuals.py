@@ -1,10 +1,10 @@
-"""What a sum of terms is off by at cuts that were timed, carried over to cuts like them.
+"""Residuals of the latency model at timed cuts, carried over to similar cuts.
 
-A sum of terms that follow widths is a rough picture: caches, allocators and kernels that change
-with size are not in it, and a plan that goes by it ends where it flatters. What it was off by at
-the cuts that were timed is known, and what is like one of them is off by about as much: a Gaussian
-process over the layers' multiply-accumulates says by how much, and how far that can be trusted.
-Far from all that was timed it says nothing, and doubts the most.
+A sum of terms in the widths is a rough model: caches, allocators and kernels that change with size
+are not in it, and a plan that minimises it ends where it is too optimistic. Its residuals at timed
+cuts are known, and similar cuts have similar residuals: a Gaussian process over the layers'
+multiply-accumulates predicts them, and how far to trust that. Far from all timed cuts it predicts
+no correction, with the largest uncertainty.
 
 Source: kriging of a regression's residuals (Krige 1951; Rasmussen & Williams, *Gaussian Processes
 for Machine Learning*, 2006, sections 2.2, 2.7 and 5.4.2).
@@ -23,26 +23,27 @@ Floats = NDArray[np.float64]
 
 REACHES = (0.1, 0.2, 0.4, 0.8)
 SIZES = (0.02, 0.04, 0.08, 0.16)
-"""How far a residual reaches, and how large residuals are: what was left out is foretold best."""
+"""Candidate length scales and standard deviations; those that predict left-out cuts best are used.
+"""
 
 NOISE = 0.01
-"""Of a time that was measured, relative to it, at the least."""
+"""Least relative standard error of a measured time."""
 
 _NO_MACS = 1.0
-"""What a layer that is gone is taken to multiply: its logarithm is far from any other's."""
+"""MACs assigned to a removed layer, whose logarithm is then far from any other's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """A Gaussian process over what terms were off by.
+    """A Gaussian process over the residuals of the terms.
 
     Attributes:
-        macs: of each layer, after each cut that was timed; shape (cuts, layers).
-        shares: how much each layer counts; they sum to 1; shape (layers,).
-        off: logarithm of what was measured over the sum of terms; shape (cuts,).
-        noise: standard error of each measurement, relative to it; shape (cuts,).
-        reach: distance within which cuts are off by about as much.
-        size: of residuals, one standard deviation.
+        macs: multiply-accumulates of each layer after each timed cut, shape (cuts, layers).
+        shares: weights of the layers, which sum to 1, shape (layers,).
+        off: logarithm of measured time over the sum of terms, shape (cuts,).
+        noise: relative standard error of each measurement, shape (cuts,).
+        reach: length scale within which cuts have similar residuals.
+        size: standard deviation of the residuals.
     """
 
     macs: Floats
@@ -54,13 +55,13 @@ class Residuals:
 
     @classmethod
     def fit(cls, macs: Floats, shares: Floats, off: Floats, noise: Floats) -> Residuals:
-        """Of the reach and the size by which each cut is foretold best by the others.
+        """Choose the reach and the size by which each cut is best predicted from the others.
 
         Args:
-            macs: of each layer, after each cut that was timed; shape (cuts, layers).
-            shares: how much each layer counts; shape (layers,).
-            off: logarithm of what was measured over the sum of terms; shape (cuts,).
-            noise: standard error of each measurement, relative to it; shape (cuts,).
+            macs: multiply-accumulates of each layer after each timed cut, shape (cuts, layers).
+            shares: weights of the layers, shape (layers,).
+            off: logarithm of measured time over the sum of terms, shape (cuts,).
+            noise: relative standard error of each measurement, shape (cuts,).
         """
         noise = np.maximum(noise, NOISE)
         tried = [
@@ -71,7 +72,7 @@ class Residuals:
 
     @property
     def _likelihood(self) -> float:
-        """Logarithm of how likely each residual is by the others, summed, but for a constant."""
+        """Leave-one-out log likelihood of the residuals, up to a constant."""
         inverse = np.linalg.inv(self._covariance)
         spread: Floats = 1 / np.diag(inverse)
         missed = inverse @ self.off * spread
@@ -96,21 +97,21 @@ class Residuals:
         return self._place(self.macs)
 
     def _likeness(self, macs: Floats) -> Floats:
-        """Covariance of choices (..., layers) with what was timed; (..., cuts)."""
+        """Covariance of choices (..., layers) with the timed cuts, shape (..., cuts)."""
         here, there = self._place(macs), self._places
         squares = (here**2).sum(axis=-1)[..., None] + (there**2).sum(axis=1) - 2 * here @ there.T
         found: Floats = self.size**2 * np.exp(-np.maximum(squares, 0) / (2 * self.reach**2))
         return found
 
     def factor(self, macs: Floats) -> Floats:
-        """What a sum of terms is multiplied by; ``macs`` has shape (..., layers)."""
+        """Factor that corrects a sum of terms; ``macs`` has shape (..., layers)."""
         if not self._applies(macs):
             return np.ones(macs.shape[:-1])
         found: Floats = np.exp(self._likeness(macs) @ self._weights)
         return found
 
     def doubt(self, macs: Floats) -> Floats:
-        """One standard deviation of the corrected time, relative to it; shape (...)."""
+        """Relative standard deviation of the corrected time, shape (...)."""
         if not self._applies(macs):
             return np.full(macs.shape[:-1], self.size)
         likeness = self._likeness(macs)
@@ -119,11 +120,11 @@ class Residuals:
         return found
 
     def _applies(self, macs: Floats) -> bool:
-        """Whether anything was timed, and the layers are those that were."""
+        """Whether anything was timed, and the layers are the same."""
         return bool(len(self.off)) and macs.shape[-1] == self.macs.shape[1]
 
     def without(self, place: int) -> Residuals:
-        """The same, had one of the cuts not been timed."""
+        """The process without one of the timed cuts."""
         rest = np.arange(len(self.off)) != place
         return Residuals(
             self.macs[rest],

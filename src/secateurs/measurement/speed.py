@@ -1,7 +1,7 @@
-"""How fast a model is and how large: throughput, latency, bytes.
+"""Speed and size of a model: throughput, latency, bytes.
 
-Nothing here knows a framework: what is measured is a callable that runs the model once on a batch,
-and waits for the device itself where the device works on its own (``torch.cuda.synchronize``).
+Nothing here depends on a framework: what is measured is a callable that runs the model once on a
+batch, and synchronises with the device where that is asynchronous (``torch.cuda.synchronize``).
 """
 
 from __future__ import annotations
@@ -24,57 +24,57 @@ _STUDY_PASSES, _STUDY_SECONDS = 7, 0.05
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Measurements of one thing, one a pass: their median, and the quartiles around it."""
+    """Samples of one quantity, one per pass, with their median and quartiles."""
 
     samples: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Half of the samples lie below."""
+        """Median of the samples."""
         return float(np.median(self.samples))
 
     @property
     def low(self) -> float:
-        """The lower quartile: a quarter of the samples lie below."""
+        """Lower quartile of the samples."""
         return float(np.percentile(self.samples, 25))
 
     @property
     def high(self) -> float:
-        """The upper quartile: a quarter of the samples lie above."""
+        """Upper quartile of the samples."""
         return float(np.percentile(self.samples, 75))
 
 
 class Speed(Spread):
-    """Images a second."""
+    """Images per second."""
 
     __slots__ = ()
 
 
 class CallTime(Spread):
-    """Milliseconds a call."""
+    """Milliseconds per call."""
 
     __slots__ = ()
 
 
 class Ratio(Spread):
-    """How many times as fast one is as the other."""
+    """Speed of one model relative to another's."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedComparison:
-    """Images a second of a model and of the one it was cut from, measured in turns.
+    """Throughput of a model and of the one it was cut from, measured interleaved.
 
     Attributes:
-        images_per_second: of the cut model, median of the passes.
-        dense_images_per_second: of the other.
-        ratio: how many times as fast the cut model is, median of the passes' ratios.
+        images_per_second: throughput of the cut model, median over passes.
+        dense_images_per_second: throughput of the dense model.
+        ratio: speed of the cut model relative to the dense one's, median over passes.
         low: lower quartile of the ratio.
-        high: upper quartile.
-        batch_size: images a call.
-        device: what both ran on.
-        threads: that they had, on a CPU; None where that is not known.
+        high: upper quartile of the ratio.
+        batch_size: images per call.
+        device: device of both models.
+        threads: number of CPU threads; None if unknown.
     """
 
     images_per_second: float
@@ -94,14 +94,14 @@ def compare_speed(
     device: str,
     threads: int | None = None,
 ) -> SpeedComparison:
-    """Measure two models in turns, briefly: this happens after every round of a study.
+    """Measure two models interleaved, briefly, since this happens after every round of a study.
 
     Args:
-        pruned: puts one batch through the cut model, and waits for the result.
-        dense: the same with the other.
-        images: in that batch.
-        device: what both run on.
-        threads: that they have; None where that is not known.
+        pruned: callable that runs the cut model on one batch, and waits for the result.
+        dense: the same for the dense model.
+        images: number of images in that batch.
+        device: device of both models.
+        threads: number of CPU threads; None if unknown.
     """
     runs = {"dense": dense, "pruned": pruned}
     speeds = throughput(runs, images, repeats=_STUDY_PASSES, seconds=_STUDY_SECONDS)
@@ -127,18 +127,18 @@ def throughput(
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Speed]:
-    """Images a second of several models, measured in turns so that all meet the same noise.
+    """Images per second of several models, interleaved so that noise affects all alike.
 
     Args:
-        runs: name -> callable that puts one batch through one model and waits for the result.
+        runs: name -> callable that runs one model on one batch, and waits for the result.
         images: number of images in that batch.
-        repeats: number of passes over all runs, each in random order; one sample a pass.
-        seconds: how long one sample lasts at least; short calls are repeated to fill it.
-        seed: of the order.
-        clock: seconds since some moment.
+        repeats: number of passes over all runs, each in random order; one sample per pass.
+        seconds: least duration of one sample; short calls are repeated to fill it.
+        seed: seed of the random order.
+        clock: function that returns seconds since some moment.
 
     Returns:
-        For each name its speed; sample i of every speed comes from the same pass.
+        The speed for each name; sample i of every speed comes from the same pass.
     """
     if images < 1:
         raise ValueError(f"expected at least one image a call; received images={images}")
@@ -154,20 +154,20 @@ def latency(
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, CallTime]:
-    """Milliseconds one call takes, measured as ``throughput`` does."""
+    """Milliseconds per call, measured in the same way as ``throughput``."""
     durations = _in_turns(runs, repeats, seconds, seed, clock)
     return {name: CallTime(tuple((1000 * taken).tolist())) for name, taken in durations.items()}
 
 
 def ratio(fast: Speed, slow: Speed) -> Ratio:
-    """How many times as fast ``fast`` is as ``slow``, pass by pass.
+    """Speed of ``fast`` relative to ``slow``, pass by pass.
 
-    A pass in which the machine was busy slows both, so its ratio still holds; the ratio of two
-    medians taken from different passes need not.
+    A pass in which the machine was busy slows both, so its ratio still holds; a ratio of medians
+    from different passes may not.
 
     Args:
-        fast: of the same call of ``throughput`` as ``slow``.
-        slow: what ``fast`` is compared with.
+        fast: speed from the same call of ``throughput`` as ``slow``.
+        slow: speed that ``fast`` is compared with.
     """
     if len(fast.samples) != len(slow.samples):
         raise ValueError(
@@ -194,7 +194,7 @@ def _in_turns(
     seed: int,
     clock: Clock,
 ) -> dict[str, np.ndarray[tuple[int], np.dtype[Any]]]:
-    """Seconds one call of each run takes, one sample a pass."""
+    """Seconds per call of each run, one sample per pass."""
     if repeats < 1 or seconds <= 0:
         raise ValueError(
             f"expected repeats >= 1 and seconds > 0; received repeats={repeats}, seconds={seconds}"
@@ -211,8 +211,8 @@ def _in_turns(
 
 
 def _warm_up(run: Callable[[], object], seconds: float, clock: Clock) -> int:
-    """Run until caches are warm; the number of calls that fill ``seconds``."""
-    run()  # compiles, allocates, picks algorithms: says nothing about speed
+    """Run until caches are warm; returns the number of calls that fill ``seconds``."""
+    run()  # compiles, allocates, selects algorithms: not representative
     start = clock()
     calls = 0
     while clock() - start < seconds:
@@ -222,7 +222,7 @@ def _warm_up(run: Callable[[], object], seconds: float, clock: Clock) -> int:
 
 
 def _time(run: Callable[[], object], calls: int, clock: Clock) -> float:
-    """Seconds that ``calls`` calls take together."""
+    """Total seconds of ``calls`` calls."""
     start = clock()
     for _ in range(calls):
         run()

@@ -1,4 +1,4 @@
-"""How long one model takes beside another: measured in turns, with how far it can be trusted."""
+"""Time of one model relative to another's, measured interleaved, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Run = Callable[[], object]
 _LARGEST_LEARNED_FROM = 2**25 - 2**16
 
 TRUSTED = 0.03
-"""Largest standard error of a median, relative to it, that anything is decided by."""
+"""Largest relative standard error of a median on which a decision may be based."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times of one run, and of a reference measured in the same passes.
+    """Times of one run, relative to a reference measured in the same passes.
 
     Attributes:
-        milliseconds: one a pass.
-        ratios: of this run's time to the reference's in the same pass.
+        milliseconds: one value per pass.
+        ratios: time relative to the reference's in the same pass.
     """
 
     milliseconds: tuple[float, ...]
@@ -34,33 +34,33 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Milliseconds: half of the passes took less."""
+        """Median time in milliseconds."""
         return float(np.median(self.milliseconds))
 
     @property
     def ratio(self) -> float:
-        """The median of the ratios: times the reference takes."""
+        """Median of the ratios."""
         return float(np.median(self.ratios))
 
     @property
     def error(self) -> float:
-        """The standard error of ``ratio``, relative to it."""
+        """Relative standard error of ``ratio``."""
         return _relative_error(np.asarray(self.ratios))
 
     def percentile(self, share: float) -> float:
-        """Milliseconds that ``share`` percent of the passes took less than."""
+        """Percentile of the milliseconds; ``share`` is in percent."""
         return float(np.percentile(self.milliseconds, share))
 
     def percentile_of_ratio(self, share: float) -> float:
-        """The ratio that ``share`` percent of the passes lie below."""
+        """Percentile of the ratios; ``share`` is in percent."""
         return float(np.percentile(self.ratios, share))
 
 
 def clock_for(conditions: Conditions) -> Callable[[], float]:
-    """Seconds: of the processor where one thread does all the work, else of the clock on the wall.
+    """Choose a clock in seconds: CPU time if one thread does all the work, else wall time.
 
-    On one thread the processor's time is what the wall's would be on a machine with nothing else
-    to do, so a busy one disturbs it least.
+    On one thread, CPU time equals the wall time of an otherwise idle machine, so other load
+    disturbs it least.
     """
     return time.process_time if conditions.on_one_thread else time.perf_counter
 
@@ -75,19 +75,19 @@ def compare_times(
     trusted: float = TRUSTED,
     seed: int = 0,
 ) -> dict[str, Timing]:
-    """Time several runs in turns, in random order, until their ratios can be trusted.
+    """Time several runs, interleaved in random order, until their ratios are precise enough.
 
     Args:
-        runs: name -> callable that runs one model once and waits for the result.
-        reference: the name of the run that the others are compared with.
-        clock: seconds since some moment.
-        repeats: passes over all runs to begin with; doubled up to three times.
-        seconds: how long a sample lasts at least; short calls are repeated to fill it.
-        trusted: the largest standard error of a ratio, relative to it.
-        seed: of the order.
+        runs: name -> callable that runs one model once, and waits for the result.
+        reference: name of the run that the others are compared with.
+        clock: function that returns seconds since some moment.
+        repeats: initial number of passes over all runs; doubled up to three times.
+        seconds: least duration of a sample; short calls are repeated to fill it.
+        trusted: largest relative standard error of a ratio.
+        seed: seed of the random order.
 
     Raises:
-        MeasurementError: after all passes the times still scatter too much to say.
+        MeasurementError: after all passes the times still scatter too much.
     """
     keep_freed_memory()
     calls = {name: _warm(run, seconds, clock) for name, run in runs.items()}
@@ -122,13 +122,13 @@ def compare_times(
 
 
 def keep_freed_memory() -> None:
-    """Have the C library's allocator keep what is freed, as it does once 32 MB have been.
+    """Make the C library's allocator keep freed memory, as it does once 32 MB have been freed.
 
-    glibc hands memory back to the system where it is larger than anything that was freed before,
-    and takes it again, page by page, in the next pass: a third of the time of a MobileNetV2 in
-    PyTorch, or none of it, by what else the process has freed, and by a few channels of one layer.
-    A block just below the largest size that it learns from, freed once, ends that (elsewhere it is
-    memory that is never touched). It changes nothing that any large tensor would not.
+    glibc returns a block to the system if it is larger than any freed before, and faults it in
+    again page by page in the next pass. That can take a third of the time of a MobileNetV2 in
+    PyTorch or none of it, depending on what else the process has freed and on a few channels of one
+    layer. Freeing a block just below the largest size that glibc adapts to, once, ends that; on
+    other systems this is memory that is never touched. Any large tensor would have the same effect.
 
     Source: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, dynamic adjustment, in mallopt(3).
     """
@@ -136,13 +136,13 @@ def keep_freed_memory() -> None:
 
 
 def _relative_error(samples: NDArray[np.float64]) -> float:
-    """Of a median: 1.253 standard deviations over the root of their number, by the quartiles."""
+    """Relative standard error of a median, 1.253 sigma / sqrt(n), with sigma from quartiles."""
     low, middle, high = np.percentile(samples, [25, 50, 75])
     return float(1.253 * (high - low) / 1.349 / np.sqrt(len(samples)) / middle)
 
 
 def _warm(run: Run, seconds: float, clock: Callable[[], float]) -> int:
-    run()  # compiles, allocates, picks algorithms
+    run()  # compiles, allocates, selects algorithms
     run()
     start, calls = clock(), 0
     while clock() - start < seconds and calls < 1000:
