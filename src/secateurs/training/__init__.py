@@ -1,1 +1,1 @@
-"""What training is, for any framework: the learner's protocol, batches, schedules, callbacks."""
+"""Training, independent of the framework: the learner's protocol, batches, schedules, callbacks."""

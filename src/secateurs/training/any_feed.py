@@ -1,4 +1,4 @@
-"""Batches of any kind: tensors, tuples, dictionaries, lists of images, what a tokenizer gives."""
+"""Batches of any kind: tensors, tuples, dictionaries, lists of images, tokenizer outputs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _NO_LABELS = np.zeros(0, np.int64)
 
 
 class AnyFeed:
-    """Batches as their user has them; ``Batch.images`` holds one of them, whole.
+    """Batches in the user's own format; ``Batch.images`` holds one of them, whole.
 
     Args:
-        source: an iterable of batches that can be gone through again; or a pair of arrays, a
+        source: an iterable of batches that can be iterated repeatedly; or a pair of arrays, a
             dictionary of arrays or a ``Split``, which are cut into batches.
-        batch_size: of arrays; a loader has its own.
-        seed: of the order of arrays.
-        what: for messages.
-        seeded: makes a context in which a loader's shuffling depends on the epoch alone.
+        batch_size: batch size for arrays; a loader has its own.
+        seed: seed of the order of arrays.
+        name: name of the data, for messages.
+        seeded: makes a context in which a loader's shuffling depends on the epoch only.
 
     Raises:
-        DataError: there is no batch, or they are gone once seen.
+        DataError: there is no batch, or the source can be iterated only once.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class AnyFeed:
 
     @property
     def whole_length(self) -> int:
-        """Batches in which every example is seen once."""
+        """Number of batches in which every example appears once."""
         return self._length
 
     def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
-        """The batches of an epoch of training, from the ``first`` on."""
+        """Yield the training batches of an epoch, starting with number ``first``."""
         batches = itertools.islice(self._batches(epoch, shuffle=True), first, None)
         return (self._part(batch, share) for batch in batches)
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
-        """Every example once."""
+        """Yield every example once, in order."""
         return (self._part(batch, share) for batch in self._batches(0, shuffle=False))
 
     def _batches(self, epoch: int, *, shuffle: bool) -> Iterator[object]:
         if self._arrays is None:
-            with self._seeded(epoch):  # samplers draw when the first batch is asked for
+            with self._seeded(epoch):  # samplers draw when the first batch is requested
                 items = iter(self._source)
                 first = next(items, None)
             yield from items if first is None else itertools.chain([first], items)
@@ -90,7 +90,7 @@ class AnyFeed:
         if share.of > 1:
             part = share.slice(whole)
             batch = rows_of(batch, np.arange(part.start, part.stop))
-        return Batch(cast(Images, batch), _NO_LABELS, whole)  # whatever it is: see the class
+        return Batch(cast(Images, batch), _NO_LABELS, whole)  # of any type: see the class
 
     def _count_batches(self) -> int:
         if self._arrays is not None:
@@ -120,7 +120,7 @@ def _check_lengths(arrays: object, name: str) -> None:
 
 
 class Again:
-    """The batches of a feed, as they are, as often as they are asked for."""
+    """The batches of a feed, unchanged; can be iterated repeatedly."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -133,13 +133,13 @@ class Again:
 
 
 class TaskBatches:
-    """The first batches of the training data for a task, as often as they are asked for.
+    """The first training batches for a task; can be iterated repeatedly.
 
     Args:
-        feed: gone through in order.
-        batches: how many, at most.
-        task: whose targets are among the inputs, perhaps.
-        is_whole: whether batches stay what they are; else each is (inputs, targets).
+        feed: feed to iterate in order.
+        batches: largest number of batches.
+        task: the task, which may take its targets from the inputs.
+        is_whole: whether batches stay unchanged; otherwise each becomes (inputs, targets).
     """
 
     def __init__(self, feed: Feed, batches: int, task: LearningTask, *, is_whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""Who is told what happens in a loop; on the ground, so that both frameworks can tell."""
+"""Callbacks of the training loop, shared by both frameworks."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Any
 
 
 class Watcher:
-    """Told what happens, as it happens; does nothing with it. For progress bars and tables."""
+    """Base class of callbacks: called as things happen, does nothing. For progress bars, tables."""
 
     def begin(self, stage: str, batches: int, done: int = 0) -> None:
-        """Work on so many batches begins, or goes on after the first ``done``."""
+        """Called when work on ``batches`` batches begins, or resumes after the first ``done``."""
 
     def tick(self) -> None:
-        """One more batch of what began last is done."""
+        """Called after each batch of the latest stage."""
 
     def end(self) -> None:
-        """What began last is done, and what began before it goes on."""
+        """Called when the latest stage ends; the enclosing one then continues."""
 
     def recorded(self, record: dict[str, Any]) -> None:
-        """The history has a new record."""
+        """Called when the history has a new record."""
 
 
 class Relay(Watcher):
-    """Passes everything on to another watcher; for those that add something to it.
+    """Forwards everything to another watcher; a base class for those that add something.
 
     Args:
-        watcher: told everything.
+        watcher: watcher that receives all calls.
     """
 
     def __init__(self, watcher: Watcher) -> None:

@@ -1,7 +1,7 @@
-"""Label-free distillation: train a small model towards what the dense one gives for images.
+"""Label-free distillation: train a small model to match the dense one's outputs on images.
 
-What is the same for both frameworks: which images, changed how, at which learning rate, for how
-long, and whether the result is any better on images that were held out. A framework brings the
+This module holds what both frameworks share: batches and their augmentation, learning rates, the
+duration, and the decision whether the result is better on held-out images. A framework provides the
 dense model's outputs and a ``Student``.
 
 Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; Beyer et al.,
@@ -34,42 +34,44 @@ TEMPERATURE = 2.0
 _WARM_UP = 0.1
 _HIGHEST_RATE = 3e-3
 _MUCH = math.sqrt(0.1)
-"""The root of a divergence from which on Muon makes its longest steps."""
+"""Square root of the divergence from which Muon uses its full learning rate."""
 _ORDER, _CHANGES, _JUDGING = 11, 12, 13
 _PARTS_OF_THE_WAY = (0.5, 0.25)
 _SURE = 1.64
-"""Standard errors that chance exceeds in one of twenty."""
+"""Standard errors that chance exceeds in one case of twenty (one-sided)."""
 _MUCH_FARTHER = 2.0
-"""Times as far is harm, however few images it is owed to."""
+"""Ratio of distances that counts as harm, however few images cause it."""
 _VERSIONS = 3
-"""Of each held-out image, changed as the user allows, to judge by beside it."""
+"""Augmented versions of each held-out image that training is also judged on."""
 
 Values = list[NDArray[Any]]
 ImageChange = Callable[[Any, np.random.Generator], Any]
-"""(images, random numbers) -> images like them, as many; of the user's own."""
+"""(images, random generator) -> as many augmented images; a user's own function."""
 
 
 RunModel = Callable[[Any, Any], Values]
-"""(model, images) -> what it gives in inference mode, flat."""
+"""(model, images) -> its outputs in inference mode, as a flat list."""
 
 Teach = Callable[[Any], Values]
-"""Images -> what the dense model gives for them, then what its layers read that are hints."""
+"""Images -> the dense model's outputs, then the inputs of the layers used as hints."""
 
 _KEPT = 2**29
-"""Bytes of what the dense model gave that are kept for images which come again."""
+"""Bytes of the dense model's outputs that are cached for batches that repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Learning rates: of Muon, for weight matrices, and of Adam, for the rest."""
+    """Learning rates: of Muon, for weight matrices, and of Adam, for other parameters."""
 
     muon: float
     adam: float
 
     @classmethod
     def highest(cls, lost: float, given: float | None) -> Rates:
-        """What was given; else less where less is lost: both make steps of a length that does not
-        depend on the gradient's.
+        """The given rate; else a smaller one the less was lost.
+
+        Both optimizers make steps whose length does not depend on the gradient's, so long steps
+        would overshoot where little was lost.
         """
         if given is not None:
             return cls(given, given)
@@ -77,32 +79,32 @@ class Rates:
         return cls(RATE * min(1.0, much / _MUCH), _HIGHEST_RATE * min(1.0, much))
 
     def at(self, share: float) -> Rates:
-        """The rates when this share of the steps is done."""
+        """The rates after this share of the steps."""
         now = one_cycle(share)
         return Rates(self.muon * now, self.adam * now)
 
 
 class Student(Protocol):
-    """A copy of the small model in training; a framework's own."""
+    """A copy of the small model in training, implemented by each framework."""
 
     def step(self, images: Any, wanted: Values, rates: Rates) -> bool:
-        """One step of the optimizers towards these outputs; whether it could be made."""
+        """Make one optimizer step towards these outputs; returns False if that failed."""
 
     def finish(self, share: float = 1.0) -> Any:
-        """The small model anew, so much of the way from its values to those learnt."""
+        """A new small model, at this share of the way from its initial to the trained values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """What ``distil`` gives.
+    """Result of ``distil``.
 
     Attributes:
-        model: the trained model, or the small one that was given where training harmed.
-        steps: of the optimizer that were made.
-        before: mean divergence from the dense model on the held-out images, as given.
-        after: the same when trained, whether or not that was kept.
-        kept: whether the trained model was: see ``harms``.
-        trained: the trained model, kept or not; the one that was given where none came about.
+        model: the trained model, or the given small one if training did harm.
+        steps: number of optimizer steps.
+        before: mean divergence from the dense model on held-out images, before training.
+        after: the same after training, whether or not the result was kept.
+        kept: whether the trained model was kept: see ``harms``.
+        trained: the trained model, kept or not; the given one if there is none.
     """
 
     model: Any
@@ -114,16 +116,16 @@ class Distilled:
 
 
 MOST_STEPS = 10**7
-"""Nobody waits for more: days of the smallest network."""
+"""Upper limit: days of training even for the smallest network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to train; where both are given, until the first is reached.
+    """How long to train; if both limits are given, until the first is reached.
 
     Attributes:
-        steps: of the optimizer.
-        seconds: of the clock.
+        steps: number of optimizer steps.
+        seconds: wall time.
     """
 
     steps: int | None = None
@@ -146,7 +148,7 @@ class Effort:
 
     @classmethod
     def parse(cls, effort: int | str) -> Effort:
-        """Steps from a number, seconds or minutes from text.
+        """Parse a number as steps, and text as seconds or minutes.
 
         Example:
             >>> Effort.parse(300)
@@ -155,7 +157,7 @@ class Effort:
             Effort(steps=None, seconds=120.0)
 
         Raises:
-            SecateursError: it is neither.
+            SecateursError: it is something else.
         """
         if isinstance(effort, str):
             found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|m)\s*", effort)
@@ -169,7 +171,7 @@ class Effort:
         )
 
     def progress(self) -> Iterator[float]:
-        """What share is done, before each step; ends when all is."""
+        """Yield the share that is done before each step; ends when all is."""
         steps = STEPS if self.steps is None and self.seconds is None else self.steps
         start, done = time.monotonic(), 0
         while True:
@@ -184,13 +186,13 @@ class Effort:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """Batches of images to learn from, in an order that depends on the seed alone.
+    """Batches of images for training, in an order that depends on the seed only.
 
     Attributes:
-        images: as calibration data are: batches of arrays, or of tuples or dictionaries of them.
-        size: images a batch, where they are of one shape; else batches stay as they were given.
-        change: what is done to them, if anything.
-        seed: of the order and the changes.
+        images: calibration batches: arrays, or tuples or dictionaries of them.
+        size: batch size, if all images have one shape; otherwise batches stay as given.
+        change: augmentation of the images, if any.
+        seed: seed of the order and the augmentation.
     """
 
     images: Sequence[CalibrationBatch]
@@ -199,11 +201,11 @@ class Lesson:
     seed: int
 
     def batches(self) -> Iterator[tuple[int | None, Any]]:
-        """(key, images) without end.
+        """Yield (key, images) without end.
 
-        Images that are not changed come again in the same batches, and the same key means the same
-        batch, so that what the dense model gives for it can be kept. Changed ones are changed anew
-        each time, and have none: a few versions of each, to be kept, teach less.
+        Without augmentation, images come in the same batches in every epoch, and equal keys mean
+        equal batches, so that the dense model's outputs can be cached. Augmented images are drawn
+        anew each time and have no key: caching a few versions of each would teach less.
         """
         for epoch in itertools.count():
             order = np.random.default_rng([_ORDER, self.seed, 0 if self.change is None else epoch])
@@ -215,7 +217,7 @@ class Lesson:
                     yield None, self.change(batch.images, random)
 
     def versions_of(self, held_out: Sequence[CalibrationBatch]) -> Iterator[list[CalibrationBatch]]:
-        """Other images, changed in the same way, some times over; none where nothing is."""
+        """Yield held-out images with the same augmentation, several times; nothing without one."""
         change = self.change
         if change is None:
             return
@@ -226,12 +228,12 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class SeenAs:
-    """How outputs are read where training is judged.
+    """How outputs are interpreted when training is judged.
 
     Attributes:
         kind: as for ``read_outputs``.
         channels_first: as for ``read_outputs``.
-        temperature: of training.
+        temperature: temperature of training.
     """
 
     kind: str | Sequence[str] | None
@@ -241,15 +243,15 @@ class SeenAs:
 
 @dataclass(frozen=True, eq=False)
 class DistillationJudge:
-    """How far models are from the dense one on images that nothing is fitted to.
+    """Distance of models from the dense one on images that nothing is fitted to.
 
     Attributes:
-        run: of the framework.
+        run: the framework's function that runs a model.
         held_out: the images.
         wanted: the dense model's outputs for them.
-        outputs: how these are read.
-        temperature: of what training is judged by.
-        versions: of the held-out images, changed, each with what the dense model gives.
+        outputs: interpretation of the outputs.
+        temperature: temperature at which training is judged.
+        versions: augmented held-out images, each with the dense model's outputs.
     """
 
     run: RunModel
@@ -268,10 +270,10 @@ class DistillationJudge:
         seen: SeenAs,
         lesson: Lesson | None = None,
     ) -> DistillationJudge:
-        """By the dense model; held-out images are changed as those of the ``lesson`` are.
+        """Make a judge by the dense model; held-out images are augmented as in the ``lesson``.
 
         Raises:
-            DataError: there are no images, or the dense model's outputs cannot be read.
+            DataError: there are no images, or the dense model's outputs cannot be interpreted.
         """
         if not held_out:
             raise DataError(
@@ -292,15 +294,15 @@ class DistillationJudge:
         return cls(run, held_out, wanted, read, seen.temperature, versions)
 
     def distances(self, model: Any) -> NDArray[np.float64]:
-        """Of each held-out image, shape (images,); infinite where a model went astray."""
+        """Distance of each held-out image, shape (images,); infinite if outputs are not finite."""
         return self._apart(model, self.held_out, self.wanted, 1.0)
 
     def marks(self, model: Any) -> NDArray[np.float64]:
-        """What training is judged by, shape (images,): distances as training measures them.
+        """Distances that training is judged by, shape (images,), measured as in training.
 
-        Many calibration images have trained the dense model, which is surer of them than of others;
-        of changed ones, and where its answers are softened, it is not. So they are means over each
-        image and its changed versions, at the temperature of training.
+        The dense model was trained on many calibration images, and is more certain about them than
+        about others; about augmented ones, and at a higher temperature, it is not. So these are
+        means over each image and its augmented versions, at the temperature of training.
         """
         pairs = [(self.held_out, self.wanted), *self.versions]
         every = [self._apart(model, *pair, self.temperature) for pair in pairs]
@@ -324,18 +326,17 @@ class DistillationJudge:
 
 
 def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
-    """Whether training took a model away from the dense one, as far as held-out images can tell.
+    """Whether training moved a model away from the dense one, by the held-out images.
 
-    A few images are far off in any small model, and the mean of some dozens is decided by one or
-    two of them: training that helps can look harmful in one draw of images or another. So images
-    are compared one by one, and training is refused where the mean rises by more than chance
-    explains: by 1.64 of its standard errors, one time in twenty where nothing is the matter; and
-    where it doubles, since a single image that is absurdly far off makes the standard error as
-    large as the mean.
+    In any small model a few images are far off, and the mean of some dozens is dominated by one or
+    two of them: training that helps can look harmful on one sample of images or another. So images
+    are compared pairwise, and training is rejected if the mean rises by more than chance explains:
+    by 1.64 standard errors, which happens in one of twenty harmless cases; or if the mean doubles,
+    since a single extreme image makes the standard error as large as the mean.
 
     Args:
         before: distance of each held-out image, shape (images,).
-        after: the same when trained.
+        after: the same after training.
 
     Example:
         >>> before = np.array([0.1, 0.1, 0.1, 0.1])
@@ -360,16 +361,16 @@ def train(
     effort: Effort,
     rate: float | None = None,
 ) -> Distilled:
-    """Train a student, and keep it unless that harms by what held-out images say.
+    """Train a student, and keep the result unless it is worse on held-out images.
 
     Args:
-        student: made from the small model.
-        small: the small model, to be given back where training did not help.
-        teach: gives what to follow.
-        judge: by held-out images.
-        lesson: what to learn from.
-        effort: for how long.
-        rate: the highest learning rate; None as ``Rates.highest`` says.
+        student: student made from the small model.
+        small: the small model, returned if training did not help.
+        teach: function that computes the targets.
+        judge: judge on held-out images.
+        lesson: images to train on.
+        effort: how long to train.
+        rate: peak learning rate; None as by ``Rates.highest``.
     """
     before = float(judge.distances(small).mean())
     if before == 0 or not math.isfinite(before):
@@ -399,9 +400,9 @@ def train(
 def _go_part_of_the_way(
     student: Student, judge: DistillationJudge, refused: Distilled
 ) -> Distilled:
-    """What was refused, or a model between it and the given one that is nearer to the dense one.
+    """Try models between the given and the rejected one; returns the nearest to the dense model.
 
-    Steps that are too long for how little is lost overshoot, and a point on the way back is often
+    Steps that are too long for how little was lost overshoot, and a point on the way back is often
     nearer than either end.
 
     Source: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
@@ -418,9 +419,9 @@ def _go_part_of_the_way(
 
 
 def one_cycle(share: float) -> float:
-    """The learning rate over its highest when this share of the steps is done.
+    """Learning rate relative to its peak after this share of the steps (one-cycle schedule).
 
-    It rises as half a cosine and falls to nothing as one.
+    It rises as half a cosine and falls to zero as one.
 
     Source: Smith & Topin, Super-Convergence, 2018.
     """
@@ -437,17 +438,17 @@ def lesson_of(
     seed: int,
     channels_last: bool = False,
 ) -> Lesson:
-    """What to learn from.
+    """Prepare the batches of training.
 
     Args:
         images: calibration data.
-        augmentation: what may be done to them; None leaves them as they are.
-        batch_size: images a batch.
-        seed: of the order and the changes.
-        channels_last: whether images are of shape (N, H, W, C).
+        augmentation: augmentation of the images; None leaves them unchanged.
+        batch_size: images per batch.
+        seed: seed of the order and the augmentation.
+        channels_last: whether images have shape (N, H, W, C).
 
     Raises:
-        DataError: there are no images, or an ``Augmentation`` is to change what is no image.
+        DataError: there are no images, or an ``Augmentation`` is given for data of another shape.
     """
     if not images:
         raise DataError("distil: expected images to learn from; received none")
@@ -472,16 +473,16 @@ def lesson_of(
 
 
 def _alike(values: Values, others: Values) -> bool:
-    """Whether outputs of two batches differ in the number of images alone."""
+    """Whether outputs of two batches differ in the number of images only."""
     return [value.shape[1:] for value in values] == [other.shape[1:] for other in others]
 
 
 def _shuffle(
     images: Sequence[CalibrationBatch], size: int, random: np.random.Generator
 ) -> Iterator[CalibrationBatch]:
-    """Batches of ``size`` images, drawn from all of them; the rest that fills none is left out."""
+    """Yield random batches of ``size`` images; an incomplete last batch is dropped."""
     shapes = {_shape(batch.images) for batch in images}
-    if len(shapes) > 1:  # sentences of several lengths: only their order can change
+    if len(shapes) > 1:  # sequences of several lengths: only the order of batches can change
         for number in random.permutation(len(images)):
             yield images[number]
         return
@@ -506,7 +507,7 @@ def _shape(images: Any) -> tuple[Any, ...]:
 def _gather(
     batches: Sequence[CalibrationBatch], owner: NDArray[np.int64], place: NDArray[np.int64]
 ) -> Any:
-    """The images at these places of these batches, in that order."""
+    """Gather images by (batch, position in it), in that order."""
     back = np.argsort(np.argsort(owner, kind="stable"), kind="stable")
     parts = [batches[number].rows(place[owner == number]).images for number in np.unique(owner)]
     return _join(parts, back)

@@ -1,7 +1,7 @@
-"""Batches of labelled images, in an order that depends on the seed and the epoch alone.
+"""Batches of labelled images, in an order that depends on the seed and the epoch only.
 
-Nothing is remembered between batches: a study that goes on after a crash, and each of several
-processes that train together, find the same images in the same batch.
+There is no state between batches: a study that resumes after a crash, and each of several processes
+that train together, find the same images in the same batch.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from secateurs.errors import DataError
 Images = NDArray[Any]
 ClassLabels = NDArray[np.int64]
 
-# Each use of a seed draws from a stream of its own.
+# Each use of a seed has a random stream of its own.
 _ORDER, _AUGMENTATION = 3, 4
 _BATCHES_LOOKED_AT = 20
 
 EVALUATION_BATCH = 256
-"""Images that are evaluated at a time, if a training batch is not larger."""
+"""Evaluation batch size, unless a training batch is larger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Which part of every batch a process takes: the ``index``-th of ``of`` parts."""
+    """The part of every batch that a process takes: number ``index`` of ``of`` parts."""
 
     index: int = 0
     of: int = 1
 
     def slice(self, whole: int) -> slice:
-        """The images of a batch of ``whole`` that are this process's; parts differ by one image."""
+        """This process's images in a batch of ``whole``; parts differ by at most one image."""
         return slice(whole * self.index // self.of, whole * (self.index + 1) // self.of)
 
 
@@ -51,7 +51,7 @@ class Batch:
     Attributes:
         images: shape (B, ...).
         labels: int64, shape (B,).
-        whole: images in the whole batch, of all processes.
+        whole: number of images in the batch of all processes together.
     """
 
     images: Images
@@ -66,9 +66,9 @@ class Augmentation:
 
     Attributes:
         flip: mirror half of them, left to right.
-        shift: move each by up to so many pixels along both axes; what comes in is 0.
-        mix: share of the batches whose images are mixed with one another. That changes what is
-            seen, so only training without labels, towards a dense model's outputs, does it.
+        shift: largest shift in pixels along both axes; the border is filled with 0.
+        mix: share of batches in which images are mixed with one another. This changes their
+            content, so only label-free training towards a dense model's outputs uses it.
     """
 
     flip: bool = False
@@ -83,25 +83,25 @@ class Feed(Protocol):
     """Labelled images, batch by batch."""
 
     def __len__(self) -> int:
-        """Batches in an epoch of training."""
+        """Number of batches in an epoch of training."""
         ...
 
     def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
-        """The batches of an epoch of training, from the ``first`` on."""
+        """Yield the training batches of an epoch, starting with number ``first``."""
         ...
 
     @property
     def whole_length(self) -> int:
-        """Batches in which every image is seen once."""
+        """Number of batches in which every image appears once."""
         ...
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
-        """Every image once, not augmented."""
+        """Yield every image once, in order and not augmented."""
         ...
 
 
 class LabelledImages(Protocol):
-    """What ``secateurs.data.Split`` is."""
+    """Interface of ``secateurs.data.Split``."""
 
     @property
     def labels(self) -> ClassLabels:
@@ -116,7 +116,7 @@ class LabelledImages(Protocol):
 
 
 class ArrayPair:
-    """Images and labels in two arrays, as they are."""
+    """Images and labels in two arrays."""
 
     def __init__(self, images: Any, labels: Any, name: str = "data", *, wide: bool = False) -> None:
         self.images = _as_models_take(_as_numbers(images, f"{name}: images"), wide)
@@ -143,7 +143,7 @@ class ArrayPair:
 
 
 class ArrayFeed:
-    """Batches by index from a split in memory."""
+    """Batches from a split in memory."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class ArrayFeed:
         self._augmentation = augmentation
 
     def __len__(self) -> int:
-        # The rest that fills no batch is left to other epochs: batch normalisation needs company.
+        # An incomplete batch is left to other epochs: batch normalisation needs full ones.
         return len(self._source) // self._batch_size
 
     @property
@@ -185,7 +185,7 @@ class ArrayFeed:
 
 
 class LoaderFeed:
-    """Batches as somebody's own loader gives them: any iterable of (images, labels)."""
+    """Batches from a user's loader: any iterable of (images, labels)."""
 
     def __init__(
         self,
@@ -195,13 +195,13 @@ class LoaderFeed:
         *,
         wide: bool = False,
     ) -> None:
-        """Batches from an iterable that can be gone through again and again.
+        """Wrap an iterable that can be iterated repeatedly.
 
         Args:
-            source: such as a ``torch.utils.data.DataLoader``.
-            name: for messages.
-            seeded: makes a context in which a loader's shuffling depends on the epoch alone.
-            wide: keep images in double precision.
+            source: iterable such as a ``torch.utils.data.DataLoader``.
+            name: name of the data, for messages.
+            seeded: makes a context in which a loader's shuffling depends on the epoch only.
+            wide: whether to keep images in double precision.
         """
         self._wide = wide
         self._source = source
@@ -228,17 +228,17 @@ class LoaderFeed:
             yield Batch(images[part], labels[part], len(labels))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Images, ClassLabels]]:
-        with self._seeded(epoch):  # samplers draw when the first batch is asked for
+        with self._seeded(epoch):  # samplers draw when the first batch is requested
             items = iter(self._source)
             first = next(items, None)
         for item in items if first is None else itertools.chain([first], items):
             yield _as_batch(item, self._what, self._wide)
 
     def _look_at(self) -> int:
-        """Batches in an epoch.
+        """Inspect the data, and count the batches of an epoch.
 
         Raises:
-            DataError: there are none, all are of one class, or they are gone once seen.
+            DataError: there are none, all are of one class, or they can be iterated only once.
         """
         known = known_length(self._source)
         classes: set[int] = set()
@@ -267,20 +267,20 @@ def as_feed(
     *,
     wide: bool = False,
 ) -> Feed:
-    """Whatever the user has, as a feed.
+    """Convert a user's data to a feed.
 
     Args:
         source: a ``secateurs.data.Split``, a pair (images, labels) of arrays, or an iterable of
-            such pairs, one a batch, that can be gone through again (a DataLoader).
-        batch_size: images a batch; a loader has its own.
-        seed: of the order.
-        augmentation: of training images; a loader does its own.
-        name: for messages, such as "train".
+            such pairs, one per batch, that can be iterated repeatedly (a DataLoader).
+        batch_size: batch size; a loader has its own.
+        seed: seed of the order.
+        augmentation: augmentation of training images; a loader does its own.
+        name: name of the data for messages, such as "train".
         seeded: see ``LoaderFeed``.
-        wide: keep arrays and loaders in double precision, for models of it.
+        wide: whether to keep data in double precision, for models of that precision.
 
     Raises:
-        DataError: it is empty, of one class, or nothing of the kind.
+        DataError: the data are empty, of one class, or of another kind.
     """
     if isinstance(source, tuple) and len(source) == 2:
         source = ArrayPair(*source, name, wide=wide)
@@ -296,7 +296,7 @@ def as_feed(
 
 
 def is_labelled_images(source: Any) -> bool:
-    """Whether data are a split, or two arrays of which the second holds one class an image."""
+    """Whether data are a split, or two arrays of which the second holds one class per image."""
     if hasattr(source, "batch") and hasattr(source, "labels"):
         return True
     if not isinstance(source, tuple) or len(source) != 2:
@@ -307,7 +307,7 @@ def is_labelled_images(source: Any) -> bool:
 
 
 def consecutive(feed: Feed, first: int, count: int, share: Shard = ALL) -> Iterator[Batch]:
-    """``count`` training batches from number ``first`` of all training on, epoch after epoch."""
+    """Yield ``count`` training batches from batch number ``first`` of all training, over epochs."""
     epoch, place = divmod(first, len(feed))
     while count > 0:
         for batch in itertools.islice(feed.shuffle(epoch, place, share), count):
@@ -323,14 +323,15 @@ def augment(
     share: Shard = ALL,
     whole: int | None = None,
 ) -> Images:
-    """New images, changed at random.
+    """Augment images at random; returns new ones.
 
     Args:
         images: the process's part of a batch, shape (B, C, H, W).
-        augmentation: what may change.
-        random: draws for the whole batch, so that its division among processes changes nothing.
+        augmentation: what to change.
+        random: random generator, which draws for the whole batch so that its division among
+            processes changes nothing.
         share: which part of the batch this is.
-        whole: images in the whole batch.
+        whole: number of images in the whole batch.
     """
     count = len(images) if whole is None else whole
     part = share.slice(count)
@@ -350,14 +351,14 @@ def augment(
 
 
 class FirstBatches:
-    """The first batches of a feed as (images, labels), as often as they are asked for."""
+    """The first batches of a feed as (images, labels); can be iterated repeatedly."""
 
     def __init__(self, feed: Feed, count: int) -> None:
-        """Batches for calibration.
+        """Select batches for calibration.
 
         Args:
-            feed: gone through in order, not augmented.
-            count: how many batches, at most.
+            feed: feed to iterate in order, not augmented.
+            count: largest number of batches.
         """
         self._feed, self._count = feed, count
 
@@ -367,7 +368,7 @@ class FirstBatches:
 
 
 def check_labels(labels: ClassLabels, classes: int) -> None:
-    """Raise ``DataError`` where a model of so many outputs has none for a label."""
+    """Raise ``DataError`` if a label is out of range for a model with this many outputs."""
     if labels.max(initial=0) >= classes or labels.min(initial=0) < 0:
         raise DataError(
             f"expected labels of 0 to {classes - 1}, as the model has {classes} outputs; received "
@@ -376,12 +377,12 @@ def check_labels(labels: ClassLabels, classes: int) -> None:
 
 
 def mix(images: Images, augmentation: Augmentation, random: np.random.Generator) -> Images:
-    """In a share of all calls, images mixed with one another: overlaid, or with a patch swapped in.
+    """Mix images with one another in a share of calls: blend them, or swap in a patch.
 
     Args:
         images: a whole batch, shape (B, C, H, W).
-        augmentation: ``mix`` is the share of the calls.
-        random: draws.
+        augmentation: its ``mix`` is the share of calls.
+        random: random generator.
 
     Source: Zhang et al., mixup, ICLR 2018; Yun et al., CutMix, ICCV 2019.
     """
@@ -393,7 +394,7 @@ def mix(images: Images, augmentation: Augmentation, random: np.random.Generator)
         overlaid: Images = weights * images + (1 - weights) * others
         return overlaid
     height, width = images.shape[2:]
-    side = float(random.random()) ** 0.5  # so that the patch's area is spread evenly
+    side = float(random.random()) ** 0.5  # so that the patch's area is uniformly distributed
     rows, columns = int(height * side), int(width * side)
     top = int(random.integers(height - rows + 1))
     left = int(random.integers(width - columns + 1))
@@ -404,7 +405,7 @@ def mix(images: Images, augmentation: Augmentation, random: np.random.Generator)
 
 
 def check_classes(classes: set[int], name: str) -> None:
-    """Raise ``DataError`` where there is nothing to tell apart."""
+    """Raise ``DataError`` if there are fewer than two classes."""
     if not classes:
         raise DataError(f"{name}: expected labelled images; received none")
     if len(classes) == 1:
@@ -445,10 +446,10 @@ def _as_numbers(value: Any, name: str) -> NDArray[Any]:
 
 
 def _as_classes(value: Any, name: str) -> ClassLabels:
-    """Labels as whole numbers, which they must be already.
+    """Check that labels are integers, and convert them to int64.
 
     Raises:
-        DataError: they are not; the message says what would make them so.
+        DataError: they are not; the message says how to convert them.
     """
     if value is None:
         raise DataError(f"{name}: expected labels beside the images; received None")
@@ -473,27 +474,27 @@ def _one_hot(labels: NDArray[Any]) -> bool:
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """An array of whatever holds numbers: lists, arrays, tensors of any framework on any device."""
+    """Convert lists, arrays or tensors of any framework on any device to an array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if str(values.dtype) == "torch.bfloat16":
             values = values.float()
     array = np.asarray(values)
-    # NumPy has no such type of its own, and few of its functions take the guests' one.
+    # NumPy has no bfloat16 of its own, and few of its functions accept the extension type.
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _as_models_take(images: Images, wide: bool) -> Images:
-    """Images in the precision that training runs in: single, or double for double models."""
+    """Convert images to the precision of training: single, or double for double models."""
     if images.dtype == np.uint8:
         return images.astype(np.float64 if wide else np.float32)
     return images.astype(np.float32) if images.dtype == np.float64 and not wide else images
 
 
 def known_length(source: object) -> int | None:
-    """How many there are of something; None where it does not say.
+    """Length of something; None if it has none.
 
-    A DataLoader over an ``IterableDataset`` has a length and raises where it is asked for it.
+    A DataLoader over an ``IterableDataset`` defines a length but raises when it is asked for it.
     """
     try:
         return len(source) if isinstance(source, Sized) else None

@@ -1,4 +1,4 @@
-"""What the learners of all frameworks do alike: they know their data and where they began."""
+"""The part of a learner that all frameworks share: its data and its initial model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Model = TypeVar("Model")
 
 
 class FeedLearner(Generic[Model]):
-    """The part of a ``secateurs.training.learner.Learner`` that needs no framework.
+    """The framework-free part of a ``secateurs.training.learner.Learner``.
 
     A framework's learner sets these attributes.
 
     Attributes:
-        _model: as it is now.
+        _model: the present model.
         _train_feed: the training images.
-        _feeds: those of the other parts.
+        _feeds: the images of the other parts.
     """
 
     _model: Model
@@ -30,17 +30,17 @@ class FeedLearner(Generic[Model]):
 
     @property
     def model(self) -> Model:
-        """The model as it is now, wrapped in nothing."""
+        """The present model, without wrappers."""
         return self._model
 
     @property
     def cut(self) -> Cut:
-        """What has gone since the dense model."""
+        """The cut that leads from the dense model to the present one."""
         return cut_of(self._model)
 
     @property
     def batches_an_epoch(self) -> int:
-        """Batches in which every training image is seen once."""
+        """Number of batches in an epoch."""
         return len(self._train_feed)
 
     @property
@@ -49,11 +49,11 @@ class FeedLearner(Generic[Model]):
         return "test" in self._feeds
 
     def batches_of(self, part: DataPart) -> int:
-        """Batches in which a split is evaluated."""
+        """Number of batches in the evaluation of a split."""
         return self._feeds[part].whole_length
 
     def calibration(self, batches: int) -> Iterable[tuple[Images, ClassLabels]]:
-        """Training batches (images, labels), as they are; can be gone through again."""
+        """Training batches (images, labels), not augmented; can be iterated repeatedly."""
         return FirstBatches(self._train_feed, batches)
 
 
@@ -63,15 +63,15 @@ def rebuild(
     cut_copy: Callable[[Model, Cut], Model],
     fill_: Callable[[Model, Mapping[str, Any]], None],
 ) -> Model:
-    """The model that a snapshot was taken of, without its optimizer.
+    """Rebuild the model of a snapshot, without its optimizer.
 
     Args:
-        origin: what training began with; unchanged.
-        snapshot: of a model that was cut from it.
-        cut_copy: makes a copy with a cut made.
-        fill_: puts tensors into a model, or raises ``CheckpointError``.
+        origin: model at the start of training; it is not changed.
+        snapshot: snapshot of a model that was cut from it.
+        cut_copy: function that makes a copy with a cut applied.
+        fill_: function that copies tensors into a model, or raises ``CheckpointError``.
     """
-    # The model that training began with may have been cut before: its own cut comes first.
+    # The initial model may have been cut before training: its own cut comes first.
     model = cut_copy(origin, snapshot.cut.since(cut_of(origin)))
     fill_(model, snapshot.tensors)
     if snapshot.cut:

@@ -1,10 +1,9 @@
-"""What a dense model computes on its way, as something for a small one to learn from.
+"""Hints: intermediate activations of the dense model as further targets for a small one.
 
-A small model keeps some of each layer's channels. What its layers read, taken times a matrix, is
-nearly what the dense model's layers read, all of whose channels hold something about the images:
-far more numbers to learn from than a few classes have, at no further pass through either model. The
-matrix is fitted once, by ridge regression, and then stays: so the small model has to learn.
-
+A small model keeps some of each layer's channels. The inputs of its layers times a matrix nearly
+give the inputs of the dense model's layers, all of whose channels carry information about the
+images: many more targets than a few class scores, at no further pass through either model. The
+matrix is fitted once by ridge regression and then fixed, so that it is the small model that learns.
 Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015 (there the matrix is trained).
 """
 
@@ -22,30 +21,30 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Operations
 
 PLACES = 64
-"""At most so many places of an image, or words of a text, are compared."""
+"""Largest number of positions of an image (or tokens of a text) that are compared."""
 
 EXAMPLES = 64
-"""Images by which hints are chosen."""
+"""Number of images on which hints are chosen."""
 
 _SPANS = 3
-"""Parts of a model of which one layer each is a hint, beside the last."""
+"""Number of parts of a model that contribute one hint each, besides the last layer."""
 _RIDGE = 1e-2
-"""Of the mean variance of a channel."""
+"""Relative to the mean variance of a channel."""
 _ROWS = 2**14
 _CANDIDATES = 32
 _TOO_MUCH_LOST = 0.8
-"""Relative squared error from which on the matrix says little of what the dense layer reads."""
+"""Relative squared error above which the matrix explains too little of the dense inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hint:
-    """A layer whose inputs are to become those of the dense model's.
+    """A layer whose inputs should match those of the dense model's layer.
 
     Attributes:
         layer: its name, the same in both models.
-        weight: what the small model's inputs are taken times, shape (channels, dense channels).
-        bias: is added, shape (dense channels,).
-        scale: mean over places of the squared distance of the dense model's from their mean.
+        weight: matrix that maps the small model's inputs, shape (channels, dense channels).
+        bias: added to the result, shape (dense channels,).
+        scale: mean over positions of the dense inputs' squared distance from their mean.
     """
 
     layer: str
@@ -59,11 +58,11 @@ def _reshape(values: Any, shape: tuple[int, ...]) -> Any:
 
 
 def spread(values: Any, reshape: Callable[[Any, tuple[int, ...]], Any] = _reshape) -> Any:
-    """At most ``PLACES`` places of each image, evenly spread.
+    """Select at most ``PLACES`` evenly spaced positions of each image.
 
     Args:
-        values: what a layer reads, channels last: shape (images, ..., channels), of any framework.
-        reshape: (values, shape) -> values; TensorFlow's tensors have no method for it.
+        values: input of a layer, channels last: shape (images, ..., channels), of any framework.
+        reshape: function (values, shape) -> values; TensorFlow's tensors have no such method.
 
     Returns:
         Shape (images, places, channels).
@@ -75,7 +74,7 @@ def spread(values: Any, reshape: Callable[[Any, tuple[int, ...]], Any] = _reshap
 
 
 def candidates(layers: Sequence[str]) -> list[str]:
-    """Of many layers some, evenly spread, the last among them."""
+    """Select evenly spaced layers, the last among them."""
     count = min(len(layers), _CANDIDATES)
     chosen = np.linspace(0, len(layers) - 1, count).round().astype(int)
     return [layers[number] for number in chosen]
@@ -84,16 +83,15 @@ def candidates(layers: Sequence[str]) -> list[str]:
 def choose_hints(
     small: Mapping[str, NDArray[Any]], dense: Mapping[str, NDArray[Any]], count: int
 ) -> tuple[Hint, ...]:
-    """The last layer, and of each third of those before it the last that keeps most channels.
+    """Choose the last layer, and in each third of those before it the one that keeps most channels.
 
-    Inside a residual branch few channels may be left, which say little about the dense model's;
-    what goes on to many layers keeps a larger share.
+    Inside a residual branch few channels may be left, which explain little of the dense model's;
+    the input of many later layers keeps a larger share.
 
     Args:
-        small: layer -> what it reads for some images, as ``spread`` gives it, in the order of
-            calls.
+        small: layer -> its input for some images, as from ``spread``, in the order of calls.
         dense: the same of the dense model, for the same images.
-        count: of images; what has another number of rows does not go by image.
+        count: number of images; inputs with another number of rows are skipped.
 
     Example:
         >>> dense = np.random.default_rng(0).normal(size=(50, 1, 3))
@@ -120,20 +118,20 @@ def choose_hints(
 
 
 Listen = Callable[[Any, Any, Sequence[str]], tuple[list[Any], Mapping[str, NDArray[Any]]]]
-"""(model, images, layers) -> (what it gives in inference mode, layer -> what it reads)."""
+"""(model, images, layers) -> (outputs in inference mode, layer -> its input)."""
 
 
 def find_hints(
     listen: Listen, small: Any, dense: Any, images: CalibrationBatch, layers: Sequence[str]
 ) -> tuple[Hint, ...]:
-    """Those of the layers that the small model is to learn from, by some of the images.
+    """Choose hints for a small model on some of the images.
 
     Args:
-        listen: of the framework.
-        small: the model that learns.
-        dense: the one it learns from.
-        images: the first so many count.
-        layers: names of the small model's that mix channels, in the order of calls.
+        listen: the framework's function that runs a model and captures inputs of layers.
+        small: the student.
+        dense: the teacher.
+        images: images, of which the first ``EXAMPLES`` are used.
+        layers: names of the small model's channel-mixing layers, in the order of calls.
     """
     some = images.rows(slice(0, EXAMPLES))
     chosen = candidates(layers)
@@ -142,7 +140,7 @@ def find_hints(
 
 
 def teach(listen: Listen, dense: Any, hints: Sequence[Hint], images: Any) -> list[Any]:
-    """What the dense model gives for images, and then what its layers read, hint by hint."""
+    """The dense model's outputs for images, followed by the input of each hint's layer."""
     outputs, inputs = listen(dense, images, [hint.layer for hint in hints])
     return [*outputs, *(inputs[hint.layer] for hint in hints)]
 
@@ -150,13 +148,13 @@ def teach(listen: Listen, dense: Any, hints: Sequence[Hint], images: Any) -> lis
 def hint_distances(
     operations: Operations, hints: Sequence[Hint], dense: Sequence[Any], small: Sequence[Any]
 ) -> Any:
-    """The sum over hints of the squared error relative to the spread, image by image, shape (N,).
+    """Sum over hints of the squared error relative to the variance, per image, shape (N,).
 
     Args:
-        operations: of the framework the tensors are of.
-        hints: what is compared.
-        dense: what the dense model's layers read, each as ``spread`` gives it.
-        small: what the small model's layers read, taken times the matrices.
+        operations: operations of the tensors' framework.
+        hints: the hints.
+        dense: inputs of the dense model's layers, each as from ``spread``.
+        small: inputs of the small model's layers, mapped by the hints' matrices.
     """
     total: Any = 0.0
     for hint, theirs, mine in zip(hints, dense, small, strict=True):
@@ -166,7 +164,7 @@ def hint_distances(
 
 
 def _fit(layer: str, small: NDArray[Any], dense: NDArray[Any]) -> tuple[float, Hint]:
-    """(part of the dense variance that is not explained, the hint)."""
+    """(unexplained share of the dense variance, the hint)."""
     mine, theirs = (_rows(values) for values in (small, dense))
     middle, target = mine.mean(axis=0), theirs.mean(axis=0)
     mine, theirs = mine - middle, theirs - target
@@ -182,7 +180,7 @@ def _fit(layer: str, small: NDArray[Any], dense: NDArray[Any]) -> tuple[float, H
 
 
 def _equal(small: NDArray[Any], dense: NDArray[Any]) -> bool:
-    """Whether they read the same, as the first layers do the images."""
+    """Whether the inputs are equal, as those of the first layers are."""
     return small.shape == dense.shape and np.allclose(small, dense)
 
 

@@ -1,4 +1,4 @@
-"""What the loop asks of a framework: a model in training, its values and how well it does."""
+"""The loop's interface to a framework: a model in training, its state and its evaluation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DataPart = Literal["validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well a model does.
+    """Result of an evaluation.
 
     Attributes:
-        accuracy: share of the images put into the right class; or what another metric makes of
-            the model, higher being better: see ``Metric``.
-        loss: mean cross-entropy, or the task's own.
+        accuracy: share of correctly classified images; or the score by another metric, higher
+            being better: see ``Metric``.
+        loss: mean cross-entropy, or the task's own loss.
     """
 
     accuracy: float
@@ -34,15 +34,15 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model's values at some moment, and its optimizer's.
+    """State of a model and its optimizer at some moment.
 
     Attributes:
-        tensors: of the model, in the framework's own kind, by name.
-        cut: what leads from the dense model to it.
-        optimizer: tensors of the optimizer's state, by name; empty where it was not kept.
-        settings: the rest of the optimizer's state, as JSON can hold it.
-        average: of the tensors over the batches of this stage, by the same names; empty where none
-            is taken. See ``Training.ema``.
+        tensors: name -> tensor of the model, in the framework's own type.
+        cut: the cut that leads from the dense model to it.
+        optimizer: name -> tensor of the optimizer's state; empty if it was not kept.
+        settings: the rest of the optimizer's state, as JSON-ready data.
+        average: name -> average of the tensor over the batches of this stage; empty if none is
+            computed. See ``Training.ema``.
     """
 
     tensors: Mapping[str, Any]
@@ -52,50 +52,50 @@ class Snapshot:
     average: Mapping[str, Any] = field(default_factory=dict)
 
     def take_average(self) -> Snapshot:
-        """The same with the average's values in the place of the model's."""
+        """The snapshot with averaged values in place of the model's."""
         tensors = {**self.tensors, **self.average}
         return Snapshot(tensors, self.cut, self.optimizer, self.settings)
 
     def without_optimizer(self) -> Snapshot:
-        """The model's values alone."""
+        """The snapshot without the optimizer's state."""
         return Snapshot(self.tensors, self.cut)
 
 
 class Learner(Protocol):
-    """A model in training: everything a framework has to do for the loop.
+    """A model in training: everything that a framework does for the loop.
 
-    Several processes may hold one each and train together; then every method but ``speed`` is
+    Several processes may hold one each and train together; then every method except ``speed`` is
     called by all of them, in the same order.
     """
 
     @property
     def model(self) -> Any:
-        """The model as it is now: the user's own kind, wrapped in nothing."""
+        """The present model: the user's own type, without wrappers."""
         ...
 
     @property
     def cut(self) -> Cut:
-        """What has gone since the dense model."""
+        """The cut that leads from the dense model to the present one."""
         ...
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and plans cuts; one does."""
+        """Whether this process writes files and plans cuts; exactly one does."""
         ...
 
     @property
     def metric(self) -> Metric:
-        """What ``Evaluation.accuracy`` is a score by."""
+        """Metric by which ``Evaluation.accuracy`` is a score."""
         ...
 
     @property
     def loss(self) -> Callable[[Any, Any], Any] | None:
-        """What criteria go by: (outputs, labels) -> one loss for each; None is cross-entropy."""
+        """Loss for criteria: (outputs, labels) -> one loss for each; None is cross-entropy."""
         ...
 
     @property
     def batches_an_epoch(self) -> int:
-        """Batches in which every training image is seen once."""
+        """Number of batches in an epoch."""
         ...
 
     @property
@@ -104,75 +104,75 @@ class Learner(Protocol):
         ...
 
     def agree(self, decide: Callable[[], str]) -> str:
-        """What ``decide`` returns in the main process, or raises there; the same in all others."""
+        """Broadcast what ``decide`` returns, or raises, in the main process to all others."""
         ...
 
     def wait(self) -> None:
-        """Return once every process has come this far."""
+        """Barrier: return once every process has reached it."""
         ...
 
     def trace(self) -> Network:
-        """The network of the model as it is now, for one image."""
+        """Trace the present model, for one image."""
         ...
 
     def calibration(self, batches: int) -> Iterable[tuple[NDArray[Any], NDArray[np.int64]]]:
-        """Training batches (images, labels), as they are; can be gone through again."""
+        """Training batches (images, labels), not augmented; can be iterated repeatedly."""
         ...
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train on batches number ``first`` and on, one for each learning rate; their mean loss.
+        """Train one batch per learning rate, from batch number ``first``; returns the mean loss.
 
-        Averages of the weights go on from the last call, and begin anew after a cut. Calls ``tick``
-        after each batch. What is random in the model depends on the seed and ``first`` alone.
+        Averages of the weights continue from the last call, and restart after a cut. ``tick`` is
+        called after each batch. Randomness in the model depends on the seed and ``first`` only.
         """
         ...
 
     def follow(self, dense: Snapshot) -> None:
-        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        """From now on, train towards this model's outputs, as in ``training.distillation``."""
         ...
 
     def batches_of(self, part: DataPart) -> int:
-        """Batches in which a split is evaluated."""
+        """Number of batches in the evaluation of a split."""
         ...
 
     def evaluate(
         self, part: DataPart, tick: Callable[[], None], averaged: bool = False
     ) -> Evaluation:
-        """How well the model does on all images of a split; calls ``tick`` after each batch.
+        """Evaluate the model on all images of a split; calls ``tick`` after each batch.
 
-        Or how well the average of its weights does, where one is taken.
+        With ``averaged``, the average of its weights is evaluated, if one is computed.
         """
         ...
 
     def apply(self, cut: Cut, network: Network | None = None) -> CutReport:
-        """Make a cut, the optimizer's state sliced along.
+        """Apply a cut, and slice the optimizer's state too.
 
-        Proven where the network is given that the cut was planned on.
+        The cut is proven if the network is given that it was planned on.
         """
         ...
 
     def snapshot(self) -> Snapshot:
-        """A copy of the model's and the optimizer's values."""
+        """Copy the state of the model and the optimizer."""
         ...
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make the model, and where it was kept the optimizer, what they were."""
+        """Restore the model, and the optimizer if it was kept, to a snapshot."""
         ...
 
     def release(self) -> Any:
-        """The model, back on the device it came from; the learner is of no more use."""
+        """The model, moved back to its original device; the learner cannot be used afterwards."""
         ...
 
     def speed(self, dense: Snapshot) -> SpeedComparison:
-        """Images a second of the model and of the dense one, measured in turns."""
+        """Images per second of the model and of the dense one, measured interleaved."""
         ...
 
     def pack(self, tensors: Mapping[str, Any], text: Mapping[str, str]) -> bytes:
-        """Tensors and text as the content of a safetensors file."""
+        """Pack tensors and text into the content of a safetensors file."""
         ...
 
     def unpack(self, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-        """What ``pack`` was given.
+        """Unpack what ``pack`` wrote.
 
         Raises:
             CheckpointError: the content is damaged, or something else.

@@ -1,4 +1,4 @@
-"""Running out of memory, said in one line with the way out, whichever framework it happens in."""
+"""Explanation of out-of-memory errors, in any framework."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from secateurs.errors import MeasurementError, SecateursError
 
-# PyTorch on GPUs and on CPUs, TensorFlow, JAX.
+# Messages of PyTorch on GPUs and CPUs, TensorFlow, JAX.
 _SIGNS = (
     "out of memory",
     "can't allocate memory",
@@ -21,13 +21,13 @@ _SIGNS = (
 
 @contextmanager
 def explain_memory_errors(batch_size: int) -> Iterator[None]:
-    """Propose a smaller batch where what runs inside runs out of memory.
+    """Suggest a smaller batch if the code inside runs out of memory.
 
     Args:
-        batch_size: images a batch, now.
+        batch_size: present batch size.
 
     Raises:
-        SecateursError: in place of the framework's own error; all others pass.
+        SecateursError: instead of the framework's out-of-memory error; others pass unchanged.
     """
     try:
         yield
@@ -51,13 +51,13 @@ def explain_memory_errors(batch_size: int) -> Iterator[None]:
 
 @contextmanager
 def explain_no_room(batch: int | None) -> Iterator[None]:
-    """Propose a smaller batch where a model that is timed runs out of memory.
+    """Suggest a smaller batch if timing a model runs out of memory.
 
     Args:
-        batch: examples a call; None is as many as the example inputs hold.
+        batch: examples per call; None for as many as the example inputs hold.
 
     Raises:
-        MeasurementError: in place of the framework's own error; all others pass.
+        MeasurementError: instead of the framework's out-of-memory error; others pass unchanged.
     """
     try:
         yield
@@ -69,7 +69,7 @@ def explain_no_room(batch: int | None) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python's or of a framework says that memory has run out."""
+    """Whether an error of Python or a framework reports that memory has run out."""
     if isinstance(error, MemoryError):
         return True
     message = f"{type(error).__name__} {error}".lower()

@@ -1,15 +1,14 @@
 """Muon: steps along orthogonalised momentum, for the weight matrices of either framework.
 
-A gradient of a weight matrix has a few large singular values and many small ones; a step along it
-learns a few directions and hardly the rest. Muon gives all of them the same length. In the few
-hundred steps of a distillation, that comes about as far as twice as many of Adam
-(``docs/accuracy.md``). What is no matrix is left to Adam.
+A gradient of a weight matrix has a few large singular values and many small ones, so a step along
+it learns few directions well. Muon makes all singular values equal. Within the few hundred steps of
+a distillation, this gets about as far as twice as many steps of Adam (``docs/accuracy.md``).
+Parameters that are not matrices are left to Adam.
 
-PyTorch's own (from 2.9) and Keras's own (from 3.11) take matrices of two axes alone, no kernels of
-convolutions; the former computes in bfloat16, and neither is in the oldest versions that we
-support. So what both need is here, in products alone: an array of NumPy serves as well as a tensor.
-
-Source: Jordan et al., Muon: An Optimizer for Hidden Layers in Neural Networks, 2024.
+The implementations in PyTorch (from 2.9) and Keras (from 3.11) accept two-dimensional matrices
+only, no kernels of convolutions; PyTorch's computes in bfloat16, and neither is in the oldest
+versions that we support. So the shared part is implemented here with matrix products alone, which
+work for NumPy arrays and tensors alike.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from typing import Any
 
 MOMENTUM = 0.95
 RATE = 3e-3
-"""The highest rate: a step's largest singular value."""
+"""Peak learning rate: the largest singular value of a step."""
 
 _ROUNDS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic by which singular values between 0 and 1 rise to about 1 (0.7 to 1.2) in so few
-rounds."""
+"""Coefficients of the quintic that moves singular values in (0, 1) to about 1 (0.7 to 1.2) within
+``_ROUNDS`` rounds."""
 
 AnyMatrix = Any
-"""A NumPy array or a tensor of PyTorch's, of two axes."""
+"""A NumPy array or a PyTorch tensor with two axes."""
 
 
 def orthogonalize(matrix: AnyMatrix) -> AnyMatrix:
-    """The matrix with singular values of about 1: U V^T of its decomposition U S V^T.
+    """Set the singular values of a matrix to about 1: U V^T of its decomposition U S V^T.
 
     Args:
         matrix: shape (rows, columns); a new one is returned.
@@ -52,15 +51,15 @@ def orthogonalize(matrix: AnyMatrix) -> AnyMatrix:
 
 
 class Muon:
-    """The momentum of one matrix, shape (outputs, inputs), and the way that it says to go."""
+    """Momentum of one matrix, shape (outputs, inputs), and the direction of its steps."""
 
     def __init__(self) -> None:
         self._momentum: AnyMatrix = 0.0
 
     def direction(self, gradient: AnyMatrix) -> AnyMatrix:
-        """What to take from the matrix, times the rate; of Nesterov's momentum.
+        """Direction to subtract from the matrix, times the rate; with Nesterov momentum.
 
-        Steps of tall matrices are longer, so that each output changes by as much.
+        Steps of tall matrices are longer, so that each output changes equally.
         """
         self._momentum = MOMENTUM * self._momentum + (1 - MOMENTUM) * gradient
         ahead = MOMENTUM * self._momentum + (1 - MOMENTUM) * gradient

@@ -1,4 +1,4 @@
-"""The loss and the metric that criteria, sensitivity and ablation go by: a task's, or one's own."""
+"""Loss and metric for criteria, sensitivity and ablation: a task's, or the user's own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from secateurs.channels.network import Network
 from secateurs.training.task import LearningTask, task_of
 
 IGNORED = -100
-"""The label that a loss passes over, in Transformers and in PyTorch alike."""
+"""Label that losses ignore, in both Transformers and PyTorch."""
 _GATHERS = (list, tuple)
-"""What holds examples one by one, whose shapes need not agree."""
+"""Containers of single examples, whose shapes may differ."""
 
 
 def objective_of(
@@ -26,15 +26,15 @@ def objective_of(
     metric: Any = None,
     data: Any = None,
 ) -> LearningTask | None:
-    """The task by which a network is looked at; None for cross-entropy and accuracy.
+    """The task by which a network is evaluated; None for cross-entropy and accuracy.
 
     Args:
-        network: that is looked at.
-        task: a ready one's name, or one's own.
-        loss: in place of the task's.
-        metric: in place of the task's.
-        data: that it is looked at on; where nothing else says so, batches that no array holds, or
-            with labels beside named inputs, go through the model as they are.
+        network: network to evaluate.
+        task: name of a built-in task, or a task.
+        loss: loss in place of the task's.
+        metric: metric in place of the task's.
+        data: data of the evaluation. Unless a loss or task is given, batches that arrays cannot
+            hold, or that have labels beside named inputs, are passed to the model unchanged.
 
     Raises:
         UnknownNameError: there is no such task.
@@ -56,23 +56,23 @@ def objective_of(
 def loss_of(
     network: Network, task: str | LearningTask | None, loss: Loss | None, data: Any = None
 ) -> Loss | None:
-    """The loss alone; see ``objective_of``."""
+    """The loss only; see ``objective_of``."""
     found = objective_of(network, task, loss, data=data)
     return loss if found is None else loss_in(found, data)
 
 
 def loss_in(task: LearningTask, data: Any = None) -> Loss | None:
-    """A task's loss: a function of (outputs, targets) where that is enough, else a ``StepLoss``."""
+    """A task's loss: a function of (outputs, targets) if that suffices, else a ``StepLoss``."""
     plain = task.loss is not None and task.predict is None and task.train_step is None
     needs_batch = _is_ragged(data) or _has_no_targets(data)
     return task.loss if plain and not needs_batch else StepLoss(task)
 
 
 def inputs_to_trace(model: Any, example_inputs: Any, data: Any) -> Any:
-    """What a model is traced with, to be held against what it gives for calibration data.
+    """Example inputs for tracing a model, so that outputs compare with those on calibration data.
 
-    Labels that it need not be given are left out: with them it gives a loss beside its answers,
-    one number for all examples. Texts that are filled up take the place of others, see
+    Optional labels are dropped: with labels a model also returns a loss, which is a single number
+    for all examples. Example texts without padding are replaced by padded ones, see
     ``example_with_padding``.
     """
     if isinstance(example_inputs, Mapping):
@@ -89,20 +89,20 @@ def inputs_to_trace(model: Any, example_inputs: Any, data: Any) -> Any:
 
 
 def kind_of_outputs(task: str | LearningTask | None) -> str | None:
-    """What a ready task's outputs are, as ``Judging.output`` names it; None where values say."""
+    """Kind of outputs of a built-in task, for ``Judging.output``; None to infer it from values."""
     name = task if isinstance(task, str) else getattr(task, "name", "")
     return {"regression": "relative", "embedding": "embedding"}.get(name)
 
 
 def label_tokens(task: str | LearningTask | None, data: Any) -> Any:
-    """Data with what a language model learns to tell: their own tokens, where they have no labels.
+    """Add labels to data for language modelling that have none: their own tokens.
 
     Args:
-        task: what the model is for; data of any other task are returned as they are.
-        data: rows of tokens, ``input_ids`` in a dictionary, or batches of such.
+        task: what the model is for; data of any other task are returned unchanged.
+        data: rows of tokens, ``input_ids`` in a dictionary, or batches of either.
 
     Returns:
-        The same with labels, which are -100 where ``attention_mask`` is 0.
+        The data with labels, which are -100 where ``attention_mask`` is 0.
 
     Example:
         >>> import numpy as np
@@ -114,14 +114,14 @@ def label_tokens(task: str | LearningTask | None, data: Any) -> Any:
         return data
     if hasattr(data, "shape") or isinstance(data, Mapping):
         return label_batch(task, data)
-    # A tuple is one batch, or whole arrays, and so are two arrays in a list.
+    # A tuple is one batch or whole arrays, and so is a list of two arrays.
     if isinstance(data, tuple) or is_pair_in_list(data):
         return data
     return _Labelled(task, data) if isinstance(data, Iterable) and isinstance(data, Sized) else data
 
 
 def label_batch(task: str | LearningTask | None, batch: Any) -> Any:
-    """One batch, as ``label_tokens`` gives them: with labels, or as (tokens, tokens)."""
+    """Add labels to one batch, see ``label_tokens``: in the dictionary, or as (tokens, tokens)."""
     if not _predicts_tokens(task) or split_of(batch)[1] is not None:
         return batch
     tokens = split_of(batch)[0]
@@ -139,7 +139,7 @@ def _predicts_tokens(task: str | LearningTask | None) -> bool:
 
 
 class _Labelled:
-    """Batches with labels, as often as they are asked for."""
+    """Batches with labels added; can be iterated repeatedly."""
 
     def __init__(self, task: str | LearningTask | None, batches: Any) -> None:
         self._task, self._batches = task, batches
@@ -152,10 +152,11 @@ class _Labelled:
 
 
 def takes_the_model(model: Any, data: Any, loss: Loss | None = None) -> bool:
-    """Whether data are of a kind that only a step with the model there can use.
+    """Whether data can be used only by a step that has the model.
 
-    Batches whose inputs or targets are lists of examples or dictionaries of targets; and, without a
-    loss, dictionaries that hold labels, where the model takes these and gives its own.
+    This holds for batches whose inputs or targets are lists of examples, or dictionaries of
+    targets; and, without a loss, for dictionaries with labels that the model takes, since it then
+    returns its own loss.
     """
     if loss is not None:
         return _is_ragged(data)
@@ -167,7 +168,7 @@ def takes_the_model(model: Any, data: Any, loss: Loss | None = None) -> bool:
 
 
 def _is_ragged(data: Any) -> bool:
-    """Whether the first batch holds examples one by one, and not in arrays."""
+    """Whether the first batch holds single examples instead of arrays."""
     first = first_of(data)
     if not isinstance(first, tuple | list):
         return False
@@ -176,13 +177,13 @@ def _is_ragged(data: Any) -> bool:
 
 
 def _has_no_targets(data: Any) -> bool:
-    """Whether batches are inputs alone, among which a task finds its targets."""
+    """Whether batches are inputs only, in which a task finds its targets."""
     first = first_of(data)
     return isinstance(first, Mapping) and split_of(first)[1] is None
 
 
 def first_of(data: Any) -> Any:
-    """The first batch of what can be gone through again; None of all else."""
+    """The first batch of data that can be iterated repeatedly; None otherwise."""
     if isinstance(data, Mapping):
         return data
     whole = as_arrays(data)

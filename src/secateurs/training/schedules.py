@@ -1,4 +1,4 @@
-"""Learning rates, batch by batch."""
+"""Learning-rate schedules, batch by batch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def learning_rates(
 
     Args:
         schedule: what follows the warm-up: "cosine" falls to 0 as half a cosine, "constant" stays;
-            "one-cycle" rises as half a cosine too, then falls as one.
-        peak: the highest.
-        batches: how many.
-        warm_up: share of the batches in which it rises, 0 to 1.
+            "one-cycle" also rises as half a cosine, then falls as one.
+        peak: largest learning rate.
+        batches: number of batches.
+        warm_up: share of the batches in which the rate rises, 0 to 1.
 
     Source: Loshchilov & Hutter, SGDR, ICLR 2017; Smith & Topin, Super-Convergence, 2018; for
     fine-tuning after pruning: Le & Hua, Network Pruning That Matters, ICLR 2021.
     """
     rising = min(round(warm_up * batches), max(0, batches - 1))
-    # Neither the first nor the last batch is wasted on a rate of 0.
+    # Rates are above 0 in the first and the last batch too.
     rise = (np.arange(rising) + 1) / (rising + 1)
     fall = np.arange(batches - rising) / max(1, batches - rising)
     if schedule == "one-cycle":

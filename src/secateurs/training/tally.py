@@ -1,4 +1,4 @@
-"""A metric over a whole split, of NumPy arrays, for models whose outputs come as such."""
+"""Metrics over a whole split, computed from NumPy arrays."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from secateurs.training.task import LearningTask, check_metric_name, numbers_fro
 AnyArray = NDArray[Any]
 
 IGNORED_TOKEN, IGNORED_PIXEL = -100, 255
-"""Targets that are passed over: of tokens, and of pixels."""
+"""Targets that are ignored: of tokens, and of pixels."""
 
 _OF_CLASSES = ("accuracy", "top5", "f1", "iou")
 _OF_VALUES = ("mse", "mae")
 
 
 class Tally:
-    """A task's metric over a whole split.
+    """Accumulates a task's metric over a whole split.
 
     Args:
-        task: whose metric: a name, a function of (outputs, targets), something of Keras's
+        task: task with the metric: a name, a function of (outputs, targets), a Keras metric
             (``update_state``, ``result``, ``reset_state``), or None for the loss.
-        as_classes: (scores, targets) -> (scores with the classes along the last axis, targets as
-            numbers of classes), as the model's outputs are to be read.
-        as_array: a tensor of the framework -> an array.
+        as_classes: function (scores, targets) -> (scores with the classes along the last axis,
+            targets as class numbers) that interprets the model's outputs.
+        as_array: function that converts a tensor of the framework to an array.
 
     Raises:
         UnknownNameError: no metric has this name.
-        DataError: the metric is one that counts boxes or words.
+        DataError: the metric counts boxes or words.
 
     Example:
         >>> tally = Tally(LearningTask(metric="mae"))
@@ -65,12 +65,12 @@ class Tally:
             self._metric.reset_state()
 
     def add(self, outputs: Any, targets: Any, losses: AnyArray | None) -> None:
-        """One batch.
+        """Add one batch.
 
         Args:
-            outputs: what the model gave: an array, or several in a list.
-            targets: as the loss takes them.
-            losses: one for each example; None where there is no loss.
+            outputs: outputs of the model: an array, or a list of several.
+            targets: targets as for the loss.
+            losses: loss of each example, shape (B,); None if there is no loss.
         """
         metric = self._metric
         if metric is None or metric == "perplexity":
@@ -86,7 +86,7 @@ class Tally:
             self._add_named(metric, _first(outputs), targets)
 
     def value(self) -> float:
-        """The metric of all batches."""
+        """The metric over all batches."""
         if hasattr(self._metric, "result"):
             return float(self._as_array(self._metric.result()))
         if self._metric == "recall1":
@@ -153,7 +153,7 @@ class Tally:
 
 
 def _macro(table: AnyArray, *, jaccard: bool) -> float:
-    """The mean over all classes that occur, of F1 or of intersection over union."""
+    """Mean of F1 or of intersection over union, over all classes that occur."""
     right = np.diag(table).astype(np.float64)
     either = table.sum(0) + table.sum(1) - right
     shares = right / np.maximum(either, 1)

@@ -1,7 +1,7 @@
-"""A task as a value: what a model is trained for, and how well it does is told.
+"""Learning tasks: what a model is trained for, and how it is evaluated.
 
-Without one, models classify images. A task says otherwise: a loss, a metric, how a step of training
-is made, or how the whole of it is, by any loop or trainer of the user's.
+By default, models classify images. A task replaces that: its loss, its metric, the training step,
+or the whole training, by any loop or trainer of the user's.
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ TASKS = (
     "regression",
     "embedding",
 )
-"""The ready ones, by name."""
+"""Names of the built-in tasks."""
 
 
 @takes_known_names
 @dataclass(frozen=True, slots=True)
 class LearningTask:
-    """What a model is for.
+    """What a model is trained for.
 
     Attributes:
-        name: for reports.
-        loss: (outputs, targets) -> one loss for each example, in the model's framework. None takes
-            the loss that the outputs hold themselves (``outputs.loss``, or a dictionary's).
-        metric: (outputs, targets) -> a number for each example, or one for the batch; something of
+        name: name in reports.
+        loss: (outputs, targets) -> one loss for each example, in the model's framework. None uses
+            the loss that the outputs contain (``outputs.loss``, or a dictionary's).
+        metric: (outputs, targets) -> a number for each example, or one for the batch; a metric of
             torchmetrics (``update``, ``compute``, ``reset``) or, for Keras models, of Keras; or its
-            name: accuracy, top5, f1, iou, map, perplexity, wer, mse, mae. None is the loss itself.
-        higher_is_better: of the metric; None reads it off the metric, and takes a loss as better
+            name: accuracy, top5, f1, iou, map, recall1, perplexity, wer, mse, mae. None is the loss
+            itself.
+        higher_is_better: direction of the metric; None asks the metric, and takes a loss as better
             when lower, any other function as better when higher.
-        metric_name: of the metric, for reports; None takes the function's or class's own.
-        is_share: whether the metric lies between 0 and 1 and is written in percent; None reads it
-            off the metric, and writes what a function gives as a plain number.
-        train_step: (model, batch) -> the loss of this batch, to go back from; in place of ``loss``.
-        predict: (model, batch) -> (outputs, targets); None calls the model on what it takes of the
-            batch.
-        fit: (model, steps) -> None or the mean loss: trains the model in place for so many
+        metric_name: name of the metric in reports; None uses the function's or class's name.
+        is_share: whether the metric lies between 0 and 1 and is shown in percent; None asks the
+            metric, and shows what a function returns as a plain number.
+        train_step: (model, batch) -> loss of this batch, to backpropagate; in place of ``loss``.
+        predict: (model, batch) -> (outputs, targets); None calls the model on those entries of the
+            batch that it takes.
+        fit: (model, steps) -> None or the mean loss: trains the model in place for this number of
             steps, by a trainer of the user's; in place of ``train_step``.
-        evaluate: (model) -> the metric, a number; in place of ``metric``. It decides, so it must
-            look at validation data only.
+        evaluate: (model) -> the metric, a number; in place of ``metric``. Models are chosen by it,
+            so it must use validation data only.
 
     Example:
         >>> LearningTask(name="mine", metric="mae", higher_is_better=False).name
@@ -84,7 +85,7 @@ class LearningTask:
         )
 
     def with_own(self, **parts: Any) -> LearningTask:
-        """The same task, with what is not None of these in place of its own."""
+        """Replace the parts that are given and not None."""
         return replace(self, **{name: value for name, value in parts.items() if value is not None})
 
 
@@ -102,7 +103,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "mae": Metric("mean absolute error", higher_is_better=False, is_share=False),
     }
 )
-"""Those that can be asked for by name."""
+"""Metrics available by name."""
 
 
 _CHOSEN_BY: Mapping[str, str] = MappingProxyType(
@@ -119,7 +120,7 @@ _CHOSEN_BY: Mapping[str, str] = MappingProxyType(
 
 
 def ready_metric(task: str | None, metric: str | None = None) -> Metric:
-    """What a ready task's models are chosen by, or the metric that is asked for by name.
+    """The metric with this name, or else the one that a built-in task's models are chosen by.
 
     Raises:
         UnknownNameError: there is no such task or metric.
@@ -132,13 +133,13 @@ def ready_metric(task: str | None, metric: str | None = None) -> Metric:
 
 
 def check_metric_name(name: str) -> None:
-    """Raise ``UnknownNameError`` unless there is a metric of this name."""
+    """Raise ``UnknownNameError`` unless there is a metric with this name."""
     if name not in METRICS:
         raise UnknownNameError(f"metric: no metric {name!r}{nearest(name, tuple(METRICS))}")
 
 
 def _metric_of(task: LearningTask) -> Metric:
-    """What a task's metric says of itself."""
+    """Name, direction and format as the metric itself defines them."""
     metric = task.metric
     if isinstance(metric, str):
         return METRICS.get(metric, Metric(metric))
@@ -156,11 +157,11 @@ def _metric_of(task: LearningTask) -> Metric:
 
 
 _LOWER_IS_BETTER = ("error", "loss", "entropy", "divergence", "poisson", "mse", "mae", "mape")
-"""What names of Keras's metrics hold that are better when lower."""
+"""Words in the names of Keras metrics for which lower is better."""
 
 
 def _direction_of(metric: Any) -> bool | None:
-    """Whether higher is better, as torchmetrics or Keras say; None where nothing does."""
+    """Whether higher is better, according to torchmetrics or Keras; None if unknown."""
     found: bool | None = getattr(metric, "higher_is_better", None)
     if found is None and hasattr(metric, "update_state"):
         direction = getattr(metric, "_direction", None)
@@ -172,24 +173,24 @@ def _direction_of(metric: Any) -> bool | None:
 
 
 def _name_of(metric: Any) -> str:
-    """A function's name, or that of the class of something with ``update`` and ``compute``."""
+    """Name of a function, or of the class of a metric object."""
     name = getattr(metric, "__name__", None) or type(metric).__name__
-    if hasattr(metric, "update_state"):  # Keras's has a name
+    if hasattr(metric, "update_state"):  # a Keras metric has a name
         name = str(getattr(metric, "name", name))
     return "metric" if name in ("<lambda>", "evaluate", "metric") else name.replace("_", " ")
 
 
 def is_judged_by_loss(task: LearningTask) -> bool:
-    """Whether a task's metric is its loss, or made of it alone."""
+    """Whether a task's metric is its loss, or a function of it alone."""
     by_name = isinstance(task.metric, str) and task.metric == "perplexity"
     return task.evaluate is None and (task.metric is None or by_name)
 
 
 def number_from(found: Any) -> float:
-    """What ``evaluate`` gave for a model.
+    """Check the result of ``evaluate`` for a model.
 
     Raises:
-        DataError: it is no number.
+        DataError: it is not a number.
 
     Example:
         >>> number_from(np.float32(0.5))
@@ -204,10 +205,10 @@ def number_from(found: Any) -> float:
 
 
 def numbers_from(found: Any) -> NDArray[np.float64]:
-    """What a metric function gave for a batch: a number, or one for each example.
+    """Check a metric function's result for a batch: a number, or one for each example.
 
     Raises:
-        DataError: it is none.
+        DataError: it is something else.
     """
     values = np.asarray(found)
     if values.dtype.kind not in "biuf":
@@ -219,7 +220,7 @@ def numbers_from(found: Any) -> NDArray[np.float64]:
 
 
 def check_task_name(name: str) -> None:
-    """Raise ``UnknownNameError`` unless this is a ready task."""
+    """Raise ``UnknownNameError`` unless this is a built-in task."""
     if name not in TASKS:
         raise UnknownNameError(f"task: no task {name!r}{nearest(name, TASKS)}")
 
@@ -227,15 +228,15 @@ def check_task_name(name: str) -> None:
 def task_of(
     task: str | LearningTask | None, ready: Mapping[str, LearningTask], **parts: Any
 ) -> LearningTask | None:
-    """The task that was asked for, with the user's own parts in place.
+    """The requested task, with the user's own parts in place.
 
     Args:
-        task: a ready one's name, a task, or None.
-        ready: by name.
-        **parts: parts; None leaves the task's.
+        task: name of a built-in task, a task, or None.
+        ready: built-in tasks by name.
+        **parts: parts to replace; None leaves the task's own.
 
     Returns:
-        The task; None where nothing but the classification of images was asked for.
+        The task; None if nothing but the classification of images was requested.
     """
     if isinstance(task, str):
         check_task_name(task)
