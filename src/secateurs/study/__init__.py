@@ -1,1 +1,1 @@
-"""One study: the loop of rounds, its history, its checkpoints, its directory."""
+"""A study: the loop of pruning rounds, its history, its checkpoints, its directory."""

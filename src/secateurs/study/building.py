@@ -1,4 +1,4 @@
-"""From what a task is called to its model and its data."""
+"""Building the model and loading the data of a task from their names."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from secateurs.study.sources import Sources
 
 _LABELLED = ("classification", "segmentation", "regression")
 _OF_CLASSES = ("classification", "embedding")
-"""Tasks that images and their classes are of."""
+"""Tasks whose data may be images with class labels."""
 _SMALL, _MIDDLING, _LARGE = 64, 128, 224
 
 
 def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
-    """The model and the data of a task that says all that is needed.
+    """Build the model and load the data of a task from its settings.
 
     Args:
-        task: by name.
-        seed: of the model's initial weights.
+        task: settings of the task.
+        seed: seed of the model's initial weights.
 
     Raises:
-        SecateursError: the model or the data cannot be had; the message says why.
+        SecateursError: the model or the data is not available; the message says why.
     """
     from secateurs import models
 
@@ -61,7 +61,7 @@ def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
 
 
 def load_data(task: Task) -> Data | tuple[Any, ...]:
-    """The data that a task names: images and their classes, or for a named task any batches."""
+    """Load the data that a task names: labelled images, or any batches for other tasks."""
     from secateurs import data
 
     if task.learning is None:
@@ -79,7 +79,7 @@ def load_data(task: Task) -> Data | tuple[Any, ...]:
 
 
 def _check_labelled(name: str, splits: tuple[Any, ...]) -> None:
-    """That none of the splits is one array: inputs without what should come of them."""
+    """Check that no split is a single array, which holds inputs without targets."""
     for split, one in zip(("train", "validation", "test"), splits, strict=False):
         if hasattr(one, "shape"):
             raise DataError(
@@ -91,7 +91,7 @@ def _check_labelled(name: str, splits: tuple[Any, ...]) -> None:
 
 
 def _from_keras_file(task: Task) -> Any:
-    """The model in a ``.keras`` file, compiled as it was saved."""
+    """Load the model in a ``.keras`` file, compiled as it was saved."""
     if task.model_options:
         raise ModelError(
             f"{task.model}: expected no options of the model, which is built already; received "
@@ -113,10 +113,10 @@ def _from_keras_file(task: Task) -> Any:
 
 @contextmanager
 def explain_build_errors(name: str) -> Iterator[None]:
-    """Say in one line what went wrong while a model of this name was made, and where.
+    """Explain in one line what went wrong while a model was built, and where.
 
     Raises:
-        ModelError: in place of whatever its code raises.
+        ModelError: instead of whatever the model's code raises.
     """
     try:
         yield
@@ -131,7 +131,7 @@ def explain_build_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def _seed_everything(seed: int) -> Iterator[None]:
-    """Initial weights from a seed: PyTorch's own, and Python's, which Keras draws seeds from."""
+    """Seed PyTorch's random generator, and Python's, from which Keras draws its seeds."""
     state = random.getstate()
     random.seed(seed)
     if importlib.util.find_spec("torch") is not None:
@@ -145,7 +145,7 @@ def _seed_everything(seed: int) -> Iterator[None]:
 
 
 def with_stem(name: str, options: dict[str, Any], size: int) -> dict[str, Any]:
-    """The options, with the stem for images of this size where a ResNet of ours has none given."""
+    """Add the stem that fits this image size, for a built-in ResNet without one."""
     if not name.startswith("resnet") or "stem" in options:
         return options
     fitting = "small" if size < _SMALL else "small-stride2" if size < _MIDDLING else "imagenet"

@@ -1,4 +1,4 @@
-"""What cannot be done, found out before anything is written or hours are spent."""
+"""Checks of a study before anything is written or hours of training are spent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_study(
     configuration: Configuration,
     criterion: str | Callable[[GroupData], Any] | None,
 ) -> Network:
-    """Find out what cannot be done.
+    """Check that a study can be carried out.
 
     Returns:
-        The network of the model that the study begins with.
+        The network of the initial model.
 
     Raises:
         SecateursError: the model's forward raises, nothing in it can be pruned, no cut meets the
@@ -57,7 +57,7 @@ def check_study(
         foreseen = {name: goals.limits[name] for name in goals.foreseen}
         try:
             plan(network, level, **goals.planning_options(network, foreseen), **options)
-        except BudgetError as error:  # which knows absolute numbers
+        except BudgetError as error:  # it names absolute numbers
             asked = ", ".join(f"{name}={limit}" for name, limit in stop.budget.limits.items())
             raise BudgetError(f"budget {asked}: {error}") from error
     goals.check_memory(network, smallest)
@@ -65,7 +65,7 @@ def check_study(
 
 
 def _check_tolerance(tolerance: float | None, metric: Metric) -> None:
-    """A tolerance is in the metric's own units; of a share, 1 would be everything."""
+    """Check a tolerance, which is in the metric's own units; 1 would be all of a share."""
     if tolerance is not None and metric.is_share and tolerance >= 1:
         raise SecateursError(
             f"stop: expected a tolerance below 1, a share of {metric.name} (0.005 is half a "

@@ -1,4 +1,4 @@
-"""Where a study keeps what it must not lose."""
+"""Stores for a study's history and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ CheckpointName = Literal["dense", "rewind", "best"]
 
 
 class CheckpointStore(Protocol):
-    """Where a study keeps what it must not lose."""
+    """Interface of a store for a study's history and checkpoints."""
 
     @property
     def history(self) -> History:
-        """What happened."""
+        """The history."""
         ...
 
     def keep(self, name: CheckpointName, snapshot: Snapshot) -> None:
-        """Keep a model, in place of an earlier one of that name."""
+        """Store a model, replacing an earlier one with that name."""
         ...
 
     def fetch(self, name: CheckpointName) -> Snapshot:
-        """A model that was kept."""
+        """Load a stored model."""
         ...
 
     def keep_cut(self, number: int, cut: Cut) -> None:
-        """Keep the cut that a round made of the model before it."""
+        """Store the cut that a round made, relative to the model before it."""
         ...
 
     def checkpoint(
         self, position: Position, present: Callable[[], Snapshot], best: Snapshot | None
     ) -> None:
-        """Keep what is needed to go on from here. All else that is kept follows from it."""
+        """Store what is needed to resume from here; everything else stored follows from it."""
         ...
 
     def resume(self) -> tuple[Position, Snapshot, Snapshot | None] | None:
-        """What the latest ``checkpoint`` kept, if there was one."""
+        """Load what the latest ``checkpoint`` stored, if there was one."""
         ...
 
 
 class InMemoryStore:
-    """A checkpoint store that ends with the process."""
+    """A checkpoint store in memory, which is lost when the process ends."""
 
     def __init__(self) -> None:
         self._history = History()

@@ -1,4 +1,4 @@
-"""What a study does in each round where nobody says so: what its model and its data allow."""
+"""Defaults of a study that depend on its model and data."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from secateurs.training.learner import Learner
 from secateurs.training.task import LearningTask
 
 DISTILLATION = 0.5
-"""Of three shares the best on validation data: ``docs/results.md``, "Training a round"."""
+"""The best of three values on validation data: ``docs/results.md``, "Training a round"."""
 
 
 def complete_training(
     training: Training, pruning: Pruning, learning: LearningTask | None
 ) -> Training:
-    """The settings of training, with a choice made of what was left open.
+    """Fill in the training settings that were left open.
 
     Args:
-        training: as asked for.
-        pruning: of its rounds.
-        learning: the task; None classifies images.
+        training: settings as given.
+        pruning: settings of the rounds.
+        learning: the task; None is image classification.
     """
     if training.distillation is not None:
         return training
@@ -38,14 +38,14 @@ def complete_training(
 
 
 def complete_pruning(pruning: Pruning, learner: Learner, network: Network) -> Pruning:
-    """The settings of rounds, with a choice made of each that was left open.
+    """Fill in the settings of rounds that were left open.
 
-    Cuts are repaired where that is possible, and what a repair can make up for then decides how far
-    each group is cut: measured in ``docs/results.md``, "The demo".
+    Cuts are repaired if that is possible, and error curves then decide how far each group is cut:
+    measured in ``docs/results.md``, "The demo".
 
     Args:
-        pruning: as asked for.
-        learner: of the model that the study begins with.
+        pruning: settings as given.
+        learner: learner of the initial model.
         network: its trace.
     """
     repair, allocation = pruning.repair, pruning.allocation
@@ -65,7 +65,7 @@ def complete_pruning(pruning: Pruning, learner: Learner, network: Network) -> Pr
 
 
 def _can_be_repaired(pruning: Pruning, learner: Learner, network: Network) -> bool:
-    """Whether there are examples enough, and the model answers to them alone."""
+    """Whether there are enough examples, and the model can be run on them without targets."""
     source: Any = network.source
     if not can_repair(source.framework):
         return False
@@ -75,10 +75,10 @@ def _can_be_repaired(pruning: Pruning, learner: Learner, network: Network) -> bo
         if sum(map(len, images)) < FEW_IMAGES:
             return False
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are said when it comes to it
+            warnings.simplefilter("ignore")  # they are issued again by the actual repair
             open_dense(source.model, network, images, Request())
     except SecateursError:
         return False
-    except Exception:  # noqa: BLE001 - whatever a user's model raises without its targets
+    except Exception:  # noqa: BLE001 - a user's model may raise anything without its targets
         return False
     return True

@@ -1,4 +1,4 @@
-"""A study on disk: begun, opened, started over."""
+"""Study directories: creating, opening, and starting over."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from secateurs.study.ownership import (
     remove_files,
 )
 
-# In the order in which they may go: what is gone first is missed least.
+# In the order of removal, so that an interruption leaves the most valuable files.
 _WRITTEN: dict[str, Recognize] = {
     CHECKPOINT: is_safetensors_with(CHECKPOINT_KEY),
     HISTORY: is_history,
@@ -68,8 +68,8 @@ class Study:
     """A study on disk.
 
     Attributes:
-        directory: where it is.
-        configuration: what it was told.
+        directory: its directory.
+        configuration: its settings.
     """
 
     def __init__(self, directory: Path, configuration: Configuration) -> None:
@@ -79,7 +79,7 @@ class Study:
     @classmethod
     @takes(directory=PATH)
     def open(cls, directory: str | Path) -> Self:
-        """A study that was begun, for reading.
+        """Open an existing study for reading.
 
         Raises:
             StudyError: there is none, or its configuration cannot be read.
@@ -97,21 +97,21 @@ class Study:
     def hold(
         cls, directory: str | Path, configuration: Configuration, *, fresh: bool = False
     ) -> Iterator[Self]:
-        """A new study, or one of the same configuration that goes on; held against others.
+        """Create a study, or resume one with the same configuration, under an exclusive lock.
 
-        One that ends later than was asked for at first goes on as well: after more rounds, with a
-        looser tolerance, more patience, or another budget.
+        A study whose end is set later than before is resumed as well: with more rounds, a looser
+        tolerance, more patience, or another budget.
 
-        Where it fails before it has kept anything to go on from, nothing of it is left.
+        If it fails before anything can be resumed from, it is removed again.
 
         Args:
-            directory: made if it is not there.
-            configuration: what it is told.
-            fresh: remove a study that is there already.
+            directory: created if it does not exist.
+            configuration: settings of the study.
+            fresh: remove an existing study first.
 
         Raises:
-            StudyError: the directory holds another study, or something else, cannot be written,
-                or another process is at work in it.
+            StudyError: the directory holds another study, or something else, cannot be written, or
+                is in use by another process.
         """
         place = Path(directory)
 
@@ -135,23 +135,23 @@ class Study:
 
     @property
     def history(self) -> History:
-        """What has happened so far."""
+        """The history so far."""
         path = self.directory / HISTORY
         return History.load(path) if path.exists() else History()
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether the study has ended."""
         return self.history.ending is not None
 
     @property
     def best(self) -> Path:
-        """The file of the study's result, or of the best so far."""
+        """Path of the study's result, or of the best model so far."""
         best = self.directory / BEST
         return best if best.exists() else self.directory / SNAPSHOTS / "dense.safetensors"
 
     def report(self) -> Path:
-        """Draw its figures and write its page; the page's path."""
+        """Draw the figures and write the report page; returns its path."""
         from secateurs import report
 
         settings = self.configuration.model_dump(mode="json", exclude={"format", "version"})
@@ -165,8 +165,8 @@ def remove(directory: Path) -> bool:
         Whether there was one.
 
     Raises:
-        StudyError: a file bears the name of one of a study's and is none, or cannot be removed;
-            in the first case nothing is removed.
+        StudyError: a file has the name of a study's file but other content (nothing is removed
+            then), or a file cannot be removed.
     """
     if not (directory / CONFIGURATION).exists():
         return False
@@ -175,7 +175,7 @@ def remove(directory: Path) -> bool:
 
 
 def _clear(place: Path, configuration: Configuration, *, fresh: bool) -> bool:
-    """Find out whether a study is to be begun here, after removing one that is in its place.
+    """Prepare a directory; returns whether a new study is to begin, removing an old one if asked.
 
     Raises:
         StudyError: there is another study, or something else.
@@ -192,11 +192,11 @@ def _clear(place: Path, configuration: Configuration, *, fresh: bool) -> bool:
 
 
 def _refuse(place: Path, configuration: Configuration, *, fresh: bool) -> None:
-    """Find out whether this study can be here, before anything is written; see ``Study.hold``."""
+    """Check, before anything is written, whether this study may use the directory."""
     try:
         is_study, is_there = (place / CONFIGURATION).exists(), place.exists()
     except (OSError, ValueError):
-        return  # the name is no directory's; making it says so
+        return  # not a valid name of a directory; creating it raises
     if is_study and not fresh:
         _refuse_another(Study.open(place), configuration)
     elif is_there and not is_study:

@@ -1,18 +1,18 @@
-"""A study's files: written whole, read back only as they were written.
+"""A study's files, written atomically and checked when they are read.
 
 A study's directory holds::
 
-    config.json               what it was told
-    history.jsonl             what happened
-    checkpoint.safetensors    all that is needed to go on
+    config.json               its settings
+    history.jsonl             its history
+    checkpoint.safetensors    all that is needed to resume
     best.safetensors          the smallest model within the tolerance so far; ``secateurs.load``
     cuts/round-001.json       what each round removed from the model before it
-    snapshots/*.safetensors   the dense model; the values that rounds are taken back to
+    snapshots/*.safetensors   the dense model; the weights that rounds are rewound to
     report/                   figures and report.html
 
-Each file is whole or not there, and holds a checksum of what is in it. The checkpoint is what
-counts: the rest is either made again from it, or, like the last lines of the history, dropped when
-the study goes on from it.
+Each file is written atomically and contains a checksum. The checkpoint is authoritative: the other
+files are either recreated from it or, like the last lines of the history, dropped when the study
+resumes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _Tensors = TypeVar("_Tensors", bound=Mapping[str, Any])
 
 
 class DiskStore:
-    """A study's files as the loop's checkpoint store."""
+    """Checkpoint store of the loop in a study's directory."""
 
     def __init__(self, directory: Path, learner: Learner) -> None:
         self._directory = directory
@@ -122,7 +122,7 @@ class DiskStore:
         return position, present, best
 
     def _begin_history(self, records: int | None) -> None:
-        """Drop what was recorded after the checkpoint, all of it where there was none."""
+        """Drop records made after the checkpoint; all of them if there is none."""
         if not self._writes:
             return
         path = self._directory / HISTORY
@@ -158,7 +158,7 @@ class DiskStore:
 
 
 def read_position(directory: Path) -> Position | None:
-    """Where the study in a directory would go on from; None where nothing is kept, or readable."""
+    """Position at which a study would resume; None if there is no readable checkpoint."""
     try:
         metadata = header_of_file(directory / CHECKPOINT).get("__metadata__", {})
         return _position(json.loads(metadata[CHECKPOINT_KEY])["position"])
@@ -171,7 +171,7 @@ def _position(values: Mapping[str, Any]) -> Position:
 
 
 def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
-    """A snapshot's tensors under names of a file, and the rest of it as text."""
+    """A snapshot's tensors with their names in a file, and the rest of it as text."""
     tensors = {prefix + name: tensor for name, tensor in snapshot.tensors.items()}
     for mark, more in _beside(snapshot.optimizer, snapshot.average):
         tensors |= {f"{prefix}{mark}{name}": tensor for name, tensor in more.items()}
@@ -182,7 +182,7 @@ def _flat(snapshot: Snapshot, prefix: str = "") -> tuple[dict[str, Any], dict[st
 
 
 def _snapshot(tensors: Mapping[str, Any], entries: Mapping[str, str], prefix: str = "") -> Snapshot:
-    """What ``_flat`` was given."""
+    """The inverse of ``_flat``."""
     named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     optimizer: dict[str, Any] = {}
     average: dict[str, Any] = {}
@@ -195,5 +195,5 @@ def _snapshot(tensors: Mapping[str, Any], entries: Mapping[str, str], prefix: st
 
 
 def _beside(optimizer: _Tensors, average: _Tensors) -> tuple[tuple[str, _Tensors], ...]:
-    """What a snapshot holds beside the model's tensors, and how their names in a file begin."""
+    """Prefix of the names in a file, and tensors, of each part besides the model's own tensors."""
     return (_OPTIMIZER_PREFIX, optimizer), (_AVERAGE_PREFIX, average)

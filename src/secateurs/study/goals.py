@@ -1,8 +1,8 @@
-"""The budget of a study at work: what each round's network takes of it, and when it is met.
+"""The budget of a study in progress: what each round's network costs, and when it is met.
 
-What is predicted (times, files of other formats) is measured on the real model before it counts as
-met; what was off is allowed for from then on. Memory is measured on models that are made for it.
-The loss of accuracy is the study's tolerance, and no limit of a network.
+Predicted quantities (times, files of other formats) are measured on the real model before the
+budget counts as met, and later predictions are corrected by the error. Memory is measured on models
+made for that purpose. The accuracy loss is the study's tolerance, not a limit here.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from secateurs.planning.timed_units import LatencyMs, Predictor, TimedUnit
 from secateurs.planning.units import Unit
 
 TIME = "latency_ms"
-"""What all limits of time become: they are one limit, and the least of them counts."""
+"""Unit of all limits of time: they are converted to it, and the lowest counts."""
 
 MEMORY = "peak_memory_mb"
 
 
 @dataclass
 class Goals:
-    """Limits of a study.
+    """The limits of a study.
 
     Attributes:
-        budget: as it was asked for; None asks for nothing.
-        limits: unit -> the absolute number, as ``measure`` counts.
+        budget: the budget as given; None if there is none.
+        limits: unit -> absolute limit, in the unit of ``measure``.
         latency_model: for limits of time.
-        measured: unit -> (what the last real model took, what was predicted of it).
+        measured: unit -> (measurement of the last real model, its prediction).
     """
 
     budget: Budget | None = None
@@ -55,10 +55,10 @@ class Goals:
 
     @classmethod
     def of(cls, dense: Network, budget: Budget | None) -> Goals:
-        """The limits in absolute numbers, given the dense network.
+        """The limits as absolute numbers, given the dense network.
 
         Raises:
-            SecateursError: the dense model cannot be timed, written or watched as that takes.
+            SecateursError: the dense model cannot be timed, written or profiled as needed.
         """
         wanted = None if budget is None else budget.ablate("drop")
         if wanted is None:
@@ -76,7 +76,7 @@ class Goals:
         return goals
 
     def _dense(self, name: str, dense: Network, kind: FileKind) -> float:
-        """What the dense model takes; of what is written to be known, and from now on."""
+        """The dense model's cost; sets up the measurement of files that have to be written."""
         unit, model = self._units[name], dense.source.model
         if not unit.is_corrected:
             return self.measure(name, dense)
@@ -91,7 +91,7 @@ class Goals:
         self._scale = model.dense_ms / model.predictor(dense)(dense.alive())
 
     def _begin_timing(self, dense: Network, budget: Budget) -> float:
-        """The limit in milliseconds a call."""
+        """The limit in milliseconds per call."""
         model, units = self.latency_model, budget.plain_units
         assert model is not None  # noqa: S101 - measured before
         self._units = {**self._units, TIME: LatencyMs()}
@@ -104,12 +104,12 @@ class Goals:
         return min(found)
 
     def measure(self, name: str, network: Network, cut: Cut = Cut()) -> float:  # noqa: B008
-        """What a network takes after ``cut``; where that is predicted, with what was off before.
+        """Cost of a network after ``cut``; predictions are corrected by the last known error.
 
         Args:
-            name: of the unit.
-            network: as it is now.
-            cut: of it.
+            name: name of the unit.
+            network: the present network.
+            cut: cut of it.
         """
         if name == MEMORY:
             return _memory_after(network, cut)
@@ -118,15 +118,15 @@ class Goals:
         if name not in self.measured:
             return predicted
         real, foreseen = self.measured[name]
-        # A file's text is beside its tensors; a time is off by a share.
+        # A file differs by text beside its tensors (an offset), a time by a factor.
         return predicted * real / foreseen if name == TIME else predicted + real - foreseen
 
     def fits(self, network: Network, cut: Cut | None = None) -> bool:
-        """Whether a network, after ``cut``, is within the limits; never where there are none.
+        """Whether a network after ``cut`` is within the limits; False if there are none.
 
         Args:
-            network: as it is now.
-            cut: of ``network``; None looks at it as it is.
+            network: the present network.
+            cut: cut of it; None for none.
         """
         cut = cut or Cut()
         return bool(self.limits) and all(
@@ -134,7 +134,7 @@ class Goals:
         )
 
     def are_met(self, network: Network) -> bool:
-        """The same of the model as it is now, with what is predicted measured on it."""
+        """Whether the present model is within the limits, with predictions checked by measuring."""
         if not self.fits(network):
             return False
         for name, real in self._real.items():
@@ -147,7 +147,7 @@ class Goals:
         return True
 
     def planning_options(self, network: Network, limits: Mapping[str, float]) -> Mapping[str, Any]:
-        """Keywords of ``plan`` for limits that it can predict: the budget, the latency model."""
+        """Arguments of ``plan`` for limits that it can predict: the budget, the latency model."""
         corrected = dict(limits)
         if TIME in corrected:
             real, foreseen = self.measured.get(TIME, (1.0, 1.0))
@@ -159,9 +159,9 @@ class Goals:
         return {"budget": budget, "latency_model": self.latency_model_of(network)}
 
     def latency_model_of(self, network: Network) -> LatencyModel | None:
-        """Of a network as it is now; None where nothing asks for speed.
+        """The latency model for the present network; None if nothing asks for speed.
 
-        What the fit is off by is the dense network's, whatever network is looked at.
+        The correction factor is the dense network's, for any network.
         """
         model = self.latency_model
         if model is None:
@@ -169,10 +169,10 @@ class Goals:
         return replace(model, dense_ms=self._scale * model.predictor(network)(network.alive()))
 
     def check_memory(self, network: Network, smallest: Cut) -> None:
-        """Raise where even the smallest cut takes more memory than is allowed.
+        """Check that some cut meets the limit on memory.
 
         Raises:
-            BudgetError: it does; the message says how much it takes.
+            BudgetError: even the smallest cut does not; the message says how much it takes.
         """
         if MEMORY not in self.limits or self.budget is None:
             return
@@ -185,7 +185,7 @@ class Goals:
             )
 
     def describe_missed(self, network: Network) -> str:
-        """What the model as it is takes of each limit that it is not within; "" where all hold."""
+        """Cost of the present model in each exceeded limit, as text; "" if all hold."""
         taken = {name: self.measure(name, network) for name in self.limits}
         over = [
             f"{name} {self._unit_for(name, network).show(taken[name])}, asked for "
@@ -197,7 +197,7 @@ class Goals:
 
     @property
     def foreseen(self) -> Sequence[str]:
-        """The units that can be told without making a model."""
+        """Units that can be predicted without making a model."""
         return [name for name in self.limits if name != MEMORY]
 
     def _unit_for(self, name: str, network: Network) -> Unit:
@@ -213,7 +213,7 @@ def _is_timed(unit: Unit) -> bool:
 
 
 def _memory_after(network: Network, cut: Cut) -> float:
-    """Megabytes at once in a pass of the model after ``cut``, which is made for that."""
+    """Peak megabytes of a pass of the model after ``cut``, which is made for this."""
     backend, source = backend_named(network.source.framework), network.source
     model = source.model
     if cut:

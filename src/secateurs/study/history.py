@@ -1,9 +1,9 @@
-"""What happened in a study, as an append-only list of records that can be sliced.
+"""History of a study: an append-only list of records that can be sliced.
 
-A record is a dict with a ``kind``. On disk a history is JSON lines: one record a line, so that a
-killed process loses at most the line it was writing; its last field is a checksum of the others,
-which is looked at when it is read and is no part of the record. The loop writes these kinds, and
-figures and reports are drawn from nothing else:
+A record is a dict with a ``kind``. On disk a history is JSON lines, one record per line, so that a
+killed process loses at most the line it was writing. The last field of a line is a checksum of the
+others, which is verified when it is read and is not part of the record. The loop writes these
+kinds, and figures and reports are drawn from them alone:
 
 - ``dense``: round (0), batch, model, data, criterion, seed, params, macs, bytes, channels, widths
   {layer: filters}; metric {name, higher_is_better, is_share} where it is not accuracy: then every
@@ -51,9 +51,9 @@ class History:
 
     ``history[-1]`` is a record, ``history[2:5]`` a shorter history, ``history[-1, "macs"]`` a
     value, ``history[:, "macs"]`` a list of values, ``history[:, ("batch", "accuracy")]`` a list of
-    tuples. A column passes over the records that do not hold all of its fields.
+    tuples. Columns skip records that do not have all of the fields.
 
-    A history made with ``create`` or ``load`` is bound to its file: what is appended is on disk
+    A history made with ``create`` or ``load`` is bound to its file: an appended record is on disk
     before ``append`` returns. A slice, or one made with ``History(records)``, is in memory only.
     """
 
@@ -67,10 +67,10 @@ class History:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
-        """An empty history bound to a new file.
+        """Create an empty history bound to a new file.
 
-        Raises:
-            StudyError: the file exists and holds something, or cannot be written.
+        StudyError: the file exists and is not empty, or cannot be written.
+        StudyError: the file exists and holds something, or cannot be written.
         """
         file = Path(path)
         if file.exists() and file.stat().st_size:
@@ -85,12 +85,12 @@ class History:
     @classmethod
     @takes(path=PATH)
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The history in a file, bound to it. Reading changes nothing on disk.
+        """Load the history in a file, bound to it. Reading changes nothing on disk.
 
-        A last line without its end, left by a process killed while writing, is dropped.
+        An incomplete last line, left by a process killed while writing, is dropped.
 
         Raises:
-            StudyError: the file cannot be read, or another line of it is damaged.
+            StudyError: the file cannot be read, or another line is damaged.
         """
         file = Path(path)
         try:
@@ -107,33 +107,34 @@ class History:
         return history
 
     def append(self, kind: str, **values: Any) -> Record:
-        """Add a record, to the file too where there is one, and return it.
+        """Add a record, to the file too if there is one, and return it.
 
         Args:
-            kind: what the record is about, such as "train".
-            **values: its fields: anything JSON can hold, NumPy numbers and arrays, paths.
+            kind: kind of the record, such as "train".
+            **values: its fields: JSON values, NumPy numbers and arrays, paths.
 
         Raises:
             StudyError: the file cannot be written; neither it nor the history has changed.
+            TypeError: a value cannot be converted to JSON.
             TypeError: a value cannot be written as JSON.
         """
         line = _seal(json.dumps({"kind": kind, **values}, default=_plain))
         if self._path is not None:
             self._whole = _write_line(self._path, self._whole, line)
-        # Through JSON and back, so that what is in memory is what the file will say.
+        # Converted to JSON and back, so that memory and file agree.
         record: Record = json.loads(line)
         del record[_CHECKSUM]
         self._records.append(record)
         return record
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all records to a file, whole or not at all; does not bind the history to it."""
+        """Write all records to a file, atomically; does not bind the history to it."""
         lines = [_seal(json.dumps(record, default=_plain)) + "\n" for record in self]
         write_atomically(Path(path), "".join(lines).encode())
         return Path(path)
 
     def of(self, *kinds: str) -> History:
-        """The records of these kinds, in the order they were made."""
+        """The records of these kinds, in order."""
         return History(record for record in self if record.get("kind") in kinds)
 
     def last(self, kind: str) -> Record | None:
@@ -144,13 +145,13 @@ class History:
 
     @property
     def ending(self) -> Record | None:
-        """The record of the study's end; None where it has not ended, or was extended since."""
+        """The record of the study's end; None if it has not ended, or was extended since."""
         latest = next(reversed(self.of("stop", "extended")._records), None)
         return latest if latest is not None and latest["kind"] == "stop" else None
 
     @property
     def path(self) -> Path | None:
-        """The file the history is bound to."""
+        """The file that the history is bound to."""
         return self._path
 
     def __len__(self) -> int:
@@ -182,10 +183,10 @@ class History:
 
 
 def _column(records: list[Record], fields: FieldNames) -> list[Any]:
-    """The values of ``fields`` in the records that hold them all.
+    """The values of ``fields`` in the records that have them all.
 
     Raises:
-        KeyError: there are records, and none holds them all: a slip rather than an empty column.
+        KeyError: no record has them all, which is more likely a typo than an empty column.
     """
     names = (fields,) if isinstance(fields, str) else tuple(fields)
     rows = [
@@ -200,7 +201,7 @@ def _column(records: list[Record], fields: FieldNames) -> list[Any]:
 
 
 def _plain(value: object) -> object:
-    """``value`` as JSON can hold it."""
+    """Convert ``value`` to JSON-ready data."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, os.PathLike):
@@ -211,7 +212,7 @@ def _plain(value: object) -> object:
 
 
 def _seal(line: str) -> str:
-    """The line of a record, with its checksum as the last field."""
+    """Append the checksum as the last field of a record's line."""
     return f'{line[:-1]}{_SEAL}{zlib.crc32(line.encode()):08x}"}}'
 
 
@@ -226,7 +227,7 @@ def _check_seal(line: str, checksum: object, place: str) -> None:
 
 
 def _read_line(line: bytes, place: str) -> Record | None:
-    """The record on a line; None where the line was cut short."""
+    """Parse the record on a line; None if the line is incomplete."""
     try:
         record = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
@@ -243,7 +244,7 @@ def _read_line(line: bytes, place: str) -> Record | None:
 
 
 def _write_line(path: Path, whole: int, line: str) -> int:
-    """Put ``line`` behind the first ``whole`` bytes of the file; the new number of whole bytes."""
+    """Write ``line`` after the first ``whole`` bytes; returns the new number of whole bytes."""
     try:
         with path.open("r+b") as file:
             file.seek(max(0, whole - 1))
@@ -251,7 +252,7 @@ def _write_line(path: Path, whole: int, line: str) -> int:
             last, tail = (found[:1], found[1:]) if whole else (b"\n", found)
             if not last or b"\n" in tail:
                 raise StudyError(f"{path}: another process has written to it since it was read")
-            # The last record may lack its line end where someone edited the file by hand.
+            # A file edited by hand may lack the last line's end.
             start = b"" if last == b"\n" else b"\n"
             file.seek(whole)
             file.truncate()

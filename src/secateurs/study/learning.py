@@ -1,4 +1,4 @@
-"""The task of a study and its learner: from a name, or from parts of the user's own."""
+"""The task of a study and its learner, from a name or from the user's own parts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def learner_of(
     learning: LearningTask | None = None,
     outputs: Outputs | None = None,
 ) -> Learner:
-    """A model in training: to classify images, or for a task.
+    """Make the learner of a model: for image classification, or for a task.
 
     Args:
-        model: unchanged.
+        model: the model; it is not changed.
         sources: the data.
-        training: how to train.
-        learning: the task; None classifies images.
-        outputs: those of the model's that are used; None for all.
+        training: settings of training.
+        learning: the task; None is image classification.
+        outputs: outputs of the model that are used; None for all.
 
     Raises:
-        ModelError: the model cannot be trained for the task so.
+        ModelError: the model cannot be trained for this task.
         DataError: the data cannot be used.
     """
     backend = backend_of(model)
@@ -51,9 +51,9 @@ def learning_of(
     train_step: Callable[[Any, Any], Any] | None = None,
     evaluate: Callable[[Any], float] | None = None,
 ) -> LearningTask | None:
-    """The task that was asked for, of the model's framework; None where none was.
+    """The requested task, for the model's framework; None if none was requested.
 
-    What is left open of a Keras model's is as it was compiled.
+    What is left open for a Keras model is taken from its compilation.
 
     Raises:
         UnknownNameError: there is no such task.
@@ -67,7 +67,7 @@ def learning_of(
 
 
 def learning_named(model: Any, task: Task) -> LearningTask | None:
-    """The task that a study's settings name; None to classify images, by accuracy."""
+    """The task that a study's settings name; None for image classification by accuracy."""
     if task.learning is None and task.metric is None:
         return None
     return learning_of(model, task.learning or "classification", metric=task.metric)

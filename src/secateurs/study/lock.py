@@ -1,9 +1,9 @@
-"""One process at a time in a directory: a lock that its owner's death releases.
+"""Exclusive use of a directory by one process, by a lock that is released when its owner dies.
 
-The lock is the kernel's, on a file in the directory, so nothing that happens to the owner (kill -9,
-a power cut) leaves the directory locked; the file's text only says whom to look for. It is a lock
-of ``fcntl.lockf``, which works over NFS and is not handed on to forked children, such as workers of
-a data loader, that may outlive their parent.
+The lock is the kernel's, on a file in the directory, so whatever happens to the owner (kill -9, a
+power cut), the directory does not stay locked; the file's text only names the owner. It is a lock
+of ``fcntl.lockf``, which works over NFS and is not inherited by forked children, such as data
+loader workers, that may outlive their parent.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from secateurs.errors import StudyError
 
 _HAS_LOCKS = importlib.util.find_spec("fcntl") is not None
-"""Not on Windows: there two processes in one directory are the user's to avoid."""
+"""False on Windows, where users must avoid running two processes in one directory."""
 
 LOCK = ".lock"
 
-# The kernel's lock is the process's: it does not tell two studies of one process apart.
+# The kernel's lock belongs to the process: it does not separate two studies in one process.
 _guard = threading.Lock()
 _held: set[tuple[int, Path]] = set()
 
@@ -37,16 +37,16 @@ def occupy(
     begin: Callable[[], bool],
     give_up: Callable[[], None],
 ) -> Iterator[None]:
-    """Work in a directory, alone; where that fails at once, leave things as they were.
+    """Work in a directory exclusively; if that fails early, restore the previous state.
 
     Args:
-        place: made if it is not there.
-        refuse: raises where the work cannot be done here; called before anything is written.
-        begin: makes the directory ready; whether the work is new.
-        give_up: removes what new work has written, unless it is worth keeping.
+        place: directory; created if it does not exist.
+        refuse: function that raises if the directory cannot be used; called before any writing.
+        begin: function that prepares the directory; returns whether the work is new.
+        give_up: function that removes what new work has written, unless it is worth keeping.
 
     Raises:
-        StudyError: somebody else is at work there, or it cannot be made.
+        StudyError: another process uses the directory, or it cannot be created.
     """
     refuse()
     made = _make(place)
@@ -60,13 +60,13 @@ def occupy(
             with suppress(StudyError):
                 give_up()
         for folder in reversed(made):
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # the folder is not empty
                 folder.rmdir()
         raise
 
 
 def _make(place: Path) -> list[Path]:
-    """Make a directory; those that were not there, the outermost first."""
+    """Create a directory; returns the created folders, the outermost first."""
     try:
         missing = [folder for folder in (place, *place.parents) if not folder.exists()]
         place.mkdir(parents=True, exist_ok=True)
@@ -78,10 +78,10 @@ def _make(place: Path) -> list[Path]:
 
 @contextmanager
 def hold_lock(directory: Path) -> Iterator[None]:
-    """Hold a directory, which is there, for as long as the context lasts.
+    """Hold the lock of an existing directory for the duration of the context.
 
     Raises:
-        StudyError: somebody else holds it, or it cannot be written to.
+        StudyError: another process holds it, or the directory cannot be written to.
     """
     key = os.getpid(), directory.resolve()
     with _guard:
@@ -93,7 +93,7 @@ def hold_lock(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Gone while it is still held, so that whoever waits for it finds no file of ours.
+            # Removed while the lock is held, so that no waiting process finds our file.
             with suppress(OSError):
                 (directory / LOCK).unlink()
             with suppress(OSError):
@@ -104,12 +104,12 @@ def hold_lock(directory: Path) -> Iterator[None]:
 
 
 def check_free(directory: Path) -> None:
-    """Find out whether a directory is somebody else's at the moment; it need not be there.
+    """Check that no process uses a directory at the moment; it need not exist.
 
     Raises:
-        StudyError: it is.
+        StudyError: one does.
     """
-    with suppress(OSError, ValueError):  # a name that no file can have is for others to say
+    with suppress(OSError, ValueError):  # invalid names are reported elsewhere
         if not _HAS_LOCKS or not (directory / LOCK).exists():
             return
         if (os.getpid(), directory.resolve()) in _held:
@@ -122,7 +122,7 @@ def check_free(directory: Path) -> None:
 
 
 def _acquire(directory: Path) -> int:
-    """A handle of the directory's lock file, which is locked."""
+    """Open and lock the directory's lock file; returns its handle."""
     path = directory / LOCK
     while True:
         try:
@@ -131,7 +131,7 @@ def _acquire(directory: Path) -> int:
             raise StudyError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
             _try(handle, directory)
-            # The last owner may have removed the file between our opening and our locking it.
+            # The last owner may have removed the file between our opening and locking it.
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 os.ftruncate(handle, 0)
                 os.write(handle, _owner().encode())
@@ -153,7 +153,7 @@ def _try(handle: int, directory: Path) -> None:
         owner = os.pread(handle, 200, 0).decode(errors="replace").strip()
         raise StudyError(_refusal(directory, owner or "another process")) from error
     except OSError:
-        return  # a file system without locks
+        return  # the file system has no locks
 
 
 def _refusal(directory: Path, owner: str) -> str:

@@ -1,9 +1,9 @@
-"""Rank, prune, retrain, repeat: the loop of a study, for whichever framework the learner is of.
+"""Rank, prune, retrain, repeat: the loop of a study, independent of the framework.
 
-The loop walks through stages: the dense model is trained, then cut, fine-tuned, cut again, until
-it is time to stop. Where it is, is its ``Position``: plain data, which a store keeps after every
-evaluation together with the model's values. A loop that is given such a position goes on from it
-and decides as it would have decided, since nothing else is remembered.
+The loop goes through stages: the dense model is trained, then cut, fine-tuned, and cut again, until
+a stopping condition holds. Its state is a ``Position``: plain data, which the store saves after
+every evaluation together with the model's values. A loop that resumes from such a position makes
+the same decisions as an uninterrupted one, since there is no other state.
 
 Source: Han et al., Learning both Weights and Connections, NeurIPS 2015; Travis Johnston, "Pruning
 ResNets for Fun and Profit".
@@ -36,7 +36,7 @@ _ROUNDING = 1e-9
 
 
 class Loop:
-    """The loop of one study: which stage comes next, and what it makes of the study's result."""
+    """The loop of one study: decides which stage comes next, and which model is the result."""
 
     def __init__(
         self,
@@ -57,15 +57,15 @@ class Loop:
         self._goals = Goals()
 
     def run(self) -> Position:
-        """Carry the study out, or what is left of it.
+        """Carry out the study, or the rest of it.
 
         Returns:
-            The position at its end. The learner holds the result: the smallest model within the
+            The final position. The learner then holds the result: the smallest model within the
             tolerance, or the dense one.
 
         Raises:
-            SecateursError: what was asked for cannot be done; found before anything is trained
-                where it can be.
+            SecateursError: a requested setting cannot be met; raised before any training where
+                possible.
         """
         session = self._session
         self._begin_or_go_on()
@@ -84,7 +84,7 @@ class Loop:
         session, configuration = self._session, self._configuration
         network = session.learner.trace()
         if repairs(configuration.pruning):
-            repairing(network.source.framework)  # or it says now that it cannot
+            repairing(network.source.framework)  # raises now if repair is not supported
         self._goals = Goals.of(network, configuration.stop.budget)
         if session.resume():
             self._extend_if_asked()
@@ -103,7 +103,7 @@ class Loop:
         )
 
     def _extend_if_asked(self) -> None:
-        """Take up a study that has ended by other settings: as it was before it ended."""
+        """Reopen a study that has ended, if its stopping settings have changed."""
         session, stop = self._session, self._configuration.stop.model_dump(mode="json")
         if session.position.ended_by in (None, stop):
             return
@@ -111,13 +111,13 @@ class Loop:
         session.record("extended", round=position.round, batch=position.batch, stop=stop)
         session.move(stage=StudyStage.CUT, ended_by=None)
         if position.round:
-            # By another tolerance the latest round may have recovered, and earlier ones as well;
-            # of those, only how many the latest misses in a row are is still of use.
+            # With another tolerance the latest round may have recovered, and earlier ones too. Of
+            # those, only the number of consecutive misses still matters.
             session.move(misses=self._count_misses() - 1)
             self._judge_round()
 
     def _count_misses(self) -> int:
-        """The latest rounds in a row of which none came within the tolerance."""
+        """Number of consecutive latest rounds that did not come within the tolerance."""
         session, goal = self._session, self._goal
         best: dict[int, float] = {}
         for record in session.store.history.of("train"):
@@ -156,14 +156,14 @@ class Loop:
         session.checkpoint()
 
     def _is_recovered_by_repair(self) -> bool:
-        """Whether a round needs no training: repair alone brought it back within the tolerance."""
+        """Whether repair alone brought the round within the tolerance, so it needs no training."""
         session, pruning = self._session, self._configuration.pruning
         if not repairs(pruning) or pruning.rewind or self._goal is None or session.position.done:
             return False
         try:
             accuracy = self._trainer.evaluate()
         except DivergedError:
-            return False  # training may yet mend it, or says what is the matter
+            return False  # training may still mend it, or will report the failure
         if accuracy < self._goal:
             return False
         session.record(
@@ -176,7 +176,7 @@ class Loop:
         return True
 
     def _train_round(self) -> None:
-        """Fine-tune what a cut left; training that comes to nothing ends the study."""
+        """Fine-tune after a cut; if training diverges, the study ends with earlier rounds."""
         session = self._session
         goal = self._goal if self._configuration.pruning.until_recovered else None
         if self._configuration.training.distillation:
@@ -185,13 +185,13 @@ class Loop:
             stage = f"round {session.position.round}"
             self._trainer.train(stage, self._schedule.round_rates, goal)
         except DivergedError as error:
-            # Earlier rounds came to something: that is kept, and the study ends with it.
+            # Earlier rounds succeeded: they are kept, and the study ends with them.
             session.move(ending=f"round {session.position.round}: {error}".rstrip("."))
-            # The model at hand is the one that came to nothing.
+            # The present model is the one that diverged.
             session.learner.restore(session.best or session.fetch_result())
 
     def _judge_round(self) -> None:
-        """Whether the round recovered, and what that makes of the study's result."""
+        """Decide whether the round recovered, and update the study's result."""
         position = self._session.position
         recovered = position.best > -sys.float_info.max and (
             self._goal is None or position.best >= self._goal
@@ -210,14 +210,14 @@ class Loop:
 
     @property
     def _goal(self) -> float | None:
-        """The score that counts as recovered; None if every one does."""
+        """The least score that counts as recovered; None if every one does."""
         dense = self._session.position.dense_accuracy
         tolerance = self._configuration.stop.tolerance
         return None if tolerance is None or dense is None else dense - tolerance - _ROUNDING
 
     def _cut_or_stop(self) -> None:
         session = self._session
-        # Written again after a crash just here; the checkpoint is what counts.
+        # Written again after a crash at this point; the checkpoint is authoritative.
         position = session.position
         if position.result_round and position.result_round == position.round:
             session.keep("best")
@@ -255,7 +255,7 @@ class Loop:
         return f"; the budget is not met: {missed}" if missed else ""
 
     def _are_met(self, network: Network) -> bool:
-        """Whether the budget is met: of what is measured, as the main process finds it."""
+        """Whether the budget is met; measurements are made by the main process."""
         learner, goals = self._session.learner, self._goals
         if not goals:
             return False
@@ -270,8 +270,8 @@ class Loop:
 
     def _end(self, reason: str) -> None:
         session, metric = self._session, self._session.metric
-        latest = session.present()  # from which the study could go on
-        # The test data are looked at here and nowhere else.
+        latest = session.present()  # the study could be extended from it
+        # The test data are used here and nowhere else.
         dense_test_accuracy = test_accuracy = self._test("dense")
         if session.position.result_round:
             test_accuracy = self._test("best")

@@ -1,7 +1,7 @@
-"""Which files of a directory a study or a comparison wrote: told by what is in them, not by name.
+"""Recognition of the files that a study or a comparison wrote, by content and not by name.
 
-Starting over removes them, and nothing else. A file that bears one of the names but not the mark is
-somebody's: starting over stops there, before anything is removed.
+Starting over removes these files and nothing else. If a file has one of the names but not the
+content, it belongs to someone else, and starting over stops before anything is removed.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from secateurs.files import header_of_file, remove_temporaries
 Recognize = Callable[[Path], bool]
 
 _LOOKED_AT = 4096
-"""Bytes at the beginning of a page or a picture in which its mark is looked for."""
+"""Number of leading bytes of a page or image in which the generator's mark is searched."""
 _GENERATOR = b"secateurs"
 
 
 def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
-    """Remove the files that were written here, and the folders that are empty then.
+    """Remove the files that were written here, and folders that become empty.
 
     Args:
-        directory: where they are.
-        patterns: what they are called, as ``Path.glob`` takes it -> whether a file is what its name
-            says.
+        directory: the directory.
+        patterns: pattern for ``Path.glob`` -> function that checks whether a file has the expected
+            content.
 
     Raises:
-        StudyError: a file bears such a name and is something else (then nothing is removed), or
+        StudyError: a file matches by name but not by content (nothing is removed then), or a file
             cannot be removed.
     """
     found = {path: known for name, known in patterns.items() for path in directory.glob(name)}
@@ -49,12 +49,12 @@ def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise StudyError(f"{error.filename}: cannot be removed: {error.strerror}") from error
-    # Those too that were made for a file which could not be written.
+    # Also folders that were made for a file which could not be written.
     folders = {directory / Path(name).parent for name in patterns if "**" not in name}
     folders |= {one for path in found for one in path.parents if directory in one.parents}
-    for folder in sorted(folders - {directory}, reverse=True):  # what is inside another goes first
+    for folder in sorted(folders - {directory}, reverse=True):  # inner folders first
         remove_temporaries(folder)
-        with suppress(OSError):  # somebody else's files are in it
+        with suppress(OSError):  # other files are in it
             folder.rmdir()
     remove_temporaries(directory)
 
@@ -67,7 +67,7 @@ def _is_known(path: Path, known: Recognize) -> bool:
 
 
 def is_json_of(*formats: str) -> Recognize:
-    """Whether a file is a JSON document of one of these formats, of whatever version."""
+    """A check whether a file is a JSON document of one of these formats, of any version."""
 
     def recognise(path: Path) -> bool:
         values = json.loads(path.read_bytes())
@@ -77,7 +77,7 @@ def is_json_of(*formats: str) -> Recognize:
 
 
 def is_json_with(*keys: str) -> Recognize:
-    """Whether a file is a JSON object that holds all of these."""
+    """A check whether a file is a JSON object with all of these keys."""
 
     def recognise(path: Path) -> bool:
         values: Any = json.loads(path.read_bytes())
@@ -87,7 +87,7 @@ def is_json_with(*keys: str) -> Recognize:
 
 
 def is_safetensors_with(key: str) -> Recognize:
-    """Whether a file is of safetensors, with this entry in its metadata."""
+    """A check whether a file is safetensors with this entry in its metadata."""
 
     def recognise(path: Path) -> bool:
         return key in header_of_file(path).get("__metadata__", {})
@@ -96,7 +96,7 @@ def is_safetensors_with(key: str) -> Recognize:
 
 
 def is_history(path: Path) -> bool:
-    """Whether a file is of lines that a history wrote; the last may be torn."""
+    """Whether a file consists of lines that a history wrote; the last may be incomplete."""
     lines = path.read_bytes().splitlines(keepends=True)
     whole = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return all(isinstance(record, dict) and "kind" in record for record in whole) and (
@@ -105,25 +105,25 @@ def is_history(path: Path) -> bool:
 
 
 def is_table(header: Iterable[str]) -> Recognize:
-    """Whether a file is a table of comma-separated values with these names in its first line."""
+    """A check whether a file is comma-separated values with this header."""
     expected = ",".join(header)
     return lambda path: path.read_text().splitlines()[0] == expected
 
 
 def is_event_log(path: Path) -> bool:
-    """Whether a file is of TensorBoard's events."""
+    """Whether a file holds TensorBoard events."""
     with path.open("rb") as file:
         return b"brain.Event:" in file.read(_LOOKED_AT)
 
 
 def is_settings_of_ours(path: Path) -> bool:
-    """Whether a file of a tracker holds settings of a study, a name each line."""
+    """Whether a tracker's file holds the settings of a study, one name per line."""
     lines = path.read_text().splitlines()
     known = ("pruning.", "stop.", "task.", "training.")
     return any(line.startswith(known) for line in lines)
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a page or a picture says that this library made it."""
+    """Whether a page or image states that this library made it."""
     with path.open("rb") as file:
         return _GENERATOR in file.read(_LOOKED_AT).lower()

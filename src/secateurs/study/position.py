@@ -1,4 +1,4 @@
-"""Where a study is, as plain data: with the values of its model, all that is needed to go on."""
+"""The position of a study, as plain data: with the model's values, all that resuming needs."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class StudyStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a study is: with the values of the model, all that is needed to go on.
+    """State of a study: with the model's values, all that is needed to resume.
 
     Attributes:
-        stage: what comes next.
+        stage: the next stage.
         round: number of the round; 0 is dense training.
-        batch: batches of training so far, all rounds together.
-        done: batches of this stage.
-        best: accuracy of the stage's best evaluation; the lowest of all numbers if there was none.
-        best_loss: its loss.
-        best_batch: where it was.
-        best_is_average: whether it was of the average of the weights; see ``Training.ema``.
-        dense_accuracy: on the validation data; None until known.
+        batch: number of training batches so far, over all rounds.
+        done: number of batches done in this stage.
+        best: accuracy of the stage's best evaluation; the lowest float if there was none.
+        best_loss: loss of that evaluation.
+        best_batch: batch of that evaluation.
+        best_is_average: whether it used the average of the weights; see ``Training.ema``.
+        dense_accuracy: the dense model's accuracy on validation data; None until known.
         result_round: round of the smallest model within the tolerance so far.
         result_accuracy: its accuracy.
-        misses: rounds in a row that did not recover.
-        proof: of the latest cut, as plain data.
-        result_proof: of the result's cut.
-        ending: why the study ends after this stage, if that is known already.
-        ended_by: the settings of its end that were in force when it ended; others go on from there.
+        misses: number of consecutive rounds that did not recover.
+        proof: proof of the latest cut, as plain data.
+        result_proof: proof of the result's cut, as plain data.
+        ending: why the study ends after this stage, if that is decided already.
+        ended_by: stopping settings with which it ended; with others it can be extended.
     """
 
     stage: StudyStage = StudyStage.DENSE
@@ -68,5 +68,5 @@ def proof_of(position: Position) -> Proof | None:
     """The proof of the cut that made the study's result."""
     if position.result_proof is None:
         return None
-    # JSON knows no tuples.
+    # JSON has no tuples.
     return Proof(**{**position.result_proof, "inexact": tuple(position.result_proof["inexact"])})

@@ -1,4 +1,4 @@
-"""What is doubtful about a model and its data, said before hours are spent on them."""
+"""Warnings about a model and its data before hours of training are spent on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from secateurs.data.sets import Split
 from secateurs.formatting import percent
 
 MOST_IMAGES = 512
-"""Validation images that a model is tried on; chance is told from skill by far fewer."""
+"""Validation images on which a model is tried; far fewer tell skill from chance."""
 
 _SURE = 3.0
-"""Standard errors above chance that a trained model has to be."""
+"""Standard errors above chance that a trained model must reach."""
 
 
 def doubts(
@@ -32,12 +32,12 @@ def doubts(
     will_be_trained: bool = False,
     normalisation: str = "",
 ) -> Iterator[str]:
-    """One line for each doubt; none where all is well.
+    """Yield one line for each doubtful premise.
 
     Args:
-        network: of the model.
-        validation: what it is to be chosen by.
-        tolerance: the loss of accuracy that a study allows, as a share; None asks for none.
+        network: network of the model.
+        validation: validation data.
+        tolerance: accuracy loss that a study allows, as a share; None for no limit.
         is_trained: whether weights were given.
         will_be_trained: whether the dense model is trained first.
         normalisation: how the images are normalised, for the message.
@@ -70,15 +70,15 @@ def doubts(
 
 
 def accuracy_of(network: Network, split: Split, cut: Cut | None = None) -> float | None:
-    """Share of the first images of a split that a network, or what a cut leaves, gets right.
+    """Accuracy of a network, or of what a cut leaves, on the first images of a split.
 
     Args:
-        network: as traced; unchanged.
+        network: as traced; it is not changed.
         split: labelled images.
-        cut: what goes; None nothing.
+        cut: the cut; None for none.
 
     Returns:
-        The share; None where the outputs are no scores of classes.
+        The accuracy; None if the outputs are not scores of classes.
     """
     source: Any = network.source
     some = split.batch(slice(0, MOST_IMAGES))
@@ -88,7 +88,7 @@ def accuracy_of(network: Network, split: Split, cut: Cut | None = None) -> float
 
 
 def _is_near_chance(accuracy: float, labels: NDArray[np.int64]) -> bool:
-    """Whether always answering with the commonest class could do as well."""
+    """Whether always predicting the most common class could do as well."""
     _, counts = np.unique(labels[:MOST_IMAGES], return_counts=True)
     tried = int(counts.sum())
     chance = float(counts.max()) / tried

@@ -1,7 +1,7 @@
-"""What a record of each kind has to say, held against a history before it is drawn or gone by.
+"""Validation of a history's records before figures or decisions are based on them.
 
-Each line of a history is JSON with a checksum, and yet a file may come from anywhere: edited by
-hand, of another release, of somebody's making.
+Each line of a history is JSON with a checksum, but a file may still come from anywhere: edited by
+hand, from another release, or written by other software.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _WHOLE: Mapping[str, tuple[str, ...]] = {
     "train": ("round", "batch"),
     "speed": ("round",),
 }
-"""Kind of record -> its fields that are whole numbers, none below zero; it has all of them."""
+"""Kind of record -> required fields that are non-negative integers."""
 
 _NUMBERS: Mapping[str, tuple[str, ...]] = {
     "speed": ("ratio", "images_per_second", "dense_images_per_second", "low", "high"),
 }
-"""Kind of record -> its other numbers; it has all of them."""
+"""Kind of record -> further required fields that are numbers."""
 
 _OPTIONAL = (
     *("loss", "validation_loss", "learning_rate", "seconds", "max_difference", "tolerance"),
     *("accuracy", "value", "dense_accuracy", "dense_value", "test_accuracy", "test_value"),
     *("dense_test_accuracy", "dense_test_value", "best_round", "removed", "threads", "batch_size"),
 )
-"""Fields that are numbers wherever they are, if they are there and known."""
+"""Optional fields that are numbers in any kind of record."""
 
 MOST = 2**63
-"""No number that a study writes is larger."""
+"""Upper bound of any number that a study writes."""
 
 
 def check_records(history: History) -> None:
-    """Find out whether all records say what records of their kind do.
+    """Check that all records have the fields of their kind.
 
     Raises:
         StudyError: one does not; the message says which, and what it should hold.

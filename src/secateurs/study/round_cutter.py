@@ -1,4 +1,4 @@
-"""One round's cut: scored, planned by the main process, made and proven by all."""
+"""The cut of one round: scored and planned by the main process, made and proven by all."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class RoundCutter:
         self._loss = loss
 
     def plan(self, network: Network, goals: Goals) -> Cut:
-        """The round's cut, the same in all processes; empty where nothing more may go.
+        """Plan the round's cut, the same in all processes; empty if nothing more can be removed.
 
         Args:
-            network: of the model as it is now.
-            goals: at which cutting ends.
+            network: network of the present model.
+            goals: goals at which cutting ends.
         """
         agreed = self._session.learner.agree(lambda: self._plan(network, goals).to_json())
         return Cut.from_json(agreed)
@@ -56,7 +56,7 @@ class RoundCutter:
         seed = self._configuration.training.seed + session.position.round
         if pruning.allocation == "curves":
             images = session.learner.calibration(pruning.calibration_batches)
-            # By how far outputs are apart, not by the loss, which need not be of one image.
+            # By the distance of outputs, not by the loss, which may not be defined per image.
             loss = None if self._criterion is None else self._loss
             request = Request(self._criterion, loss, seed=seed)
             curves, _ = curves_of(network, images, request)
@@ -82,7 +82,7 @@ class RoundCutter:
         return planner(scores)
 
     def cut(self, network: Network, cut: Cut) -> None:
-        """Make the cut, record it, rewind where the study does; the round's training is next."""
+        """Make and record the cut, and rewind if configured; the round's training comes next."""
         session = self._session
         number = session.position.round + 1
         report = session.learner.apply(cut, network)
@@ -122,7 +122,7 @@ class RoundCutter:
         session.checkpoint()
 
     def _rewind(self) -> None:
-        """The survivors' values, and their optimizer's, at the batch that is gone back to."""
+        """Restore the kept weights, and their optimizer state, of the batch to rewind to."""
         learner = self._session.learner
         so_far = learner.cut
         learner.restore(self._session.fetch("rewind"))
@@ -130,12 +130,12 @@ class RoundCutter:
 
 
 def repairs(pruning: Pruning) -> bool:
-    """Whether cuts are repaired: not where other weights are put in their place at once."""
+    """Whether cuts are repaired: not if rewinding replaces the weights anyway."""
     return bool(pruning.repair) and not pruning.rewinds_weights
 
 
 def widths(network: Network, cut: Cut | None = None) -> dict[str, int]:
-    """Layer -> its filters, after ``cut``."""
+    """Layer -> its number of filters, after ``cut``."""
     cuts = {} if cut is None else cut.tensors
     found: dict[str, int] = {}
     for tensor in network.tensors.values():

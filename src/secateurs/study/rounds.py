@@ -1,4 +1,4 @@
-"""What one round of a study removes. Pure arithmetic, as ``plan`` is."""
+"""Planning of one round's cut. Pure arithmetic, like ``plan``."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _HALVINGS = 4
 def plan_round(
     network: Network, scores: ScoresByGroup, pruning: Pruning, so_far: Cut, goals: Goals
 ) -> Cut:
-    """The cut of a round: a share of the channels that remain, and no more than the budget asks.
+    """Plan a round's cut: a share of the remaining channels, at most down to the budget.
 
     Args:
-        network: of the model as it is now.
-        scores: of its channels.
-        pruning: how much, from where, down to which floors; these are of the dense model.
-        so_far: what has gone since the dense model.
-        goals: at which cutting ends; may be empty.
+        network: network of the present model.
+        scores: scores of its channels.
+        pruning: settings; floors refer to the dense model.
+        so_far: everything removed since the dense model.
+        goals: goals at which cutting ends; may be empty.
 
     Returns:
-        The cut, of at least one channel; an empty one where every group is at its floor.
+        The cut, of at least one channel; an empty one if every group is at its floor.
     """
     return _Round.of(network, pruning, so_far, goals).by_scores(scores)
 
@@ -53,33 +53,34 @@ def plan_round_by_curves(
     so_far: Cut,
     goals: Goals,
 ) -> Cut:
-    """The cut of a round by what each group loses at each width, where that is least.
+    """Plan a round's cut by error curves, with the least loss.
 
     Args:
-        network: of the model as it is now.
-        orders: group -> its channels, the first to go first.
+        network: network of the present model.
+        orders: group -> its channels in the order of removal.
         losses: group -> its loss at every width from 0 to all channels.
-        pruning: how much and down to which floors; these are of the dense model.
-        so_far: what has gone since the dense model.
-        goals: at which cutting ends; where there are none, a share of the channels goes.
+        pruning: settings; floors refer to the dense model.
+        so_far: everything removed since the dense model.
+        goals: goals at which cutting ends; without any, a share of the channels is removed.
 
     Returns:
-        The cut, of at least one channel; an empty one where every group is at its floor.
+        The cut, of at least one channel; an empty one if every group is at its floor.
     """
     return _Round.of(network, pruning, so_far, goals).by_curves(orders, losses)
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """A round that is planned.
+    """The planning problem of one round.
 
     Attributes:
-        network: of the model as it is now.
-        step: share of its channels that is to go.
-        goals: at which cutting ends.
-        floors: group -> the fewest channels it may be left with.
-        options: of planning, whichever way it is done. Floors of the dense model are none that a
-            plan of this network knows: those at theirs are skipped, others are given back to.
+        network: network of the present model.
+        step: share of its channels to remove.
+        goals: goals at which cutting ends.
+        floors: group -> least number of channels.
+        options: options of planning in either way. Floors refer to the dense model, which planning
+            of this network does not know: groups at their floor are skipped, and others get
+            channels back.
         scope: for plans by scores.
     """
 
@@ -96,7 +97,7 @@ class _Round:
         at_floor = [group.name for group in network.groups if len(group) <= floors[group.name]]
         given = pruning.planning_options
         multiple = given["multiple"]
-        if goals.latency_model is None:  # which has measured what is fast
+        if goals.latency_model is None:  # otherwise it has measured which multiples are fast
             multiple = finest_multiple(network, multiple)
         options = {
             "floor": 1,
@@ -113,7 +114,7 @@ class _Round:
         except ModelError:
             if not self._some_are_at_floor:
                 raise
-            return Cut()  # what is not at its floor is skipped
+            return Cut()  # all groups that are not at their floor are skipped
         if not self._fits(cut):
             return cut
         exact = self._down_to_goals(scores)
@@ -139,10 +140,10 @@ class _Round:
 
         try:
             cut = take_step()
-        except BudgetError:  # near the floors there is less to take
+        except BudgetError:  # near the floors a full step is impossible
             return self.by_scores(ranks)
         except ModelError:
-            return Cut()  # what is not at its floor is skipped
+            return Cut()  # all groups that are not at their floor are skipped
         if len(self.goals.foreseen) == len(self.goals.limits) or not self._fits(cut):
             return cut
         return self._least_that_fits(take_step) or cut
@@ -159,27 +160,27 @@ class _Round:
         return self.goals.fits(self.network, cut)
 
     def _plan(self, scores: ScoresByGroup, **asked: Any) -> Cut:
-        """A plan by scores, within the floors."""
+        """Plan by scores, within the floors."""
         cut = plan(self.network, scores, **asked, scope=self.scope, **self.options)  # type: ignore[arg-type]
         return self._within_floors(cut, scores)
 
     def _take_step(self, scores: ScoresByGroup, share: float = 1.0) -> Cut:
-        """The cut of a step of the channels, or of a share of a step."""
+        """The cut of one step, or of a share of a step."""
         channels = sum(len(group) for group in self.network.groups)
         try:
-            # A share of few channels is rounded to one, not to none.
+            # A share of few channels is rounded up to one.
             amount = max(share * self.step, 1 / channels)
             model = self.goals.latency_model_of(self.network)
             return self._plan(scores, amount=amount, latency_model=model)
-        except BudgetError:  # near the floors there is less to take
+        except BudgetError:  # near the floors a full step is impossible
             return self._plan(scores, threshold=math.inf)
 
     def _next_limits(self, share: float = 1.0) -> dict[str, float]:
-        """What may remain after a share of a step; no less than is asked for in the end."""
+        """The limits after a share of a step, but not below the final goals."""
         network, goals, step = self.network, self.goals, share * self.step
         if not goals.foreseen:
             channels = UNITS["channels"].measure(network, Cut())
-            # A share of few channels is one of them.
+            # A share of few channels is rounded up to one.
             return {"channels": min((1 - step) * channels, channels - 1)}
         present = {name: goals.measure(name, network) for name in goals.foreseen}
         wanted = {name: max(goals.limits[name], (1 - step) * now) for name, now in present.items()}
@@ -188,7 +189,7 @@ class _Round:
         return wanted
 
     def _down_to_goals(self, scores: ScoresByGroup) -> Cut:
-        """The smallest cut that meets what can be foreseen; an empty one where there is none."""
+        """The smallest cut that meets all predictable goals; an empty one if there is none."""
         if not self.goals.foreseen:
             return Cut()
         try:
@@ -199,7 +200,7 @@ class _Round:
             return Cut()
 
     def _least_that_fits(self, take_step: Callable[[float], Cut]) -> Cut:
-        """The smallest share of a step that meets goals which only a model can tell: by halves."""
+        """Bisect the smallest share of a step that meets goals only a model can be judged by."""
         low, high, best = 0.0, 1.0, Cut()
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -211,7 +212,7 @@ class _Round:
         return best
 
     def _within_floors(self, cut: Cut, scores: ScoresByGroup) -> Cut:
-        """The cut, without the best channels of a group that it would leave below its floor."""
+        """Put back the best channels of groups that the cut would leave below their floor."""
         chosen: dict[str, NDArray[np.int64]] = {}
         for name, channels in cut.channels.items():
             removed = np.asarray(channels.removed, np.int64)
@@ -222,19 +223,19 @@ class _Round:
 
 
 def _ranks(order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The place of each channel in the order."""
+    """Place of each channel in the order, shape (channels,)."""
     places = np.empty(len(order))
     places[order] = np.arange(len(order))
     return places
 
 
 def _floor(network: Network, group: Group, pruning: Pruning, so_far: Cut) -> int:
-    """The fewest channels the group may be left with."""
+    """The least number of channels of a group."""
     member = group.members[0]
     length = network.tensors[member.tensor].shape[member.axis]
     earlier = so_far.tensors.get(member.tensor)
     dense_length = length if earlier is None else earlier.shape[member.axis]
-    # Groups are renamed as heads or convolution groups go; the axes they lie along are not.
+    # Groups are renamed as heads or convolution groups are removed; their axes are not.
     dense_width = round(len(group) * dense_length / length)
     least = round(pruning.floor) if pruning.floor >= 1 else math.ceil(pruning.floor * dense_width)
     multiple = multiple_of(network, group, finest_multiple(network, pruning.multiple))

@@ -1,4 +1,4 @@
-"""Carrying a study out, or what is left of it."""
+"""Running a study, or resuming it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ from secateurs.training.task import LearningTask
 
 @dataclass(frozen=True, slots=True)
 class Iterated:
-    """What ``iterate`` gives.
+    """Result of ``iterate``.
 
     Attributes:
-        model: the smallest model within the tolerance; the one that it began with where no round
-            recovered.
-        cut: everything that was removed from the dense model, before the study too.
-        report: the cut, and the proof of the last of its rounds.
-        history: what happened.
-        directory: of the study, if it is on disk; its page is ``report/report.html``.
+        model: the smallest model within the tolerance; the initial one if no round recovered.
+        cut: everything that was removed from the dense model, including before the study.
+        report: the cut, and the proof of its last round.
+        history: the history.
+        directory: directory of the study, if it is on disk; its page is ``report/report.html``.
     """
 
     model: Any
@@ -66,32 +65,32 @@ def run_study(
     learning: LearningTask | None = None,
     track: Sequence[str] = (),
 ) -> Iterated:
-    """Carry a study out, or what is left of it. ``secateurs.iterate`` and the command line do this.
+    """Run a study, or the rest of it. ``secateurs.iterate`` and the command line call this.
 
     Args:
-        model: the model to begin with, dense or cut before; unchanged.
+        model: the initial model, dense or cut before; it is not changed.
         sources: the data.
-        configuration: all that the study is told; a task without a name is described.
-        criterion: the one that ``configuration.pruning`` names, if it is a function of the user's.
-        loss: of each image, for criteria that need one; None is cross-entropy.
-        directory: where the study is kept; None keeps nothing.
-        fresh: start over where the directory holds a study.
-        watcher: told what happens.
-        learning: the task, where it is another than to classify images.
-        track: names of Accelerate's trackers that are told too: tensorboard, wandb, mlflow, ...
+        configuration: all settings; a task without a name is filled in.
+        criterion: the criterion that ``configuration.pruning`` names, if it is a user's function.
+        loss: loss of each image, for criteria that need one; None is cross-entropy.
+        directory: directory of the study; None keeps nothing.
+        fresh: whether to start over if the directory holds a study.
+        watcher: callback for what happens.
+        learning: the task, if it is not image classification.
+        track: names of Accelerate trackers to log to as well: tensorboard, wandb, mlflow, ...
 
     Returns:
-        The result. A report that cannot be drawn is a warning: it costs nobody the result.
+        The result. If the report cannot be drawn, there is a warning, and the result is returned.
 
     Raises:
-        SecateursError: what was asked for cannot be done; found, if it can be, before any training.
+        SecateursError: a setting cannot be met; raised before any training where possible.
     """
     _check_trackers(track)
     if learning is None:
         learning = learning_named(model, configuration.task)
     training = complete_training(configuration.training, configuration.pruning, learning)
     learner = learner_of(model, sources, training, learning, configuration.pruning.outputs)
-    loss = loss or learner.loss  # what criteria go by is what is trained by
+    loss = loss or learner.loss  # criteria use the loss of training
     wanted = criterion or configuration.pruning.criterion
     network = check_study(learner, configuration, wanted)
     pruning = complete_pruning(configuration.pruning, learner, network)
@@ -122,7 +121,7 @@ def _place(directory: str | Path | None) -> Path | None:
 def _store(
     directory: str | Path | None, configuration: Configuration, learner: Learner, *, fresh: bool
 ) -> Iterator[CheckpointStore]:
-    """Where this study is kept. The main process holds its directory; the others follow it."""
+    """The study's store. The main process holds its directory, and the others follow."""
     if directory is None:
         yield InMemoryStore()
         return
@@ -144,7 +143,7 @@ def _track(
     directory: str | Path | None,
     configuration: Configuration,
 ) -> Iterator[Watcher]:
-    """The watcher, and trackers beside it; they are ended whatever happens."""
+    """The watcher with trackers beside it, which are finished in any case."""
     if not track:
         yield watcher
         return
@@ -165,7 +164,7 @@ def _check_trackers(track: Sequence[str]) -> None:
 
 
 def _tracking() -> Any:
-    """The package that knows Accelerate, whatever the framework of the model.
+    """The package that uses Accelerate, whatever the framework of the model.
 
     Raises:
         SecateursError: it is not installed.
@@ -182,7 +181,7 @@ def _tracking() -> Any:
 def _draw(study: Study) -> None:
     try:
         study.report()
-    except Exception as error:  # noqa: BLE001 - whatever a font, a disk or a name does to a figure
+    except Exception as error:  # noqa: BLE001 - fonts, disks or names can make a figure fail
         warnings.warn(
             f"{study.directory}: its report cannot be drawn ({' '.join(str(error).split())}). The "
             f"result is kept; try again with: secateurs report {study.directory}",

@@ -1,4 +1,4 @@
-"""A study as it stands: what its stages share."""
+"""State of a running study that its stages share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from secateurs.training.metric import Metric
 
 
 class Session:
-    """The model in training, the study's position, and where both are kept.
+    """The model in training, the study's position, and the store for both.
 
     Attributes:
         learner: the model in training.
-        store: what is kept of it.
-        watcher: told what happens.
-        position: where the study is.
-        best: the model's values at the best evaluation of this stage; None if there was none.
+        store: store for checkpoints and history.
+        watcher: callback for what happens.
+        position: position of the study.
+        best: snapshot at this stage's best evaluation; None if there was none.
     """
 
     def __init__(self, learner: Learner, store: CheckpointStore, watcher: Watcher) -> None:
@@ -34,11 +34,11 @@ class Session:
 
     @property
     def metric(self) -> Metric:
-        """What models are chosen by, as records and people have it."""
+        """Metric by which models are chosen."""
         return self.learner.metric
 
     def resume(self) -> bool:
-        """Go on from the store's checkpoint; whether there is one."""
+        """Resume from the store's checkpoint; returns whether there is one."""
         resumed = self.store.resume()
         if resumed is None:
             return False
@@ -49,51 +49,51 @@ class Session:
         return True
 
     def move(self, **changes: Any) -> None:
-        """Change the position."""
+        """Change fields of the position."""
         self.position = replace(self.position, **changes)
 
     def record(self, kind: str, **values: Any) -> None:
-        """Add to the history."""
+        """Add a record to the history."""
         self.watcher.recorded(self.store.history.append(kind, **values))
 
     def seconds_since_last(self) -> float:
-        """Seconds since this was last asked."""
+        """Seconds since the last call."""
         now = time.monotonic()
         seconds, self._last_record = now - self._last_record, now
         return seconds
 
     def evaluate(self, part: DataPart, *, averaged: bool = False) -> Evaluation:
-        """How well the model, or the average of its weights, does on a split."""
+        """Evaluate the model, or the average of its weights, on a split."""
         self.watcher.begin(f"evaluating on the {part} data", self.learner.batches_of(part))
         evaluation = self.learner.evaluate(part, self.watcher.tick, averaged)
         self.watcher.end()
         return evaluation
 
     def checkpoint(self, present: Snapshot | None = None) -> None:
-        """Keep all that is needed to go on from here: the model's values, or those given."""
+        """Store all that is needed to resume: the present snapshot, or the given one."""
         now = self.present if present is None else lambda: present
         self.store.checkpoint(self.position, now, self.best)
 
     def keep(self, name: CheckpointName) -> None:
-        """Keep the model's values, without its optimizer's."""
+        """Store the model without its optimizer's state."""
         self.store.keep(name, self.present().without_optimizer())
 
     def fetch(self, name: CheckpointName) -> Snapshot:
-        """A model that was kept."""
+        """Load a stored model."""
         self.learner.wait()  # the main process may be writing it
         return self.store.fetch(name)
 
     def fetch_result(self) -> Snapshot:
-        """The smallest model within the tolerance so far, or the one that the study began with."""
+        """The smallest model within the tolerance so far, or the dense one."""
         return self.fetch("best" if self.position.result_round else "dense")
 
     def present(self) -> Snapshot:
-        """The model's values; those at hand where they are the stage's best."""
+        """A snapshot of the model; the stage's best if the model is at it."""
         settled = self.position.stage is StudyStage.CUT or self._is_at_best
         return self.best if self.best is not None and settled else self.learner.snapshot()
 
     def restore_best(self) -> None:
-        """Go back to the stage's best evaluation."""
+        """Restore the stage's best evaluation."""
         if self.best is not None and not self._is_at_best:
             self.learner.restore(self.best)
 

@@ -1,4 +1,4 @@
-"""What a study works on: its data, and what can be said of a task that has no name."""
+"""Data of a study, and a description of tasks without a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateurs.training.learner import Learner
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What to train on, to choose by, and to report; see ``secateurs.iterate``."""
+    """Data for training, validation and test; see ``secateurs.iterate``."""
 
     train: Any
     validation: Any
@@ -22,7 +22,7 @@ class Sources:
 
 
 def describe_task(network: Network, learner: Learner, sources: Sources) -> Task:
-    """What can be said of a model and data that have no name."""
+    """Describe a model and data that have no name, so that studies can be told apart."""
     earlier = {"cut": _digest(learner.cut.to_json())} if learner.cut else {}
     shapes = sorted((tensor.name, tensor.shape) for tensor in network.tensors.values())
     return Task(

@@ -1,4 +1,4 @@
-"""Training one stage of a study: from evaluation to evaluation, the best of them kept."""
+"""Training of one stage of a study, with regular evaluations of which the best is kept."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from secateurs.training.memory import explain_memory_errors
 
 
 class DivergedError(SecateursError):
-    """Training came to nothing: its loss is no number, or infinite."""
+    """Training diverged: its loss is NaN or infinite."""
 
 
 def _is_better(one: Evaluation, other: Evaluation) -> bool:
-    """Of evaluations that are equally accurate, the surest is."""
+    """Whether an evaluation is more accurate, or as accurate with a lower loss."""
     return (one.accuracy, -one.loss) > (other.accuracy, -other.loss)
 
 
 class StageTrainer:
-    """Trains a session's model to the end of the stage it is in."""
+    """Trains a session's model to the end of its stage."""
 
     def __init__(self, session: Session, schedule: TrainingSchedule) -> None:
         self._session = session
         self._schedule = schedule
 
     def train(self, stage: str, rates: NDArray[np.float64], goal: float | None = None) -> None:
-        """Train from where the position is to the end of ``rates``, or to the goal.
+        """Train from the present position to the end of ``rates``, or until the goal is reached.
 
-        The position, a checkpoint after each evaluation, and the best of them are kept.
+        The position and a checkpoint are stored after each evaluation; the best one is kept.
 
         Args:
-            stage: for whoever watches.
-            rates: the learning rate of each batch of the stage, shape (batches,).
+            stage: name of the stage, for the watcher.
+            rates: learning rate of each batch of the stage, shape (batches,).
             goal: accuracy at which the stage ends early.
 
         Raises:
-            DivergedError: the loss is no finite number. What was kept last is still good.
+            DivergedError: the loss is not finite. The last checkpoint is still valid.
         """
         session = self._session
         every = self._schedule.evaluate_every
@@ -60,7 +60,7 @@ class StageTrainer:
             session.watcher.end()
 
     def evaluate(self, loss: float | None = None, rate: float | None = None) -> float:
-        """Evaluate, record, and keep the model if it is the stage's best; its accuracy."""
+        """Evaluate and record; keeps the model if it is the stage's best. Returns its accuracy."""
         session = self._session
         evaluation = session.evaluate("validation")
         if not math.isfinite(evaluation.loss):
@@ -96,7 +96,7 @@ class StageTrainer:
         return better.accuracy
 
     def _train_until(self, upto: int, rates: NDArray[np.float64]) -> float:
-        """Train to batch ``upto`` of this stage; the mean loss on the way."""
+        """Train to batch ``upto`` of this stage; returns the mean loss."""
         session = self._session
         total, start = 0.0, session.position.done
         self._keep_rewind_point()
@@ -120,7 +120,7 @@ class StageTrainer:
 
     @property
     def _rewind_point(self) -> int:
-        """The batch of this stage at which values are to be kept; below 0 if there is none."""
+        """Batch of this stage at which weights are stored for rewinding; negative if none."""
         kept = self._schedule.rewinds_weights and self._session.position.stage is StudyStage.DENSE
         return self._schedule.rewind_to if kept else -1
 

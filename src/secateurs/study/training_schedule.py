@@ -1,4 +1,4 @@
-"""How long each stage of a study trains, at which learning rates, and where rounds go back to."""
+"""Duration and learning rates of each stage of a study, and the rewind point."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from secateurs.settings.training import Training
 from secateurs.training.schedules import learning_rates
 
 _SHORT = 0.2
-"""Of the dense model's learning rate, where a round is shorter than an epoch."""
+"""Factor on the dense model's learning rate for rounds shorter than an epoch."""
 _REPAIRED = 0.3
-"""Of what it would be otherwise, where a round begins with a repair."""
+"""Further factor for rounds that begin with a repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
-    """The batches and learning rates of a study.
+    """Batches and learning rates of a study.
 
     Attributes:
-        training: how to train.
-        pruning: whether rounds go back, and to what.
-        batches_an_epoch: of the training data.
+        training: settings of training.
+        pruning: whether rounds rewind, and to what.
+        batches_an_epoch: number of batches in an epoch of training.
     """
 
     training: Training
@@ -33,7 +33,7 @@ class TrainingSchedule:
 
     @property
     def evaluate_every(self) -> int:
-        """Batches from one look at the validation data to the next."""
+        """Number of batches between evaluations."""
         return self.training.evaluate_every or self.batches_an_epoch
 
     @property
@@ -55,12 +55,12 @@ class TrainingSchedule:
 
     @property
     def rewinds_weights(self) -> bool:
-        """Whether rounds go back to earlier weights, and not to earlier learning rates alone."""
+        """Whether rounds rewind the weights, and not just the learning rates."""
         return self.pruning.rewinds_weights
 
     @property
     def rewind_to(self) -> int:
-        """The batch of dense training that rounds go back to."""
+        """Batch of dense training that rounds are rewound to."""
         if self.pruning.rewind == "lottery":
             return 0
         batches = self.training.fine_tune_batches or self.batches_an_epoch
@@ -70,15 +70,15 @@ class TrainingSchedule:
 def fine_tuning_rates(
     training: Training, batches_an_epoch: int, *, repaired: bool = False
 ) -> NDArray[np.float64]:
-    """The learning rate of each batch of training after a cut, shape (batches,).
+    """Learning rate of each batch of fine-tuning after a cut, shape (batches,).
 
-    What a repair left is near the dense model, and large steps throw it away before they learn
-    anything: see ``docs/results.md``, "Training a round".
+    After a repair the model is near the dense one, and large steps would undo that before they
+    learn anything: see ``docs/results.md``, "Training a round".
 
     Args:
-        training: how to train.
-        batches_an_epoch: of the training data.
-        repaired: whether the cut's weights were fitted.
+        training: settings of training.
+        batches_an_epoch: number of batches in an epoch of training.
+        repaired: whether the cut was repaired.
     """
     batches = training.fine_tune_batches or batches_an_epoch
     peak = training.fine_tune_learning_rate
