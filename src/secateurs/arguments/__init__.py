@@ -1,12 +1,12 @@
-"""What the public calls take, said once: a wrong type is refused on one line, with the fix.
+"""Checks of the arguments of public functions: a wrong type raises a one-line error with the fix.
 
-A public function declares what its arguments have to be::
+A public function declares the kinds of its arguments::
 
     @takes(network=NETWORK, seed=SEED)
     def score(network, criterion="l1", *, seed=0): ...
 
-Only what a type can tell is looked at here; whether the values fit each other is for the function
-itself, which knows them.
+Only properties of single values are checked here; whether values fit each other is for the function
+itself to check.
 """
 
 from secateurs.arguments.annotations import takes_as_annotated

@@ -1,4 +1,4 @@
-"""Arguments that are held to what a function's annotations say."""
+"""Checks of arguments against a function's annotations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ R = TypeVar("R")
 def takes_as_annotated(
     failure: type[SecateursError] = SecateursError,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: the function's arguments are what its annotations say, or it raises first.
+    """A decorator that checks a function's arguments against its annotations before each call.
 
-    For functions whose annotations say it all; what cannot be told at run time (a protocol, a name
-    that is imported for type checkers alone) is let through.
-
+    For functions whose annotations are complete. What cannot be checked at run time (protocols,
+    names that are imported for type checkers only) is accepted.
     >>> @takes_as_annotated()
     ... def double(number: int) -> int:
     ...     return 2 * number
@@ -46,12 +45,12 @@ def takes_as_annotated(
             try:
                 meant = eval(written[name], inspect.unwrap(function).__globals__)  # noqa: S307
             except NameError:
-                return None  # imported for type checkers alone
+                return None  # imported for type checkers only
             if getattr(meant, "_is_protocol", False):
                 meant = Any
             try:
                 return TypeAdapter(meant, config=ConfigDict(arbitrary_types_allowed=True))
-            except (PydanticUserError, SchemaError):  # a class of ours, or not told at run time
+            except (PydanticUserError, SchemaError):  # an own class, or unknown at run time
                 instance: Any = InstanceOf
                 return TypeAdapter(instance[meant] if isinstance(meant, type) else Any)
 
@@ -79,7 +78,7 @@ def _read(
     value: Any,
     failure: type[SecateursError],
 ) -> Any:
-    """The value, where it is as written; a single one where a sequence is written, in a tuple."""
+    """The value if it matches; a single value where a sequence is expected becomes a tuple."""
     if _is_as_written(known, annotation, value):
         return value
     alone = _alone_in_sequence(annotation, value)
@@ -90,7 +89,7 @@ def _read(
 
 
 def _refuse_unknown_name(place: str, annotation: Any, value: Any) -> None:
-    """Raise with the nearest of the names, where an argument is one of some and this is another.
+    """Raise with the nearest known name if an argument is a name but not one of the literals.
 
     Raises:
         UnknownNameError: it is.
@@ -102,17 +101,17 @@ def _refuse_unknown_name(place: str, annotation: Any, value: Any) -> None:
 
 
 def _alone_in_sequence(annotation: Any, value: Any) -> tuple[Any] | None:
-    """A single element, where a sequence is wanted: as good as a sequence of it alone."""
+    """A tuple of a single element where a sequence is expected; else None."""
     is_element = isinstance(value, str | int | float) and not isinstance(value, bool)
     return (value,) if is_element and str(annotation).startswith("Sequence[") else None
 
 
 def _is_as_written(known: TypeAdapter[Any] | None, annotation: Any, value: Any) -> bool:
-    if known is None:  # a class that is imported for type checkers alone is told by its name
+    if known is None:  # a class imported for type checkers only is compared by name
         is_class = str(annotation).isidentifier()
         return not is_class or any(one.__name__ == annotation for one in type(value).__mro__)
     if isinstance(value, Iterator):
-        # To look at it would use it up.
+        # Validation would exhaust an iterator.
         return any(word in str(annotation) for word in ("Iter", "Any", "object"))
     plain = value.item() if isinstance(value, np.generic) else value
     tries = [plain]
@@ -127,5 +126,5 @@ def _passes(known: TypeAdapter[Any], value: Any) -> bool:
     try:
         known.validate_python(value, strict=True)
     except (ValidationError, TypeError, ValueError, RuntimeError):
-        return False  # or what it holds cannot even be compared
+        return False  # includes values that cannot even be compared
     return True

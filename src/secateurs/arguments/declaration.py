@@ -1,4 +1,4 @@
-"""A public function declares what its arguments have to be."""
+"""Declaration of the kinds of a public function's arguments."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ T = TypeVar("T", bound=object)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What an argument has to be.
+    """A kind of argument.
 
     Attributes:
-        expected: in words, after "expected".
-        accepts: whether a value is one.
-        failure: the error where it is not.
-        fix: the call that makes one; or ''.
-        read: a value of this kind -> what the function gets; None where that is the value itself.
+        expected: description after the word "expected" in messages.
+        accepts: function that tells whether a value is of this kind.
+        failure: error class for other values.
+        fix: example of a correct call; or ''.
+        read: function from an accepted value to what is passed on; None passes it unchanged.
     """
 
     expected: str
@@ -35,7 +35,7 @@ class Kind:
     read: Callable[[Any], Any] | None = None
 
     def check(self, caller: str, name: str, value: Any) -> None:
-        """Raise where the value is not of this kind."""
+        """Raise if a value is not of this kind."""
         if not self.accepts(value):
             fix = f" {self.fix}" if self.fix else ""
             raise self.failure(
@@ -43,7 +43,7 @@ class Kind:
             )
 
     def or_none(self) -> Kind:
-        """The same, where None is as good."""
+        """The same kind, or None."""
         return Kind(
             f"{self.expected}, or None",
             lambda value: value is None or self.accepts(value),
@@ -53,7 +53,7 @@ class Kind:
         )
 
     def or_one_of(self, element: Callable[[Any], bool]) -> Kind:
-        """The same, where a single element is as good as a sequence of it alone."""
+        """The same kind, or a single element, which is passed on as a tuple."""
         return Kind(
             self.expected,
             lambda value: element(value) or self.accepts(value),
@@ -70,12 +70,12 @@ def _unless_none(read: Callable[[Any], Any] | None) -> Callable[[Any], Any] | No
 def refuse_unknown_keywords(
     function: Callable[..., Any], signature: inspect.Signature, keywords: Mapping[str, Any]
 ) -> None:
-    """Raise where there is an argument of a name that the function does not have.
+    """Raise if a keyword is not a parameter of the function.
 
-    Too few or too many arguments are left to Python, whose own message says as much.
+    Too few or too many arguments are left to Python, whose own message is sufficient.
 
     Raises:
-        UnknownNameError: there is; the message says the nearest.
+        UnknownNameError: there is such a keyword; the message suggests the nearest parameter.
     """
     parameters = signature.parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
@@ -88,7 +88,7 @@ def refuse_unknown_keywords(
 
 
 def takes_known_names(made: type[T]) -> type[T]:
-    """A decorator of a class: an argument of a name that it does not have is told the nearest."""
+    """A class decorator: unknown keywords raise an error that suggests the nearest one."""
     make = made.__init__
     signature = inspect.signature(make)
 
@@ -102,12 +102,12 @@ def takes_known_names(made: type[T]) -> type[T]:
 
 
 def takes(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: the function's arguments are of these kinds, or it raises before it begins."""
+    """A decorator that checks that a function's arguments are of these kinds before each call."""
 
     def declare(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
         unknown = set(kinds) - set(signature.parameters)
-        if unknown:  # a slip of ours, found when the module is imported
+        if unknown:  # a programming error, found at import
             raise NameError(f"{function.__name__} has no parameters {sorted(unknown)}")
 
         @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""What the arguments of the public calls have to be, each written once."""
+"""Kinds of arguments of the public functions, each defined once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from secateurs.errors import (
 
 
 def whole_number(least: int = 0, most: int | None = None) -> Kind:
-    """A whole number of at least ``least``, and at most ``most`` where that is given."""
+    """An integer of at least ``least``, and at most ``most`` if that is given."""
     if most is None:
         return Kind(f"a whole number of at least {least}", lambda value: is_whole(value, least))
     expected = f"a whole number from {least} to {most:,}"

@@ -1,4 +1,4 @@
-"""Layers that a call was given by name, or themselves."""
+"""Layers that are passed by name or as objects."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from secateurs.errors import UnknownNameError
 
 
 def layer_names(model: Any, wanted: Any) -> tuple[str, ...]:
-    """The names of layers that were given by name, or themselves, one or several.
+    """Names of layers that are given by name or as objects, one or several.
 
     Args:
-        model: whose layers they are.
+        model: model of the layers.
         wanted: a name or a layer, or several.
 
     Raises:
-        UnknownNameError: a layer is not one of the model's.
+        UnknownNameError: a layer does not belong to the model.
     """
     several = [wanted] if isinstance(wanted, str) or is_layer(wanted) else list(wanted)
     return tuple(one if isinstance(one, str) else _name_of(model, one) for one in several)
@@ -25,7 +25,7 @@ def layer_names(model: Any, wanted: Any) -> tuple[str, ...]:
 def _name_of(model: Any, layer: Any) -> str:
     if hasattr(model, "named_modules"):
         known = next((name for name, one in model.named_modules() if one is layer), None)
-        # Keras models on PyTorch are modules too, whose layers are known by their own names.
+        # Keras models on PyTorch are modules too, but their layers have their own names.
         if known and not hasattr(layer, "get_config"):
             return str(known)
     flat = getattr(model, "layers", ())
@@ -38,12 +38,12 @@ def _name_of(model: Any, layer: Any) -> str:
 
 
 def is_layer(value: Any) -> bool:
-    """Whether this is a module of PyTorch or a layer of Keras; neither is imported to tell."""
+    """Whether this is a PyTorch module or a Keras layer; neither framework is imported."""
     kind = type(value)
     return hasattr(kind, "named_parameters") or hasattr(kind, "get_config")
 
 
 def are_layers(value: Any) -> bool:
-    """Whether these are several layers, or names of such."""
+    """Whether these are several layers, or names of layers."""
     several = isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes)
     return several and all((isinstance(one, str) and one) or is_layer(one) for one in value)

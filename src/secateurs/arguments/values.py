@@ -1,4 +1,4 @@
-"""What a value is, where its type does not tell enough; and how messages show one."""
+"""Predicates on values whose type alone is not enough, and their format in messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def format_value(value: Any, most: int = 60) -> str:
-    """A value for a message: its type, and itself where it is short.
+    """Format a value for a message: its type, and the value itself if it is short.
 
     >>> format_value(1.5)
     'float 1.5'
@@ -34,17 +34,17 @@ def format_value(value: Any, most: int = 60) -> str:
 
 
 def is_truth(value: Any) -> bool:
-    """Whether a value is True or False, Python's or NumPy's."""
+    """Whether a value is True or False, of Python or NumPy."""
     return isinstance(value, bool | np.bool_)
 
 
 def is_whole(value: Any, least: int = 0) -> bool:
-    """Whether a value is a whole number of at least ``least``; True and False are none."""
+    """Whether a value is an integer of at least ``least``, and not a bool."""
     return isinstance(value, numbers.Integral) and not is_truth(value) and int(value) >= least
 
 
 def are_whole(value: Any, least: int = 0, *, or_none: bool = False) -> bool:
-    """Whether a value is one or more whole numbers, in a list or such."""
+    """Whether a value is a non-empty sequence of integers."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         return False
     return len(value) > 0 and all(
@@ -53,13 +53,13 @@ def are_whole(value: Any, least: int = 0, *, or_none: bool = False) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite real number; True and False are none."""
+    """Whether a value is a finite real number, and not a bool."""
     real = isinstance(value, numbers.Real) and not is_truth(value)
     return real and math.isfinite(float(value))
 
 
 def is_labels(value: Any) -> bool:
-    """Whether a value is one or more names, paths or whole numbers, all of one type."""
+    """Whether a value is a non-empty sequence of names, paths or integers, all of one type."""
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
         return False
     if getattr(value, "ndim", 1) != 1 or not isinstance(value, Iterable):

@@ -1,4 +1,4 @@
-"""Strategies held against each other: the same models, amounts, images and training for all."""
+"""Comparison of strategies under equal conditions: models, amounts, images and training."""
 
 from secateurs.comparison.entry import compare
 from secateurs.comparison.executors import (

@@ -1,4 +1,4 @@
-"""Comparing strategies on a model and data of one's own."""
+"""Comparison of strategies on a user's own model and data."""
 
 from __future__ import annotations
 
@@ -85,28 +85,28 @@ def compare(
     loss: Callable[[Any, Any], Any] | None = None,
     metric: Any = None,
 ) -> Results:
-    """Prune the same models by several strategies, train them alike, and compare what is left.
+    """Prune the same models by several strategies, train them alike, and compare the results.
 
     Args:
-        model: the dense model, unchanged; or a function of a seed that returns one, to be trained.
-        train, validation, test: as for ``iterate``; ``judge_on`` says which accuracies are of.
-        strategies: criteria: names, with ``@network`` or ``@group`` behind them to set the scope of
-            one, or functions of ``GroupData``; "auto" is one of them.
+        model: the dense model, not changed; or a function of a seed that makes one to be trained.
+        train, validation, test: as for ``iterate``; ``judge_on`` is the split for accuracies.
+        strategies: criteria: names, optionally with ``@network`` or ``@group`` appended to set the
+            scope, or functions of ``GroupData``; "auto" is one of them.
         amounts: shares to remove, of the parameters or of another ``unit``; one or several.
-        seeds: how many; of the order of images and draws, and of the model if it is made.
-        training, callback: how to train, all alike; and a ``ComparisonCallback`` or None.
-        directory, fresh: where results are kept, and the page; one begun there goes on.
-        scope, floor, multiple, skip: as for ``plan``; the scope, of those that name none.
+        seeds: number of seeds (of the data order, randomness, and models that are made here).
+        training, callback: settings of all training; and a ``ComparisonCallback`` or None.
+        directory, fresh: where results and the page are kept; resumed unless ``fresh``.
+        scope, floor, multiple, skip: as for ``plan``; the scope is for strategies without one.
         unit: what amounts are shares of: "params", "macs", "channels" or "size_mb".
-        rounds: that reach each amount in equal steps, each scored anew and trained; 1 is one shot.
+        rounds: number of equal steps to each amount, each scored and trained; 1 is one-shot.
         repair, rewind, task, loss, metric: as for ``iterate``; the metric is what is compared.
-        calibration_batches: training batches shown to a strategy that needs data, and to repair.
+        calibration_batches: training batches for strategies that need data, and for repair.
 
     Returns:
         The results; ``print`` shows a table, ``directory`` holds compare.html.
 
     Raises:
-        SecateursError: it cannot be done.
+        SecateursError: a setting is invalid, or the data or the model cannot be used.
 
     Example:
         >>> import tempfile, torch, secateurs as sec
@@ -137,7 +137,7 @@ def _compare(
     metric: Any,
     **settings: Any,
 ) -> Results:
-    """``compare``, its arguments sorted by who uses them; what is left over are settings."""
+    """Sort the arguments of ``compare`` by what uses them, and run it; the rest are settings."""
     functions = {_name(one): one for one in strategies if callable(one)}
     chosen = training or Training()
     sources = Sources(train, validation, test)
@@ -169,13 +169,14 @@ def _learner(
 def _learning(
     model: Any, seed: int, train: Any, task: str | LearningTask | None, parts: Mapping[str, Any]
 ) -> LearningTask | None:
-    """The task, of the framework of the models; None to classify images."""
+    """The task, for the models' framework; None for image classification."""
     given = {name for name, part in parts.items() if part is not None}
     if task is None and not given and is_labelled_images(train):
-        return None  # without a look at the model, which a function may take long to make
+        return None  # without making a model, which may take long
     built = model(seed) if _makes_models(model) else model
     if task is None and given <= ({"loss"} if framework_of(built) == "keras" else set()):
-        # A Keras model is trained as it was compiled; if to tell classes, a loss is for criteria.
+        # A Keras model is trained as it was compiled. Where that is classification, there is no
+        # task of its own, and the loss given here is for criteria only.
         found = backend_of(built).default_task(built, train)
         return found if found is None else found.with_own(loss=parts["loss"])
     if task is None and is_labelled_images(train):
@@ -188,5 +189,5 @@ def _name(strategy: Strategy) -> str:
 
 
 def _makes_models(model: Any) -> bool:
-    """Whether this is a function, and not a model, which can be called too."""
+    """Whether this is a function that makes models, not a model, which is callable too."""
     return callable(model) and not hasattr(model, "get_weights") and not hasattr(model, "modules")

@@ -1,4 +1,4 @@
-"""Who carries jobs out: this process, several side by side, or a cluster with Ray."""
+"""Executors of jobs: this process, several local processes, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from secateurs.training.learner import Learner
 JobResult = tuple[DenseResult, bytes] | Outcome
 
 _LIVES = 3
-"""Times that a job is tried whose process is killed."""
+"""Number of attempts for a job whose process is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One thing to do, with all that another process, or another machine, needs for it.
+    """One piece of work, with everything that another process or machine needs for it.
 
     Attributes:
-        comparison: as JSON; names say how to build the model and the data.
-        seed: of the dense model to train, where there is no job.
-        job: what to prune and to train again.
-        dense: the dense model's values, for a job.
+        comparison: the comparison as JSON; names say how to build the model and the data.
+        seed: seed of the dense model to train, if there is no job.
+        job: what to prune and retrain.
+        dense: the dense model's weights, for a job.
         pruners: strategies that are not criteria.
     """
 
@@ -44,68 +44,68 @@ class WorkItem:
 
     @property
     def name(self) -> str:
-        """What is being done."""
+        """Name of the work, for messages."""
         return f"dense model, seed {self.seed}" if self.job is None else self.job.name
 
 
 class Executor(Protocol):
-    """Carries orders out, in any order."""
+    """Carries out work items, in any order."""
 
     def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
-        """Each order with what it came to, as they are done."""
+        """Yield each item with its result, as they complete."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class SerialExecutor:
-    """One after the other, in this process; the only crew for models that have no name."""
+    """One after the other in this process; the only executor for models without a name."""
 
     contest: JobRunner
 
     def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
-        """Each order with what it came to."""
+        """Yield each item with its result."""
         for order in orders:
             yield order, _run_job(self.contest, order)
 
 
 @dataclass(frozen=True)
 class ProcessExecutor:
-    """Side by side on this machine.
+    """Several processes on this machine.
 
     Attributes:
-        count: how many processes; they share the machine's cores evenly.
+        count: number of processes, which share the machine's cores evenly.
     """
 
     count: int
 
     def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
-        """Each order with what it came to, as they are done."""
+        """Yield each item with its result, as they complete."""
         waiting = list(orders)
         try:
             for order, result in _side_by_side(orders, self.count):
                 waiting.remove(order)
                 yield order, result
         except BrokenProcessPool:
-            # One of them takes its process with it; which, is found out one at a time.
+            # One item crashed its process; running them one at a time finds out which.
             for order in waiting:
                 yield order, _apart(order, self.count)
 
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """Over the machines of a Ray cluster; secateurs is installed on each.
+    """The machines of a Ray cluster; secateurs must be installed on each.
 
     Attributes:
-        address: of the cluster, "auto" for the one this machine is part of, or "local" to begin one
-            of this machine alone.
-        cores: of a machine that one job takes.
+        address: address of the cluster, "auto" for the one that this machine belongs to, or
+            "local" to start one on this machine only.
+        cores: number of cores for each job.
     """
 
     address: str
     cores: int = 1
 
     def carry_out(self, orders: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, JobResult]]:
-        """Each order with what it came to, as they are done."""
+        """Yield each item with its result, as they complete."""
         ray = _ray()
         begun = not ray.is_initialized()
         if begun:
@@ -120,7 +120,7 @@ class RayExecutor:
         self, ray: Any, orders: Sequence[WorkItem]
     ) -> Iterator[tuple[WorkItem, JobResult]]:
         carry_out = ray.remote(num_cpus=self.cores, max_retries=_LIVES - 1)(carry_out_order)
-        shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with every job
+        shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with each job
         running = {}
         for order in orders:
             if order.dense and order.seed not in shared:
@@ -142,7 +142,7 @@ class RayExecutor:
 
 
 def carry_out_order(order: WorkItem, dense: bytes = b"") -> JobResult:
-    """Carry one order out in a process of a crew."""
+    """Carry out one item in a worker process."""
     contest = _contest(order.comparison, tuple(order.pruners.items()))
     if dense:
         order = WorkItem(order.comparison, order.seed, order.job, dense, order.pruners)
@@ -150,7 +150,7 @@ def carry_out_order(order: WorkItem, dense: bytes = b"") -> JobResult:
 
 
 def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
-    """Seed -> a learner of the model and the data that the task names."""
+    """A function from a seed to a learner of the model and data that the task names."""
 
     def make(seed: int) -> Learner:
         from secateurs.study.building import build_task
@@ -165,7 +165,7 @@ def learner_factory(comparison: Comparison) -> Callable[[int], Learner]:
 
 @functools.lru_cache(maxsize=1)
 def _contest(comparison: str, pruners: tuple[tuple[str, PrunerFunction], ...]) -> JobRunner:
-    """The contest this process is in: what one job has built, the next may use again."""
+    """The job runner of this process, cached so that jobs can share what they have built."""
     settings = Comparison.model_validate_json(comparison)
     return JobRunner(settings, learner_factory(settings), dict(pruners))
 
@@ -177,18 +177,18 @@ def _run_job(contest: JobRunner, order: WorkItem) -> JobResult:
 
 
 def _prepare(threads: int) -> None:
-    """Give a process its share of the cores, whichever framework it will import."""
+    """Limit a process to its share of the cores, whichever framework it will import."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[WorkItem, JobResult]]:
-    """Each order with what it came to, in processes that are kept; they share the cores evenly.
+    """Yield each item with its result, from a pool of processes that share the cores evenly.
 
     Raises:
-        BrokenProcessPool: one of them was killed, and took the others' work along.
+        BrokenProcessPool: one of them was killed, and the others' work was lost with it.
     """
     threads = max(1, (os.cpu_count() or 1) // count)
-    # Not forked: a child of a process in which a framework has begun threads can hang.
+    # Not forked: the child of a process with running framework threads can hang.
     pool = ProcessPoolExecutor(
         min(count, max(1, len(orders))), get_context("spawn"), _prepare, (threads,)
     )
@@ -203,7 +203,7 @@ def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[Work
 
 
 def _apart(order: WorkItem, count: int) -> JobResult:
-    """What an order comes to in a process of its own, tried again where that is killed."""
+    """Run an item in a process of its own, and retry if that is killed."""
     for _ in range(_LIVES):
         try:
             return next(_side_by_side([order], count))[1]
@@ -213,10 +213,10 @@ def _apart(order: WorkItem, count: int) -> JobResult:
 
 
 def report_lost(order: WorkItem) -> Outcome:
-    """A job whose process is killed again and again: it is lost, the others are not.
+    """Outcome of a job whose process is killed repeatedly; the other jobs continue.
 
     Raises:
-        SecateursError: it is a dense model, which all jobs of its seed need.
+        SecateursError: the item is a dense model, which all jobs of its seed need.
     """
     reason = f"the process that worked on it was killed {_LIVES} times, for lack of memory perhaps"
     if order.job is None:
@@ -257,7 +257,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def check_reachable(address: str) -> None:
-    """Ray itself waits for a minute for a machine that is not there."""
+    """Check that a host accepts connections, because Ray itself waits for a minute."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return

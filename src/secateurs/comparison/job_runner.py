@@ -1,7 +1,7 @@
-"""The work of one job: a dense model trained, or pruned and trained again.
+"""The work of a job: train a dense model, or prune one and train it again.
 
-Everything goes through ``secateurs.training.learner.Learner``, so models of either
-framework can be compared.
+Everything goes through ``secateurs.training.learner.Learner``, so models of either framework can be
+compared.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from secateurs.training.schedules import learning_rates
 PrunerFunction = Callable[[Learner, Job, Comparison], Learner]
 """Prunes a learner's model by a strategy that is not a criterion; returns a learner of the result.
 
-For other libraries, to be held against under the same conditions.
+This allows other libraries to be compared under the same conditions.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class DenseResult:
-    """What a seed's dense model is.
+    """The trained dense model of a seed.
 
     Attributes:
-        seed: of its weights and its training.
-        params: numbers in its parameters.
-        macs: multiply-accumulates of one image.
-        bytes: of its parameters and buffers.
-        channels: of the groups that can be pruned.
-        accuracy: on the images that accuracies are of; or the metric, where it is another.
-        loss: mean cross-entropy on them.
-        norms: layer -> the L1 norm of each of its filters, divided by the numbers in one.
-        seconds: that its training took.
+        seed: seed of its weights and training.
+        params: number of parameters.
+        macs: multiply-accumulates for one image.
+        bytes: size of parameters and buffers.
+        channels: total width of the groups that can be pruned.
+        accuracy: accuracy on the split for judging, or the comparison's metric.
+        loss: mean cross-entropy on that split.
+        norms: layer -> L1 norm of each of its filters, divided by the number of weights in one.
+        seconds: duration of its training.
     """
 
     seed: int
@@ -68,26 +68,26 @@ class DenseResult:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job came to.
+    """Result of a job.
 
     Attributes:
-        strategy: as it was asked for.
-        amount: share of the parameters, or of the comparison's unit, that was to go.
-        seed: of all that is random.
-        params: numbers in the parameters that are left.
-        macs: multiply-accumulates of one image.
-        bytes: of parameters and buffers.
-        channels: that stay in the groups that can be pruned.
+        strategy: strategy as requested.
+        amount: share of the parameters, or of the comparison's unit, to remove.
+        seed: seed of all randomness.
+        params: number of parameters left.
+        macs: multiply-accumulates for one image.
+        bytes: size of parameters and buffers.
+        channels: total width left in the groups that can be pruned.
         before: accuracy (or the comparison's metric, in its own units) after the last cut, before
-            it is trained.
-        before_loss: mean cross-entropy then.
-        accuracy: after training.
-        loss: mean cross-entropy then.
-        max_difference: of the proof; None where there was none.
-        seconds_to_choose: that scoring, planning and cutting took.
-        seconds_to_train: that training took.
-        criterion: the criterion that chose, where the strategy leaves that open.
-        failure: why there are no numbers; '' where there are.
+            training.
+        before_loss: mean cross-entropy before training.
+        accuracy: accuracy after training.
+        loss: mean cross-entropy after training.
+        max_difference: largest difference in the proof; None if there was none.
+        seconds_to_choose: duration of scoring, planning and cutting.
+        seconds_to_train: duration of training.
+        criterion: criterion that was chosen, where the strategy leaves that open.
+        failure: why there are no results; '' if there are.
         caution: why the strategy may mean little here, or ''.
     """
 
@@ -111,13 +111,13 @@ class Outcome:
 
     @property
     def job(self) -> Job:
-        """Whose it is."""
+        """The job that this is the result of."""
         return Job(self.strategy, self.amount, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A cut of a job: the criterion that chose, the proof's difference, what is doubtful."""
+    """Facts about a cut: the criterion chosen, the proof's difference, a caution."""
 
     criterion: str = ""
     max_difference: float | None = None
@@ -126,15 +126,15 @@ class _Made:
 
 @dataclass(eq=False)
 class JobRunner:
-    """Carries jobs out one after the other, keeping what the next may use again.
+    """Runs jobs one after the other, and caches what they share.
 
     Attributes:
-        comparison: what all jobs are told.
-        make: seed -> a learner of the dense model as it is before training.
+        comparison: settings of all jobs.
+        make: function from a seed to a learner of the untrained dense model.
         pruners: strategies that are not criteria.
-        watcher: told what happens.
-        functions: criteria of the user's, by name.
-        loss: of each image, for criteria that need one; None is the learner's.
+        watcher: callback for what happens.
+        functions: the user's own criteria, by name.
+        loss: loss of each image, for criteria that need one; None is the learner's.
     """
 
     comparison: Comparison
@@ -147,7 +147,7 @@ class JobRunner:
     _scores: tuple[tuple[int, str], Scores, str] | None = None
 
     def train_dense(self, seed: int) -> tuple[DenseResult, bytes]:
-        """Train the dense model of a seed; what it is, and its values as a safetensors file."""
+        """Train the dense model of a seed; returns the result, and its safetensors content."""
         learner, training = self._learner_of(seed), self.comparison.training
         self._try_own_criteria(learner)
         start = time.monotonic()
@@ -171,7 +171,7 @@ class JobRunner:
         ), content
 
     def _try_own_criteria(self, learner: Learner) -> None:
-        """What is wrong with a criterion of the user's own is said before a model is trained."""
+        """Try the user's own criteria, so that their errors are reported before any training."""
         settings = self.comparison
         for strategy in settings.strategies:
             if strategy not in self.pruners:
@@ -183,8 +183,8 @@ class JobRunner:
     def run(self, job: Job, dense: bytes) -> Outcome:
         """Prune a seed's dense model by a strategy, and train it again.
 
-        What cannot be done, such as an amount that the floors forbid, is a failure of the job and
-        part of the result; the other jobs go on.
+        What is impossible, such as an amount that the floors forbid, is recorded as the job's
+        failure; other jobs continue.
         """
         try:
             return self._run_job(job, dense)
@@ -226,7 +226,7 @@ class JobRunner:
         )
 
     def _limits(self, dense: Network, job: Job) -> list[Budget]:
-        """The budget of each round, absolute, as the dense network has it; equal steps down."""
+        """The absolute budget of each round, given the dense network, in equal steps."""
         settings = self.comparison
         if settings.rounds > 1 and job.strategy in self.pruners:
             raise DataError(f"{job.strategy}: expected rounds=1 for a strategy that cuts by itself")
@@ -237,7 +237,7 @@ class JobRunner:
         return [Budget.from_absolute(limits) for limits in every]
 
     def _rates(self, learner: Learner) -> list[float]:
-        """The learning rates of the training after a cut."""
+        """Learning rates of the training after a cut."""
         settings = self.comparison
         schedule = TrainingSchedule(
             settings.training, Pruning(rewind=settings.rewind), learner.batches_an_epoch
@@ -246,7 +246,7 @@ class JobRunner:
         return rates
 
     def _prune(self, learner: Learner, job: Job, limit: Budget) -> tuple[Learner, _Made]:
-        """The learner of the pruned model, and what was made of it."""
+        """Prune; returns the learner of the pruned model, and facts about the cut."""
         settings = self.comparison
         if job.strategy in self.pruners:
             return self.pruners[job.strategy](learner, job, settings), _Made()
@@ -280,7 +280,7 @@ class JobRunner:
         criterion: str | Callable[..., Any],
         planner: Planner,
     ) -> tuple[Scores, str]:
-        """(scores, why they may mean little): the same for all amounts, so made once for them."""
+        """(scores, why they may mean little), cached since they are the same for all amounts."""
         key = (job.seed, job.strategy)
         again = criterion == AUTO or self.comparison.rounds > 1
         if self._scores is None or self._scores[0] != key or again:
@@ -310,28 +310,28 @@ class JobRunner:
 
     def _learner_of(self, seed: int) -> Learner:
         if self._learner is None or self._learner[0] != seed:
-            self._learner = None  # one at a time: a learner holds its data
+            self._learner = None  # free it first: a learner holds its data
             self._learner = (seed, self.make(seed))
         return self._learner[1]
 
 
 class _DivergedError(SecateursError):
-    """Training came to nothing."""
+    """Training diverged."""
 
 
 def pack(learner: Learner, snapshot: Snapshot) -> bytes:
-    """A model's values as the content of a file that ``secateurs.load`` can read."""
+    """Pack a model's weights into the content of a file that ``secateurs.load`` reads."""
     return learner.pack(snapshot.tensors, metadata(snapshot.cut))
 
 
 def unpack(learner: Learner, content: bytes) -> Snapshot:
-    """What ``pack`` was given."""
+    """Unpack what ``pack`` wrote."""
     tensors, metadata = learner.unpack(content)
     return Snapshot(tensors, Cut.from_json(metadata[METADATA_KEY]))
 
 
 def filter_norms(network: Network) -> dict[str, list[float]]:
-    """Layer -> the L1 norm of each of its filters, divided by the numbers in one."""
+    """Layer -> L1 norm of each of its filters, divided by the number of weights in one."""
     found: dict[str, list[float]] = {}
     for tensor in network.tensors.values():
         for axis, role in tensor.roles.items():
@@ -343,7 +343,7 @@ def filter_norms(network: Network) -> dict[str, list[float]]:
 
 
 def _keep_better(learner: Learner) -> None:
-    """Of a learner's weights and their average, what does better on the validation data."""
+    """Keep a learner's weights or their average, whichever is better on validation data."""
     plain, average = (
         learner.evaluate("validation", lambda: None, averaged) for averaged in (False, True)
     )

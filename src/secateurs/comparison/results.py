@@ -1,4 +1,4 @@
-"""What a comparison found, as tables: one row a job, and their mean and spread over seeds."""
+"""Results of a comparison as tables: one row per job, and mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a comparison found.
+    """Results of a comparison.
 
     Attributes:
-        comparison: what it was told.
-        denses: the dense models, one a seed.
-        outcomes: of the jobs that are done.
+        comparison: its settings.
+        denses: the dense models, one per seed.
+        outcomes: results of the completed jobs.
     """
 
     comparison: Comparison
@@ -37,12 +37,12 @@ class Results:
 
     @property
     def metric(self) -> Metric:
-        """What is compared."""
+        """The metric that is compared."""
         return Metric.of({"metric": self.comparison.metric or None})
 
     @property
     def rows(self) -> list[Row]:
-        """One a job: what it came to, and its dense model beside it."""
+        """One row per job: its result, with its dense model's beside it."""
         dense = {one.seed: one for one in self.denses}
         rows = []
         for outcome in self.outcomes:
@@ -63,7 +63,7 @@ class Results:
 
     @property
     def summary(self) -> list[Row]:
-        """One a strategy and amount: mean and standard deviation over its seeds."""
+        """One row per strategy and amount: mean and standard deviation over seeds."""
         found: dict[tuple[str, float], list[Row]] = {}
         for row in self.rows:
             if not row["failure"]:
@@ -75,26 +75,26 @@ class Results:
 
     @property
     def failures(self) -> list[Outcome]:
-        """The jobs that came to nothing, with the reason."""
+        """The jobs that failed, with the reason."""
         return [outcome for outcome in self.outcomes if outcome.failure]
 
     @property
     def dense_accuracy(self) -> float:
-        """Mean over seeds."""
+        """Mean accuracy of the dense models over seeds."""
         return float(np.mean([one.accuracy for one in self.denses]))
 
     def compare_pairs(self, against: str | None = None) -> list[Row]:
-        """Each strategy's metric less another's on the same seeds: mean, and its 95 % interval.
+        """Paired difference of each strategy to another on the same seeds, with a 95 % interval.
 
-        Seeds differ by more than strategies do, so that differences within a seed tell more than
+        Seeds differ by more than strategies do, so differences within a seed are more precise than
         means over seeds.
 
         Args:
-            against: a strategy; None is the first one.
+            against: name of a strategy; None is the first one.
 
         Returns:
-            A row a strategy and amount: strategy, against, amount, seeds, difference, low, high
-            (None of a single seed) and better: whether the interval is on the better side of 0.
+            One row per strategy and amount: strategy, against, amount, seeds, difference, low, high
+            (None for a single seed) and better: whether the interval is on the better side of 0.
 
         Raises:
             UnknownNameError: there is no such strategy.
@@ -123,19 +123,19 @@ class Results:
         return rows
 
     def to_csv(self) -> str:
-        """One row a job."""
+        """CSV with one row per job."""
         return _csv(_name_metric(self.rows, self.metric))
 
     def summary_to_csv(self) -> str:
-        """One row a strategy and amount."""
+        """CSV with one row per strategy and amount."""
         return _csv(_name_metric(self.summary, self.metric))
 
     def pairs_to_csv(self) -> str:
-        """One row a strategy and amount: ``compare_pairs``, against the first strategy."""
+        """CSV with one row per strategy and amount: ``compare_pairs`` with the first strategy."""
         return _csv(self.compare_pairs())
 
     def to_latex(self) -> str:
-        """The table as LaTeX, for the package booktabs."""
+        """The table in LaTeX, for the package booktabs."""
         columns, rows = self.table
         head = " & ".join(map(_latex, columns))
         lines = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
@@ -154,11 +154,11 @@ class Results:
         )
 
     def to_json(self) -> str:
-        """Everything, as JSON text."""
+        """Everything as JSON text."""
         return json.dumps(self.to_plain(), indent=1) + "\n"
 
     def to_plain(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it: settings, dense models, jobs, summary."""
+        """Everything as JSON-ready data: settings, dense models, jobs, summary."""
         return {
             "comparison": self.comparison.model_dump(mode="json"),
             "dense": [asdict(one) for one in self.denses],
@@ -233,12 +233,12 @@ def _cell(row: Row, metric: Metric) -> str:
 
 
 def _interval(differences: Sequence[float], metric: Metric) -> Row:
-    """Mean of differences, and its 95 % interval by Student's t; none of a single one."""
+    """Mean difference with its 95 % interval by Student's t; no interval for a single one."""
     mean, count = float(np.mean(differences)), len(differences)
     row: Row = {"seeds": count, "difference": mean, "low": None, "high": None, "better": None}
     if count < 2:
         return row
-    from scipy import stats  # slow to import, and asks for PyTorch
+    from scipy import stats  # slow to import, and imports PyTorch
 
     error = float(np.std(differences, ddof=1)) / math.sqrt(count)
     reach = float(stats.t.ppf(0.975, count - 1)) * error
@@ -248,13 +248,13 @@ def _interval(differences: Sequence[float], metric: Metric) -> Row:
 
 
 def _name_metric(rows: Sequence[Row], metric: Metric) -> list[Row]:
-    """The rows with the metric's own name in the place of "accuracy"."""
+    """Replace "accuracy" by the metric's own name in the keys of rows."""
     name = metric.name.replace(" ", "_")
     return [{key.replace("accuracy", name): value for key, value in row.items()} for row in rows]
 
 
 def _latex(cell: str) -> str:
-    """Text as LaTeX sets it."""
+    """Escape text for LaTeX."""
     for mark in "&%_#$":
         cell = cell.replace(mark, f"\\{mark}")
     return cell.replace(" +- ", r" $\pm$ ")

@@ -1,4 +1,4 @@
-"""Carrying a comparison out, or what is left of it."""
+"""Running a comparison, or resuming it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from secateurs.files import write_atomically
 
 
 class ComparisonCallback:
-    """Told how far a comparison is; does nothing with it."""
+    """Base class of callbacks for the progress of a comparison; does nothing."""
 
     def begin(self, jobs: int, done: int) -> None:
-        """Total and completed job counts."""
+        """Called at the start with the total and completed job counts."""
 
     def trained(self, dense: DenseResult) -> None:
-        """A dense model is ready."""
+        """Called when a dense model has been trained."""
 
     def finished(self, outcome: Outcome) -> None:
-        """A job is done."""
+        """Called when a job is done."""
 
 
 @takes_as_annotated(SecateursError)
@@ -40,20 +40,19 @@ def run_comparison(
     fresh: bool = False,
     callback: ComparisonCallback | None = None,
 ) -> Results:
-    """Carry out every job that has no result yet, and write tables, figures and the page.
+    """Run every job that has no result yet, and write tables, figures and the page.
 
     Args:
         comparison: what to compare.
-        directory: where results are kept; a comparison begun there goes on, after a crash too.
-        crew: who does the work.
+        directory: where results are kept; a comparison found there is resumed, also after a crash.
+        crew: executor of the jobs.
         pruners: strategies that are not criteria, by name.
-        functions: criteria of the user's, by name; the crew knows them too.
-        fresh: start over where the directory holds a comparison.
-        callback: told what happens.
+        functions: the user's own criteria, by name; the executor must know them too.
+        fresh: whether to start over if the directory holds a comparison.
+        callback: callback for what happens.
 
     Raises:
-        SecateursError: what was asked for cannot be done; found before anything is trained where
-            it can be.
+        SecateursError: a setting cannot be met; raised before any training where possible.
         StudyError: the directory holds something else, or cannot be written.
     """
     for strategy in comparison.strategies:
@@ -72,7 +71,7 @@ def _do_jobs(
     pruners: Mapping[str, PrunerFunction],
     callback: ComparisonCallback,
 ) -> None:
-    """Do, and keep, whatever has no result yet: dense models first, then what is cut from them."""
+    """Run and store whatever has no result yet: dense models first, then jobs."""
     settings, jobs = ledger.comparison.to_json(), ledger.comparison.jobs
     open_jobs = [job for job in jobs if ledger.outcome(job) is None]
     callback.begin(len(jobs), len(jobs) - len(open_jobs))
@@ -81,7 +80,7 @@ def _do_jobs(
     for _, result in crew.carry_out(untrained):
         _keep(ledger, result, callback)
     contents = {seed: ledger.dense_content(seed) for seed in seeds}
-    travelling = dict(pruners)  # a read-only view of them cannot be sent to another process
+    travelling = dict(pruners)  # a mapping proxy cannot be pickled
     orders = [
         WorkItem(settings, job.seed, job, contents[job.seed], travelling) for job in open_jobs
     ]
@@ -91,7 +90,7 @@ def _do_jobs(
 
 @takes_as_annotated(SecateursError)
 def write(results: Results, directory: Path) -> Path:
-    """Write tables, figures and the page of what was found; the page's path."""
+    """Write tables, figures and the page of the results; returns the page's path."""
     from secateurs.report import contest_page
 
     write_atomically(directory / "results.csv", results.to_csv().encode())

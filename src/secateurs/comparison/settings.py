@@ -1,4 +1,4 @@
-"""What a comparison is told, and the jobs that follow from it."""
+"""Settings of a comparison, and the jobs that follow from them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Comparison(Document):
 
     @property
     def jobs(self) -> list[Job]:
-        """All of them, those that can share a model and its scores next to each other."""
+        """All jobs, ordered so that those that share a model and scores are adjacent."""
         first = self.training.seed
         return [
             Job(strategy, amount, seed)
@@ -89,12 +89,12 @@ class Comparison(Document):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Job:
-    """One model to prune and to retrain.
+    """One model to prune and retrain.
 
     Attributes:
-        strategy: as it was asked for.
+        strategy: strategy as requested.
         amount: share of the parameters, or of another unit, to remove.
-        seed: of the dense model it begins with, and of all that is random.
+        seed: seed of the initial dense model, and of all randomness.
     """
 
     strategy: str
@@ -103,7 +103,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Fit for a file; two jobs never share one."""
+        """Name that is valid for a file, and unique."""
         plain = re.sub("[^A-Za-z0-9_.@-]+", "-", self.strategy)
         return f"{plain}-{100 * self.amount:g}-seed{self.seed}"
 
@@ -112,16 +112,16 @@ class Job:
 def parse_job(
     strategy: str, scope: Scope, functions: Mapping[str, Callable[..., Any]] = NOTHING
 ) -> tuple[str | Callable[..., Any], Scope]:
-    """(criterion, scope) of a strategy as it was asked for.
+    """(criterion, scope) of a strategy.
 
     Args:
-        strategy: a criterion's name, or a function's, with a scope behind ``@`` or without.
-        scope: where it has none.
-        functions: functions of the user's, by name.
+        strategy: name of a criterion or function, optionally followed by ``@`` and a scope.
+        scope: scope if the strategy has none.
+        functions: the user's own functions, by name.
 
     Raises:
-        UnknownNameError: there is no such criterion, or no such function.
-        SecateursError: it has a scope that there is not.
+        UnknownNameError: there is no such criterion or function.
+        SecateursError: there is no such scope.
     """
     name, mark, after = strategy.partition(SCOPE_MARK)
     if mark and after not in ("group", "network"):

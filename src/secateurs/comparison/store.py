@@ -1,17 +1,17 @@
-"""A comparison on disk: it can be killed at any time and goes on from what is there.
+"""A comparison on disk, which can be killed at any time and resumes from what is there.
 
 Its directory holds::
 
-    comparison.json           what it was told
+    comparison.json           its settings
     dense/seed-0.safetensors  a seed's dense model; ``secateurs.load`` reads it
-    dense/seed-0.json         what it is
-    jobs/NAME.json            what a job came to
-    results.csv, results.json every job, one a row
+    dense/seed-0.json         facts about it
+    jobs/NAME.json            result of a job
+    results.csv, results.json every job, one per row
     summary.csv, summary.tex  mean and spread over seeds
     paired.csv                differences between strategies within seeds, with their intervals
     *.png, *.svg, compare.html
 
-Each file is whole or not there, so a job that has its file is done and every other is to be done.
+Each file is written atomically, so exactly the jobs that have a file are done.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class ResultStore:
     """The files of one comparison.
 
     Attributes:
-        directory: where they are.
-        comparison: what it was told.
+        directory: directory of the comparison.
+        comparison: its settings.
     """
 
     directory: Path
@@ -63,7 +63,7 @@ class ResultStore:
 
     @classmethod
     def open(cls, directory: str | Path) -> Self:
-        """A comparison that was begun.
+        """Open an existing comparison.
 
         Raises:
             StudyError: there is none.
@@ -78,16 +78,15 @@ class ResultStore:
 
     @classmethod
     def begin(cls, directory: str | Path, comparison: Comparison, *, fresh: bool = False) -> Self:
-        """A new comparison, or one that goes on; strategies, amounts and seeds may be added.
+        """Create a comparison, or resume one; strategies, amounts and seeds may be added.
 
         Args:
-            directory: made if it is not there.
-            comparison: what it is told.
-            fresh: start over where the directory holds one.
+            directory: created if it does not exist.
+            comparison: settings of the comparison.
+            fresh: whether to start over if the directory holds one.
 
         Raises:
-            StudyError: the directory holds one whose jobs were told something else, or something
-                that is no comparison.
+            StudyError: the directory holds a comparison with other settings, or something else.
         """
         place = Path(directory)
         _refuse(place, comparison, fresh=fresh)
@@ -103,9 +102,9 @@ class ResultStore:
     def hold(
         cls, directory: str | Path, comparison: Comparison, *, fresh: bool = False
     ) -> Iterator[Self]:
-        """``begin``, and keep others out for as long as the context lasts.
+        """``begin`` with an exclusive lock for the duration of the context.
 
-        Where it fails before anything is done, nothing of it is left.
+        If it fails before anything is done, it is removed again.
         """
         place = Path(directory)
 
@@ -127,36 +126,36 @@ class ResultStore:
             yield cls(place, comparison)
 
     def keep_dense(self, dense: DenseResult, content: bytes) -> None:
-        """Keep a seed's dense model."""
+        """Store a seed's dense model."""
         place = self._dense(dense.seed)
         write_atomically(place.with_suffix(".safetensors"), content)
         write_atomically(place.with_suffix(".json"), _json(dense))
 
     def dense(self, seed: int) -> DenseResult | None:
-        """What a seed's dense model is, if it has been trained."""
+        """Facts about a seed's dense model, if it has been trained."""
         return _read(DenseResult, self._dense(seed).with_suffix(".json"))
 
     def dense_content(self, seed: int) -> bytes:
-        """Its values, as a safetensors file."""
+        """The weights of a seed's dense model, as a safetensors file."""
         return self._dense(seed).with_suffix(".safetensors").read_bytes()
 
     def keep(self, outcome: Outcome) -> None:
-        """Keep what a job came to."""
+        """Store the result of a job."""
         write_atomically(self._job(outcome.job), _json(outcome))
 
     def outcome(self, job: Job) -> Outcome | None:
-        """What a job came to, if it is done."""
+        """The result of a job, if it is done."""
         return _read(Outcome, self._job(job))
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of all jobs that are done."""
+        """Results of all completed jobs."""
         found = (self.outcome(job) for job in self.comparison.jobs)
         return [outcome for outcome in found if outcome is not None]
 
     @property
     def denses(self) -> list[DenseResult]:
-        """Of all seeds whose dense model has been trained."""
+        """The dense models that have been trained."""
         seeds = dict.fromkeys(job.seed for job in self.comparison.jobs)
         return [dense for dense in map(self.dense, seeds) if dense is not None]
 
@@ -185,11 +184,11 @@ def _read(kind: type[Stored], path: Path) -> Stored | None:
 
 
 def _refuse(place: Path, comparison: Comparison, *, fresh: bool) -> None:
-    """Find out whether this comparison can be here, before anything is written."""
+    """Check, before anything is written, whether this comparison may use the directory."""
     try:
         is_one, is_there = (place / COMPARISON).exists(), place.is_dir()
     except (OSError, ValueError):
-        return  # the name is no directory's; making it says so
+        return  # not a valid name of a directory; creating it raises
     if is_one and not fresh:
         _refuse_another(ResultStore.open(place), comparison)
     elif is_there and not is_one and any(path.name != LOCK for path in place.iterdir()):

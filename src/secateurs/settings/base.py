@@ -1,4 +1,4 @@
-"""Settings that cannot be changed, say in one line what is wrong with them, and keep as JSON."""
+"""Immutable settings with one-line error messages, stored as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Code = dict[str, dict[str, str]]
 
 
 class Settings(BaseModel):
-    """Settings that cannot be changed, and that say in one line what is wrong with them."""
+    """Immutable settings, whose validation errors are reported on one line."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
@@ -31,39 +31,39 @@ class Settings(BaseModel):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
-        except TypeError as error:  # keys inside that are no text
+        except TypeError as error:  # keys that are not strings
             raise SecateursError(f"{type(self).__name__}: {error}") from error
         except ValidationError as error:
             raise SecateursError(_one_line_message(error, list(type(self).model_fields))) from error
 
 
 class Document(Settings):
-    """Settings that are kept in a file, as JSON that says what it is.
+    """Settings that are stored in a file, as JSON that identifies itself.
 
-    A subclass has a ``format`` and a ``version``, both with their only value as default.
+    A subclass has a ``format`` and a ``version``, each with its only value as the default.
     """
 
     _APART: ClassVar[frozenset[str]] = frozenset({"command", "code"})
-    """What says how it came about, and not what is asked for."""
+    """Fields that describe the origin of the settings, and are ignored in comparisons."""
 
     def to_json(self) -> str:
         """The settings as JSON text."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
     def save(self, path: Path) -> None:
-        """Write the settings, with a checksum of them; the file is whole or not there.
+        """Write the settings with a checksum, atomically.
 
         Raises:
-            StudyError: it cannot be written.
+            StudyError: the file cannot be written.
         """
         write_atomically(path, seal_json(self.model_dump(mode="json")).encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what ``save`` wrote, or a file of what ``to_json`` gives.
+        """Read settings that ``save`` wrote, or JSON as from ``to_json``.
 
         Raises:
-            StudyError: it cannot be read, is something else, or is of a newer version.
+            StudyError: the file cannot be read, is something else, or is of a newer version.
         """
         kind, known = (cls.model_fields[name].default for name in ("format", "version"))
         subject = str(kind).removeprefix("secateurs-")
@@ -89,7 +89,7 @@ class Document(Settings):
             raise StudyError(f"{path}: {error}") from error
 
     def differences(self, other: Self) -> list[str]:
-        """'training.batch_size: 64, not 128' for each setting that differs."""
+        """List each setting that differs, as 'training.batch_size: 64, not 128'."""
         mine, theirs = (_flat(one.model_dump(mode="json")) for one in (self, other))
         return [
             f"{name}: {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"

@@ -1,4 +1,4 @@
-"""What each round of a study removes."""
+"""Settings of what each round of a study removes."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ class Pruning(Settings):
 
     @property
     def ranked_by(self) -> str:
-        """Name of the criterion, the one that is taken where none is given too."""
+        """Name of the criterion, including the default if none is given."""
         return self.criterion or ("obs" if self.allocation == "curves" else "l1")
 
     @property
     def rewinds_weights(self) -> bool:
-        """Whether rounds go back to earlier weights, and not to earlier learning rates alone."""
+        """Whether rounds rewind the weights, and not just the learning rates."""
         return self.rewind in ("weights", "lottery")
 
     @property
     def planning_options(self) -> dict[str, Any]:
-        """Keywords of ``plan`` but for how much goes."""
+        """Keyword arguments of ``plan``, except for the amount."""
         return {
             "scope": self.scope or "group",
             "floor": self.floor,

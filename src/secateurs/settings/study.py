@@ -1,4 +1,4 @@
-"""What a whole study is told: its task, its training, its rounds, its end."""
+"""Settings of a whole study: its task, its training, its rounds, its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_budget(source: str) -> Budget:
     """Read ``"macs=0.5,size_mb=15"``: each unit once, each number finite.
 
     Raises:
-        BudgetError: it is none.
+        BudgetError: the text is not a budget.
     """
     pairs = [[piece.strip() for piece in part.split("=", 1)] for part in source.split(",")]
     names = [pair[0] for pair in pairs]
@@ -28,7 +28,7 @@ def parse_budget(source: str) -> Budget:
     if twice:
         raise BudgetError(f"expected each unit once; received {twice[0]} twice, in {source!r}")
     for name, *value in pairs:
-        with suppress(ValueError):  # what is no number is for Budget to say
+        with suppress(ValueError):  # values that are not numbers are reported by Budget
             if value and not math.isfinite(float(value[0])):
                 raise BudgetError(f"{name}: expected a finite number; received {value[0]!r}")
     return Budget.parse(source)
@@ -68,7 +68,7 @@ class Stop(Settings):
     patience: Count = 1
 
     def list_tighter(self, earlier: Stop) -> list[str]:
-        """'rounds: 3, not 5' for each setting that would end a study before ``earlier`` does."""
+        """List settings that end a study before ``earlier`` does, as 'rounds: 3, not 5'."""
         found = []
         for name in ("rounds", "tolerance", "patience"):
             mine, theirs = getattr(self, name), getattr(earlier, name)
@@ -78,7 +78,7 @@ class Stop(Settings):
 
     @model_validator(mode="after")
     def _take_drop_for_tolerance(self) -> Stop:
-        """A budget's drop and the tolerance are one thing."""
+        """Use a budget's drop as the tolerance, since they mean the same."""
         drop = None if self.budget is None else self.budget.drop
         if drop is None:
             return self

@@ -1,4 +1,4 @@
-"""How to train, dense and between cuts."""
+"""Settings of training, for the dense model and after cuts."""
 
 from __future__ import annotations
 

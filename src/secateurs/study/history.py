@@ -69,8 +69,8 @@ class History:
     def create(cls, path: str | os.PathLike[str]) -> Self:
         """Create an empty history bound to a new file.
 
-        StudyError: the file exists and is not empty, or cannot be written.
-        StudyError: the file exists and holds something, or cannot be written.
+        Raises:
+            StudyError: the file exists and is not empty, or cannot be written.
         """
         file = Path(path)
         if file.exists() and file.stat().st_size:

@@ -1,15 +1,15 @@
-"""Batteries of tests for what you add: a criterion, a rule, a backend, a unit of budgets.
+"""Test batteries for your own criterion, rule, backend or unit of budgets.
 
-They are the tests that our own pass.
+They are the tests that ours have to pass.
 
-Subclass one in a file that pytest collects, name what is yours, and the tests of the battery run::
+Subclass one in a file that pytest collects, set its attributes, and the battery's tests run::
 
     from secateurs.testing import CriterionBattery
 
     class TestMine(CriterionBattery):
         criterion = staticmethod(mine)
 
-They need pytest, and PyTorch for the small networks that criteria and rules are tried on.
+They need pytest, and PyTorch for the small networks on which criteria and rules are tested.
 """
 
 from secateurs.testing.backends import BackendBattery

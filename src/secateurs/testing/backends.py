@@ -1,4 +1,4 @@
-"""What every framework must do: the requirements of ``secateurs.backends.Backend``."""
+"""Tests that every framework must pass: the requirements of ``secateurs.backends.Backend``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from secateurs.backends import Backend
 
 
 class BackendBattery:
-    """Tests of a framework's package; set ``backend`` and write the two methods.
+    """Tests of a framework's package; set ``backend`` and write ``build``, ``inputs``, ``outputs``.
 
     Attributes:
-        backend: the package, or anything else that is a ``Backend``.
+        backend: the package, or another implementation of ``Backend``.
     """
 
     backend: ClassVar[Any]
@@ -28,11 +28,11 @@ class BackendBattery:
         raise NotImplementedError
 
     def inputs(self) -> Any:
-        """A batch that it takes."""
+        """A batch of inputs for the model."""
         raise NotImplementedError
 
     def outputs(self, model: Any) -> NDArray[Any]:
-        """What a model gives for that batch."""
+        """Outputs of a model for that batch."""
         raise NotImplementedError
 
     def test_it_has_every_function_with_the_parameters_asked_for(self) -> None:

@@ -1,4 +1,4 @@
-"""What every criterion must do."""
+"""Tests that every criterion must pass."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class CriterionBattery:
 
     Attributes:
         criterion: a registered name, or a function of ``GroupData``.
-        stochastic: whether the scores come from a seed, so that nothing about the network shows.
-        networks: names in ``secateurs.testing.networks.NETWORKS`` that it can score; a criterion of
-            normalisation layers, say, needs some.
+        stochastic: whether the scores are random, independent of the network.
+        networks: names in ``secateurs.testing.networks.NETWORKS`` that it can score; a criterion
+            for normalisation layers, for example, needs networks that have some.
     """
 
     criterion: ClassVar[Any]
@@ -31,7 +31,7 @@ class CriterionBattery:
     networks: ClassVar[tuple[str, ...]] = tuple(NETWORKS)
 
     def scores(self, model: torch.nn.Module, data: Any = None) -> sec.Scores:
-        """The model's scores; UserWarnings of criteria that mean little here are not errors."""
+        """The model's scores; a UserWarning that they may mean little is not an error."""
         data = (images(), labels()) if data is None else data
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

@@ -1,4 +1,4 @@
-"""Small networks with one difficulty each, their images and labels."""
+"""Small networks that each have one difficulty, with images and labels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Residual(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A convolution in two groups, behind one that feeds both."""
+    """A convolution in two groups, after one that feeds both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build_network(name: str, seed: int = 0) -> nn.Module:
-    """A network of ``NETWORKS``, in eval mode, its batch norms as if they had been trained."""
+    """Build a network of ``NETWORKS``, in eval mode, with random batch-norm statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = NETWORKS[name]()

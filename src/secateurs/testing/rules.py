@@ -1,4 +1,4 @@
-"""What every rule must do: no channel that it frees may change an answer that it does not feed."""
+"""Tests that every rule must pass: a free channel must not affect outputs once unread."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from secateurs.channels.network import Role
 
 
 class RuleBattery:
-    """Tests of a rule, on a network that uses its operation; set ``build`` and ``example_inputs``.
+    """Tests of a rule, on a network with its operation; set ``build`` and ``example_inputs``.
 
     Attributes:
-        build: makes the network; the same weights each time.
-        example_inputs: what it takes, as for ``secateurs.trace``.
-        tolerance: the largest difference of outputs that rounding explains, relative to them.
-        at_least: how many channels the rule is expected to leave free.
+        build: function that makes the network, with the same weights each time.
+        example_inputs: inputs of the network, as for ``secateurs.trace``.
+        tolerance: largest relative difference of outputs that rounding explains.
+        at_least: least number of channels that the rule should leave free.
     """
 
     build: ClassVar[Callable[[], torch.nn.Module]]
@@ -50,9 +50,9 @@ class RuleBattery:
                 assert sum(p.numel() for p in small.parameters()) == network.params(cut)
 
     def test_a_channel_that_nobody_reads_changes_nothing(self) -> None:
-        """By a route that shares no rule: its readers' weights are zeroed, and that is tried.
+        """Zero the weights that read a channel, and compare with the cut, without any rule.
 
-        Where an answer still changes when what makes the channel does, activations read it too,
+        If the outputs still depend on the weights that make the channel, activations read it too,
         as in attention, and the group is left to the other tests.
         """
         dense, network = self.trace()
@@ -72,7 +72,7 @@ class RuleBattery:
             pytest.skip("no group is read by weights alone")
 
     def _is_unread(self, model: torch.nn.Module, network: sec.Network, group: sec.Group) -> bool:
-        """Whether other filters of the first channel give the same answers."""
+        """Whether other filters of the first channel give the same outputs."""
         other = copy.deepcopy(model)
         _set_weights_(other, network, group, 0, Role.FILTER, 3.0)
         pairs = zip(*(_outputs(one, self.example_inputs) for one in (model, other)), strict=True)
@@ -87,7 +87,7 @@ def _set_weights_(
     role: Role,
     value: float,
 ) -> None:
-    """Give all weights that play this role for a channel one value."""
+    """Fill all weights that have this role for a channel with one value."""
     state = dict(model.state_dict(keep_vars=True))
     for member in group.members:
         if member.role is role:
