@@ -22,7 +22,7 @@ from secateurs.keras.training.task_learner import TaskLearner
 from secateurs.keras.training.tasks import default_task, tasks_of
 
 __all__ = [
-    # as for PyTorch
+    # same names as in secateurs.pytorch
     "apply",
     "batch_size",
     "delete_channels",
@@ -51,7 +51,7 @@ __all__ = [
     "delete_layer",
     "insert_layer",
     "replace_layer",
-    # rules of one's own
+    # user-defined tracing rules
     "Call",
     "Place",
     "Tracer",

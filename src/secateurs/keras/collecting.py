@@ -1,4 +1,4 @@
-"""All that criteria need of calibration data, in one pass over them."""
+"""Collect the statistics that criteria need, in one pass over calibration data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def collect_statistics(
     loss: BatchLoss | None = None,
     caller: str = "gather",
 ) -> CalibrationStatistics:
-    """All that these needs take, in one pass over the calibration data and in bounded memory.
+    """Collect the requested statistics in one pass over the calibration data, in bounded memory.
 
     Args:
-        network: as ``trace`` made it; its model comes back exactly as it was.
-        needs: what to gather.
-        data: calibration data, as ``secateurs.calibration.batches.iterate_batches`` takes them.
-        loss: (outputs, labels) -> one loss for each image, with ``keras.ops``; None is
-            cross-entropy.
-        caller: what needs it, for messages.
+        network: Network returned by ``trace``. Its model is left unchanged.
+        needs: Statistics to collect.
+        data: Calibration data, in any form ``secateurs.calibration.batches.iterate_batches`` takes.
+        loss: Function (outputs, labels) -> losses of shape (images,), written with ``keras.ops``;
+            None for cross-entropy.
+        caller: Name of the caller, for error messages.
 
     Raises:
-        DataError: the data cannot be used; the message says why and what would help.
+        DataError: The data cannot be used; the message gives the reason and the remedy.
     """
     work, stream = start_pass(network, needs, data, loss, caller)
     work.ablation = ExactAblation(network, lambda _: Removals(work))

@@ -1,4 +1,4 @@
-"""Making a cut and proving it: the public functions for Keras models."""
+"""Apply cuts to Keras models and prove them."""
 
 from __future__ import annotations
 
@@ -35,29 +35,28 @@ def apply(
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
 ) -> keras.Model:
-    """Make a cut: a new model, proven against the masked twin of the old one, which stays as it is.
+    """Apply a cut: return a smaller model, proven against the masked twin of the original.
 
-    A compiled model gives a compiled one: same loss and metrics, an optimizer of the same settings
-    whose state (momentum, ...) is sliced along.
+    A compiled model yields a compiled one, with the same loss and metrics and an optimizer with the
+    same settings whose state (momentum and so on) is sliced along with the weights.
 
     Args:
-        model: the model the cut was planned for.
-        cut: what goes.
-        example_inputs: what to run both models on for the proof; made up where there are none.
-        optimizer: none: a compiled model has its own, whose state is sliced along.
-        network: the model's trace, if there is one already; without it the model is traced again.
-        proof: False leaves the proof out; "independent" adds a second one, which asks nothing of
-            the rules: the dense model with the weights that read these channels at zero must answer
-            what the small one answers. It takes a few passes for each tensor that is cut.
-        outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
+        model: Model the cut was planned for.
+        cut: Channels and blocks to remove.
+        example_inputs: Inputs both models are run on for the proof; None generates random ones.
+        optimizer: Must be None. A compiled model has its own, whose state is sliced along.
+        network: Trace of the model, if there is one already; None traces the model again.
+        proof: False skips the proof. "independent" adds a second proof that does not rely on the
+            tracing rules: the dense model, with the weights that read the removed channels set to
+            zero, must give the small model's outputs. It takes a few forward passes per cut tensor.
+        outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
     Returns:
-        The small model, of the same class and with layers of the same names;
-        ``secateurs.report_of`` gives the proof and everything removed so far.
+        The small model, of the same class and with the same layer names.
+        ``secateurs.report_of`` returns its proof and everything removed so far.
 
     Raises:
-        CutError: the cut does not fit the model, or the proof does not hold. Nothing is left
-            behind.
+        CutError: The cut does not fit the model, or the proof fails. The model is unchanged.
     """
     model = check_model(model, example_inputs)
     if optimizer is not None:
@@ -66,7 +65,7 @@ def apply(
             "model.compile(optimizer, loss), and its state is sliced along"
         )
     if outputs is not None:
-        trace(model, example_inputs, outputs=outputs)  # says what to do instead
+        trace(model, example_inputs, outputs=outputs)  # raises, with the remedy in its message
     if proof not in (True, False, "independent"):
         raise CutError(f'proof: expected True, False or "independent"; received {proof!r}')
     make = _without_blocks if cut.blocks else _narrower
@@ -82,7 +81,7 @@ def _narrower(
     network: Network | None,
     proof: bool | Literal["independent"],
 ) -> tuple[keras.Model, Proof | None]:
-    """A copy without these channels."""
+    """Return a copy without the removed channels, and its proof if one is wanted."""
     leaves = list_tensors(model)
     small = cut_copy(model, cut, leaves=leaves)
     if not proof:
@@ -104,7 +103,7 @@ def _without_blocks(
     network: Network | None,
     proof: bool | Literal["independent"],
 ) -> tuple[keras.Model, Proof | None]:
-    """A copy without these blocks, and of what is left without the channels: each proven."""
+    """Return a copy without the removed blocks, then without the channels; prove each step."""
     left = cut_copy(model, Cut(blocks=cut.blocks))
     evidence = None
     if proof:
@@ -131,21 +130,21 @@ def delete_channels(
     *,
     outputs: Outputs | None = None,
 ) -> keras.Model:
-    """Surgery by hand: remove these filters and whatever is coupled to them, with proof.
+    """Remove the given filters and everything coupled to them, with proof.
 
     Args:
-        model: unchanged.
-        channels: layer, or its name -> indices of the filters to remove, ``{"conv1": [0, 4]}``;
-            of a recurrent layer, of its units.
-        example_inputs: what the model takes; may be left out where it knows its shapes.
-        outputs: None, as for ``trace``.
+        model: Model to cut; unchanged.
+        channels: Layer, or its name -> indices of the filters to remove, ``{"conv1": [0, 4]}``;
+            for a recurrent layer, indices of its units.
+        example_inputs: Inputs of the model; optional where the model knows its input shapes.
+        outputs: Must be None, as for ``trace``.
 
     Returns:
-        A new, smaller model; ``secateurs.report_of`` gives the proof.
+        A new, smaller model; ``secateurs.report_of`` returns its proof.
 
     Raises:
-        UnknownNameError: no such layer.
-        CutError: a filter that may not go, and why.
+        UnknownNameError: There is no such layer.
+        CutError: A filter cannot be removed; the message gives the reason.
     """
     network = trace(model, example_inputs, outputs=outputs)
     named = {path_of(model, layer): indices for layer, indices in channels.items()}
@@ -155,7 +154,7 @@ def delete_channels(
 
 
 def _check_has_weights(model: keras.Model, name: str) -> None:
-    """A layer that has no weights makes no channels; say which layer makes those it passes on."""
+    """Refuse a layer without weights; name the layer that produces the channels it passes on."""
     operations = dict(named_operations(model))
     layer = operations.get(name)
     if layer is None or _has_weights(layer):
@@ -173,7 +172,7 @@ def _has_weights(operation: Operation) -> bool:
 
 
 def _maker(operations: Mapping[str, Operation], layer: Operation) -> str:
-    """The nearest layer before this one that has weights."""
+    """Return the path of the nearest upstream layer with weights, or ''."""
     paths = {id(operation): path for path, operation in operations.items()}
     seen: set[int] = set()
     waiting = [layer]
@@ -198,7 +197,7 @@ def _network_of(
     cut: Cut,
     leaves: Sequence[ModelTensor],
 ) -> Network:
-    """The trace to prove with: the one given, the latest of this model, or a new one."""
+    """Return the trace to prove with: the given one, the latest of this model, or a new one."""
     return network_to_prove(
         cut,
         (network, latest_network(model)),
@@ -210,7 +209,7 @@ def _network_of(
 def _is_of(
     network: Network, model: keras.Model, leaves: Sequence[ModelTensor] | None = None
 ) -> bool:
-    """Whether the network was traced from exactly this model, as it is now."""
+    """Return whether the network was traced from this model object and its present variables."""
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False

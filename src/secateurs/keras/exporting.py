@@ -1,4 +1,4 @@
-"""Keras models, written for the runtimes that they will run in."""
+"""Export Keras models to deployment formats, and run the exported files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from secateurs.keras.saving import save
 
 
 def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generic]]) -> list[str]:
-    """Write a model as ONNX, by Keras's own exporter; the names of its inputs, in order.
+    """Write a model as ONNX with Keras's exporter; return its input names in order.
 
     Args:
-        model: unchanged, but for being called once, which Keras asks for.
-        path: of the file.
-        arrays: inputs, in the order of ``model.inputs``.
+        model: Model to export. It is called once, because Keras exports only models that were.
+        path: Output file.
+        arrays: Example inputs, in the order of ``model.inputs``.
 
     Raises:
-        ExportError: Keras cannot, on this backend; the message says why.
+        ExportError: Keras cannot export the model on this backend; the message gives the reason.
     """
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -48,22 +48,22 @@ def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generi
 
 
 def outputs(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
-    """What the model gives on these inputs, as for inference, as arrays."""
+    """Run the model in inference mode and return its outputs as a flat list of arrays."""
     arrays = as_arrays(example_inputs, model)
     found = model.predict_on_batch(pack_inputs(model, arrays))
     return [np.asarray(one) for one in keras.tree.flatten(found)]
 
 
 def input_arrays(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
-    """The inputs as arrays, in the order of ``model.inputs``."""
+    """Return the inputs as arrays, in the order of ``model.inputs``."""
     return as_arrays(example_inputs, model)
 
 
 def write_file(model: keras.Model, path: Path, example_inputs: object, target: str) -> bool:
-    """Write the model for a target; whether the number of examples is left open.
+    """Write the model for a target; return whether the file accepts any batch size.
 
     Raises:
-        ExportError: Keras cannot, on this backend; the message says why.
+        ExportError: Keras cannot export the model on this backend; the message gives the reason.
     """
     if target == "onnx":
         onnx_file(model, path, as_arrays(example_inputs, model))
@@ -86,7 +86,7 @@ def write_file(model: keras.Model, path: Path, example_inputs: object, target: s
 def run_file(
     model: keras.Model, path: Path, example_inputs: object, target: str
 ) -> list[NDArray[np.generic]]:
-    """What a written file gives on these inputs, read back by its own runtime."""
+    """Run an exported file in its target runtime and return its outputs."""
     if target == "keras":
         return outputs(keras.saving.load_model(path), example_inputs)
     if target == "safetensors":
@@ -95,12 +95,12 @@ def run_file(
 
     arrays = as_arrays(example_inputs, model)
     if target == "savedmodel":
-        loaded = tf.saved_model.load(str(path))  # kept: it holds the variables
+        loaded = tf.saved_model.load(str(path))  # the reference keeps its variables alive
         found = loaded.serve(*arrays)
         return [np.asarray(one) for one in keras.tree.flatten(found)]
     interpreter = tf.lite.Interpreter(str(path))
     for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
-        interpreter.resize_tensor_input(detail["index"], array.shape)  # any number of examples
+        interpreter.resize_tensor_input(detail["index"], array.shape)  # any batch size
     interpreter.allocate_tensors()
     for detail, array in zip(interpreter.get_input_details(), arrays, strict=True):
         interpreter.set_tensor(detail["index"], array)
@@ -109,7 +109,7 @@ def run_file(
 
 
 def _copy_with_weights(model: keras.Model, path: Path) -> keras.Model:
-    """A copy of the model with the weights of the file."""
+    """Return a copy of the model with the weights in the file."""
     twin = keras.models.clone_model(model)
     state, _ = unpack_safetensors(read_bytes(path), load_tensors)
     for leaf in list_tensors(twin):

@@ -1,8 +1,8 @@
-"""What Secateurs needs of Keras that Keras does not export: all of it, in this one place.
+"""Access to private parts of Keras: every use of a name that Keras does not export is here.
 
 A functional model's graph (its nodes, their arguments and order) and the classes of ``keras.ops``
-have had these names since Keras 3.0, but are not public. Where a later release moves one, this is
-the file to change.
+have had these names since Keras 3.0, but are not public. If a later release moves one, this is the
+file to change.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
 
 ConvertToTensor: type[Operation] | None = getattr(core, "ConvertToTensor", None)
-"""The operation of ``convert_to_tensor``, which Keras 3.6 has not."""
+"""Operation class of ``convert_to_tensor``; Keras 3.6 has none."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Objective = Callable[..., BackendTensor]
-"""(tensors, *rest) -> a single number that is to be differentiated with respect to the tensors."""
+"""Function (tensors, *rest) -> scalar, differentiated with respect to the tensors."""
 
 SlopeFunction = Callable[..., list[NDArray[np.floating]]]
-"""(tensors, *rest) -> a gradient for each of the tensors."""
+"""Function (tensors, *rest) -> one gradient array per tensor, of the tensor's shape."""
 
 __all__ = [
     "COMPILED",
@@ -109,33 +109,33 @@ __all__ = [
 
 
 def is_model(operation: Operation) -> bool:
-    """Whether it is a model whose graph can be walked, and says all that it does."""
+    """Return whether the operation is a model that its graph describes completely."""
     if isinstance(operation, keras.Sequential):
         return _runs(operation, keras.Sequential) and has_graph(operation)
     return isinstance(operation, Functional) and _runs(operation, Functional)
 
 
 def is_subclassed(operation: Operation) -> bool:
-    """Whether it is a model that only code of its own says something of."""
+    """Return whether the operation is a subclassed model: one without a graph of its own."""
     kinds = (keras.Sequential, Functional)
     return isinstance(operation, keras.Model) and not isinstance(operation, kinds)
 
 
 def name_in(model: keras.Model, operation: Operation) -> str:
-    """The name of what a model's graph calls; a subclassed model's graph calls the model itself."""
+    """Return the name of an operation in a model's graph; '' for the model itself."""
     return "" if operation is model else str(operation.name)
 
 
 def _runs(model: keras.Model, kind: type) -> bool:
-    """Whether the model's class leaves ``call`` as Keras has it."""
+    """Return whether the model's class inherits ``call`` unchanged from Keras."""
     return type(model).call is kind.call  # type: ignore[attr-defined]
 
 
 def plain_class(model: keras.Model) -> type[keras.Model]:
-    """The class to make a model of this graph with: its own, unless the constructor is its own.
+    """Return the class to rebuild this model's graph with: its own, or Keras's base class.
 
-    A backbone with a constructor of its own says in its configuration how it was built, and cannot
-    say what a cut left of it; its graph, as a functional model, can.
+    A backbone with a custom constructor has a configuration that lists the constructor's arguments,
+    which cannot describe a cut model. A functional model of its graph can.
     """
     kind = type(model)
     if isinstance(model, keras.Sequential):
@@ -144,14 +144,14 @@ def plain_class(model: keras.Model) -> type[keras.Model]:
 
 
 def has_graph(model: keras.Model) -> bool:
-    """Whether a functional or sequential model has its graph: a sequential one that is built."""
+    """Return whether the model has a graph; a sequential model has one once it is built."""
     return graph_of(model) is not None
 
 
 def graph_of(model: keras.Model) -> Functional:
-    """The functional graph of a model that has one.
+    """Return the functional graph of a model that has one.
 
-    That of a subclassed model is a single call, of the model itself: ``begin_graph_`` makes it.
+    The graph of a subclassed model is a single call of the model itself, made by ``begin_graph_``.
     """
     if is_subclassed(model):
         held = vars(model).get(_GRAPH)
@@ -160,22 +160,22 @@ def graph_of(model: keras.Model) -> Functional:
 
 
 _GRAPH = "_secateurs_graph"
-"""Where a subclassed model keeps its graph."""
+"""Attribute that holds the graph of a subclassed model."""
 
 
 class _Held:
-    """Keras, saving a model, walks through what is a layer, and not through this."""
+    """Holder that hides a graph from Keras, which enters every layer when it saves a model."""
 
     def __init__(self, graph: Functional) -> None:
         self.graph = graph
 
 
 def begin_graph_(model: keras.Model, specs: object) -> None:
-    """Let a subclassed model have a graph: one call of itself, on tensors without data.
+    """Give a subclassed model a graph: one call of itself, on tensors without data.
 
     Args:
-        model: built.
-        specs: ``keras.KerasTensor``, in the structure that the model is called on.
+        model: Built model.
+        specs: ``keras.KerasTensor`` objects, in the structure that the model is called on.
     """
     inputs = keras.tree.map_structure(
         lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name), specs
@@ -189,7 +189,7 @@ def begin_graph_(model: keras.Model, specs: object) -> None:
 
 
 def nodes_of(graph: Functional) -> Iterator[Node]:
-    """The calls of a graph in the order in which Keras runs them, without its inputs."""
+    """Iterate over the calls of a graph, without its inputs, in the order Keras runs them."""
     by_depth = graph._nodes_by_depth
     for depth in sorted(by_depth, reverse=True):
         for node in by_depth[depth]:
@@ -198,7 +198,7 @@ def nodes_of(graph: Functional) -> Iterator[Node]:
 
 
 def inbound_node_of(tensor: keras.KerasTensor) -> Node | None:
-    """The call that gave a tensor without data; None for one that no call gave."""
+    """Return the call that produced a symbolic tensor; None if no call did."""
     history = getattr(tensor, "_keras_history", None)
     if history is None or history.operation is None:
         return None
@@ -210,7 +210,7 @@ def inbound_node_of(tensor: keras.KerasTensor) -> Node | None:
 
 
 def forget_node_(node: Node) -> None:
-    """Let an operation, and those before it, be as if it had not been called."""
+    """Remove a call from the records of its operation and of the operations before it."""
     node.operation._inbound_nodes.remove(node)
     for tensor in node.input_tensors:
         before = getattr(tensor, "_keras_history", None)
@@ -221,11 +221,11 @@ def forget_node_(node: Node) -> None:
 
 
 def seed_generators_of(layer: Layer) -> list[SeedGenerator]:
-    """What a layer draws random numbers from."""
+    """Return the random seed generators of a layer."""
     return list(getattr(layer, "_seed_generators", ()))
 
 
-_SAID_LATER = (
+_SET_AFTER_INIT = (
     "_supports_masking",
     "_convert_input_args",
     "_allow_non_tensor_positional_args",
@@ -234,11 +234,11 @@ _SAID_LATER = (
     "_build_shapes_dict",
     "_path",
 )
-"""What a layer may say of itself after Keras's own constructor."""
+"""Attributes that a layer's constructor may change after Keras's base constructor has run."""
 
 
 def new_layer_like(layer: Layer) -> Layer:
-    """A layer of the same class, without what the class's own constructor makes."""
+    """Return a layer of the same class on which only Keras's base constructor has run."""
     kind = type(layer)
     new: Layer = kind.__new__(kind)  # type: ignore[call-overload]
     base = keras.Model if isinstance(layer, keras.Model) else Layer
@@ -249,17 +249,17 @@ def new_layer_like(layer: Layer) -> Layer:
         autocast=layer.autocast,
         activity_regularizer=layer.activity_regularizer,
     )
-    for name in _SAID_LATER:
+    for name in _SET_AFTER_INIT:
         if name in vars(layer):
             vars(new)[name] = vars(layer)[name]
     return new
 
 
 def finish_copy_(layer: Layer, new: Layer, known: Mapping[int, object]) -> None:
-    """Let Keras see the parts of a copy in the order of the original, and take it as built."""
+    """Register the parts of a copy in the order of the original, and mark the copy as built."""
     for name, (_, theirs) in layer._tracker.config.items():
         _, mine = new._tracker.config[name]
-        # The metrics of ``compile`` are its own to make.
+        # The metrics of ``compile`` are left out: ``compile`` makes new ones.
         parts = [part for part in theirs if name != "metrics" or id(part) in known]
         mine[:] = [known.get(id(part), part) for part in parts]
         new._tracker.stored_ids[name] = {id(part) for part in mine}
@@ -283,11 +283,11 @@ COMPILED = frozenset(
         _GRAPH,
     }
 )
-"""What ``compile`` and ``fit`` keep in a model beside what its constructor makes."""
+"""Attributes that ``compile`` and ``fit`` add to a model."""
 
 
 def metrics_inside(layer: Layer) -> list[keras.metrics.Metric]:
-    """The metrics that a layer's own code keeps; those of ``compile`` left out."""
+    """Return the metrics that a layer's own code created; those of ``compile`` are left out."""
     made = [vars(layer).get("_loss_tracker"), vars(layer).get("_compile_metrics")]
     return [
         metric
@@ -297,16 +297,15 @@ def metrics_inside(layer: Layer) -> list[keras.metrics.Metric]:
 
 
 def losses_of(layer: Layer) -> list[BackendTensor]:
-    """The losses that a layer's code has added by itself."""
+    """Return the losses that a layer's code added with ``add_loss``."""
     losses: list[BackendTensor] = getattr(layer, "_losses", [])
     return losses
 
 
 def own_variables(layer: Layer) -> Iterator[tuple[Variable, bool]]:
-    """(variable, whether it is a parameter) of a layer, those of its sublayers left out.
+    """Iterate over (variable, whether it is a parameter) of a layer, without its sublayers.
 
-    Being a parameter is a matter of how the variable was declared: it stays one while it is kept
-    from training.
+    A variable is a parameter if it was declared trainable, even while ``trainable`` is False.
     """
     for variable in getattr(layer, "_trainable_variables", ()):
         yield variable, True
@@ -315,50 +314,50 @@ def own_variables(layer: Layer) -> Iterator[tuple[Variable, bool]]:
 
 
 def sublayers(layer: Layer) -> list[Layer]:
-    """The layers that a layer keeps inside, one level deep."""
+    """Return the direct sublayers of a layer."""
     return list(getattr(layer, "_layers", ()))
 
 
 def accepts_training(operation: Operation) -> bool:
-    """Whether a call may be told ``training=``."""
+    """Return whether the operation's ``call`` has a ``training`` argument."""
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
 def accepts_mask(operation: Operation) -> bool:
-    """Whether a call may be told ``mask=``, and else finds it on what it is given."""
+    """Return whether the operation's ``call`` has a ``mask`` argument."""
     return bool(getattr(operation, "_call_has_mask_arg", False))
 
 
 def reads_in_another_type(layer: Layer, variable: Variable) -> bool:
-    """Whether a layer's code sees this weight of its own in the type that the layer computes in."""
+    """Return whether autocasting hands this weight to the layer's code in another dtype."""
     is_mixed = layer.autocast and layer.compute_dtype != layer.variable_dtype
     return bool(is_mixed and variable._autocast and "float" in variable.dtype)
 
 
 def is_quantized(layer: Layer) -> bool:
-    """Whether the layer computes with something else than its kernel."""
+    """Return whether the layer is quantized or has LoRA weights beside its kernel."""
     return bool(getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))
 
 
 NOT_PLAIN = object()
-"""What is given back where a call has to go the usual way."""
+"""Returned where a call has to go through Keras's ``__call__``, or a value cannot be copied."""
 
 
 def call_plainly(
     layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
-    """What a layer of Keras's own gives for real tensors, without what ``__call__`` asks each time.
+    """Run a built-in Keras layer on real tensors without the overhead of ``__call__``.
 
-    On tensors of the right types and without masks, in inference, nothing is left of it but to
-    check the shape and to run ``call``; it takes several times as long as a small layer itself.
+    In inference, on tensors of the right dtype and without masks, ``__call__`` only has to check
+    the shape and run ``call``. Its other checks take several times as long as a small layer.
 
     Args:
-        layer: any layer or operation.
-        arguments: of the call.
-        keywords: likewise.
+        layer: Any layer or operation.
+        arguments: Positional arguments of the call.
+        keywords: Keyword arguments of the call.
 
     Returns:
-        The tensor; ``NOT_PLAIN``, and nothing is run, where there is more to do than that.
+        The output; ``NOT_PLAIN``, and nothing is run, where ``__call__`` has more to do.
     """
     if len(arguments) != 1 or not _is_plain(layer) or not _asks_nothing(keywords):
         return NOT_PLAIN
@@ -374,7 +373,7 @@ def call_plainly(
 def add_plainly(
     layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
-    """The same for tensors without data: the call becomes part of a graph, the layer is built."""
+    """Do the same for symbolic tensors: build the layer and add its call to a graph."""
     if len(arguments) != 1 or not _is_plain(layer) or not _asks_nothing(keywords):
         return NOT_PLAIN
     given = arguments[0]
@@ -390,12 +389,12 @@ def add_plainly(
 
 
 def _asks_nothing(keywords: Mapping[str, object]) -> bool:
-    """Whether a call has no options but inference; Keras notes masks that are none as well."""
+    """Return whether a call has no options but ``training`` and a mask that is None."""
     return keywords.get("mask") is None and not keywords.keys() - {"training", "mask"}
 
 
 def _takes(layer: Layer, given: object, is_one: Callable[[object], bool]) -> bool:
-    """Whether it is given tensors as it reads them, with nothing attached."""
+    """Return whether the tensors have the structure and dtype the layer reads, and no masks."""
     several = isinstance(given, (list, tuple))
     if several != isinstance(layer, Merge) or backend.get_autocast_scope() is not None:
         return False
@@ -408,7 +407,7 @@ def _takes(layer: Layer, given: object, is_one: Callable[[object], bool]) -> boo
 
 
 def _is_plain(layer: Operation) -> bool:
-    """Whether it is a layer of Keras's own that only computes, and in one type."""
+    """Return whether it is a built-in layer whose ``__call__`` only computes, in a single dtype."""
     return (
         only_computes(layer)
         and not layer._layers
@@ -423,19 +422,19 @@ def _is_plain(layer: Operation) -> bool:
 
 
 def only_computes(operation: Operation) -> bool:
-    """Whether it is a layer of Keras's own, around whose calls Keras does nothing."""
+    """Return whether it is a built-in layer whose class adds nothing to ``__call__`` or masks."""
     return isinstance(operation, Layer) and _only_computes(cast("Hashable", type(operation)))
 
 
 @cache
 def _parameters_of_call(kind: type[Layer]) -> frozenset[str]:
-    """Names of what the ``call`` of a class takes."""
+    """Return the parameter names of a class's ``call``."""
     return frozenset(inspect.signature(kind.call).parameters)
 
 
 @cache
 def _only_computes(kind: type[Layer]) -> bool:
-    """Whether Keras does nothing around the calls of a class of its own; masks are for others."""
+    """Return whether a built-in class inherits ``__call__`` and treats masks in the default way."""
     passes_mask = kind.compute_mask is Layer.compute_mask or issubclass(kind, Merge)
     return (
         kind.__module__.startswith("keras.src.layers.")
@@ -446,7 +445,7 @@ def _only_computes(kind: type[Layer]) -> bool:
 
 
 def has_values(tensor: BackendTensor) -> bool:
-    """Whether a tensor of the backend's is more than a shape that a trace left behind."""
+    """Return whether a backend tensor has values: it is not a meta tensor or a tracer's."""
     kind = keras.backend.backend()
     if kind == "torch":
         return str(cast("TorchTensor", tensor).device) != "meta"
@@ -456,13 +455,13 @@ def has_values(tensor: BackendTensor) -> bool:
 
 
 class LayerPattern:
-    """Makes layers like one that was just made and does nothing yet, without their constructor.
+    """Copies a newly constructed layer under other names, without running its constructor again.
 
-    Keras asks its constructors for their signatures, and watches each attribute, so a network's
-    hundred layers of five kinds take as long to make as to run.
+    Keras constructors inspect their signatures and track each attribute, so constructing the
+    hundred layers of a network takes as long as running them.
 
     Args:
-        layer: just made, not called, and never to be.
+        layer: Newly constructed layer that has not been called, and never will be.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -470,13 +469,13 @@ class LayerPattern:
         self._shared: dict[str, object] = {}
         held = None if self._is_more_than_plain() else self._copy(vars(layer), object())
         self.is_simple = held is not None
-        """Whether the class, and what the layer holds, is known to be as simple as that."""
+        """Whether the layer can be copied: its class and all its attributes are understood."""
         if held is not None:
             known = vars(layer)
             self._shared = {key: one for key, one in held.items() if one is known[key]}
 
     def copy(self, name: str) -> Layer:
-        """A layer of this name; the pattern has to be simple."""
+        """Return a copy with this name; ``is_simple`` must be true."""
         new: Layer = object.__new__(type(self._layer))
         mine = {key: one for key, one in vars(self._layer).items() if key not in self._shared}
         vars(new).update(self._shared)
@@ -491,7 +490,7 @@ class LayerPattern:
         return not _is_plain(layer) or called or any(store for _, store in stores)
 
     def _copy(self, held: Mapping[str, object], new: object) -> dict[str, object] | None:
-        """These attributes for a new layer; None where one of them is not understood."""
+        """Copy attributes for a new layer; None if one of them is not understood."""
         config = self._layer._tracker.config
         stores: dict[str, list[object]] = {kind: [] for kind in config}
         tracker = Tracker(
@@ -503,7 +502,7 @@ class LayerPattern:
         known: dict[int, object] = {id(old): stores[kind] for kind, (_, old) in config.items()}
         known |= {id(self._layer): new, id(self._layer._tracker): tracker}
         made = {key: _copy_held(value, known, tracker) for key, value in held.items()}
-        # PyTorch's view of the variables: of none, yet.
+        # PyTorch's containers of parameters and modules: the new layer starts with empty ones.
         parts = cast("dict[str, Sequence[object]]", made.get("_modules") or {})
         if any(value is NOT_PLAIN for value in made.values()) or any(map(len, parts.values())):
             return None
@@ -513,7 +512,7 @@ class LayerPattern:
 
 
 def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> object:
-    """What a copy holds in the place of an attribute; ``NOT_PLAIN`` for what is not understood."""
+    """Copy the value of an attribute for a new layer; ``NOT_PLAIN`` if it is not understood."""
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, (TrackedList, TrackedDict, TrackedSet)):
@@ -525,7 +524,7 @@ def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> 
             return NOT_PLAIN
         return copy.copy(value)
     if isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
-        return type(value).from_config(value.get_config())  # one that draws numbers of its own
+        return type(value).from_config(value.get_config())  # an initializer with its own draws
     if isinstance(value, types.MethodType) and id(value.__self__) in known:
         return types.MethodType(value.__func__, known[id(value.__self__)])
     if isinstance(value, types.FunctionType) and value.__closure__:
@@ -536,7 +535,7 @@ def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> 
 def _bind_anew(
     function: types.FunctionType, known: Mapping[int, object], tracker: Tracker
 ) -> types.FunctionType:
-    """A function that Keras wrapped around a method, for another layer; others as they are."""
+    """Rebind a wrapper that Keras put around a method to the new layer; return others unchanged."""
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     if not any(id(cell) in known for cell in cells):
         return function
@@ -554,33 +553,33 @@ def _bind_anew(
 
 
 def is_tensor(item: object) -> TypeGuard[BackendTensor]:
-    """Whether it is a tensor of the backend that runs."""
+    """Return whether it is a tensor of the running backend."""
     return bool(keras.ops.is_tensor(item))
 
 
 def infer(layer: Operation, *arguments: object, **keywords: object) -> object:
-    """The shapes and types a layer gives, found by running its code on tensors without data.
+    """Infer a layer's output shapes and dtypes by running its code on tensors without data.
 
     Returns:
-        ``keras.KerasTensor``, in the structure of what the layer gives.
+        ``keras.KerasTensor`` objects, in the structure of the layer's output.
     """
     specs: object = Operation.compute_output_spec(layer, *arguments, **keywords)
     return specs
 
 
 def present_numbers(tensor: BackendTensor) -> NDArray[np.generic]:
-    """A tensor's values, to be read now: they may change as the tensor's do."""
+    """Return a tensor's values, possibly sharing its memory: read or copy them at once."""
     known = keras.backend.standardize_dtype(tensor.dtype) != "bfloat16"
     if known and keras.backend.backend() == "torch":
         seen: NDArray[np.generic] = cast("TorchTensor", tensor).detach().cpu().numpy()
         return seen
-    return np.asarray(keras.ops.convert_to_numpy(tensor))  # of PyTorch's, a copy
+    return np.asarray(keras.ops.convert_to_numpy(tensor))  # would copy a PyTorch tensor
 
 
 def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTensor:
-    """Some numbers of a tensor, by their places in it from first to last."""
+    """Pick elements of a tensor by their flat indices; the result has shape (len(places),)."""
     flat: BackendTensor = keras.ops.reshape(tensor, (-1,))
-    if keras.backend.backend() == "tensorflow":  # whose tensors take no arrays as indices
+    if keras.backend.backend() == "tensorflow":  # its tensors do not support array indices
         flat = keras.ops.take(flat, places.astype(np.int32), axis=0)
     else:
         flat = flat[places]
@@ -588,25 +587,25 @@ def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTens
 
 
 def mask_of(tensor: object) -> BackendTensor | None:
-    """The mask (of padding) that travels with a tensor, if there is one."""
+    """Return the Keras (padding) mask attached to a tensor, if any."""
     mask: BackendTensor | None = backend.get_keras_mask(tensor)
     return mask
 
 
 def set_mask(tensor: BackendTensor, mask: BackendTensor | None) -> None:
-    """Let a mask travel with a tensor."""
+    """Attach a Keras mask to a tensor; None leaves it as it is."""
     if mask is not None:
         backend.set_keras_mask(tensor, mask)
 
 
 def operation_classes(*names: str) -> tuple[type, ...]:
-    """The classes behind functions of ``keras.ops``; names this release lacks are left out."""
+    """Return the operation classes behind ``keras.ops`` functions; unknown names are left out."""
     modules: Sequence[ModuleType] = (ops.numpy, ops.nn, ops.core, ops.math, ops.image, ops.linalg)
     return find_classes(modules, *names)
 
 
 def find_classes(places: Sequence[object], *names: str) -> tuple[type, ...]:
-    """The classes of these names, wherever this release has them."""
+    """Return the classes of these names, from the modules that have them in this release."""
     return tuple(
         found
         for name in names
@@ -616,20 +615,20 @@ def find_classes(places: Sequence[object], *names: str) -> tuple[type, ...]:
 
 
 def compile_arguments_of(model: keras.Model) -> dict[str, object]:
-    """The arguments ``compile`` was called with, as objects."""
+    """Return the arguments that ``compile`` was called with, as objects."""
     known = getattr(model, "_compile_config", None)
     return dict(known.config) if known is not None else {}
 
 
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[Variable]:
-    """The model's variables that an optimizer was built for, in its order."""
+    """Return the model variables that an optimizer was built for, in its order."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
 def variables_without_decay(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
 ) -> list[Variable]:
-    """Those of the variables that an optimizer was told to leave out of its weight decay."""
+    """Return the variables that an optimizer excludes from weight decay."""
     keeper = getattr(optimizer, "inner_optimizer", optimizer)
     named = getattr(keeper, "_exclude_from_weight_decay_pattern", None) is not None
     if not named and not getattr(keeper, "_exclude_from_weight_decay", None):
@@ -640,14 +639,14 @@ def variables_without_decay(
 def exclude_from_decay_(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
 ) -> None:
-    """Tell an optimizer that is not built yet to leave these out of its weight decay."""
+    """Exclude variables from the weight decay of an optimizer that is not built yet."""
     if variables:
         keeper = getattr(optimizer, "inner_optimizer", optimizer)
         keeper.exclude_from_weight_decay(var_list=list(variables))
 
 
 def average_of(optimizer: keras.optimizers.Optimizer, variable: Variable) -> Variable | None:
-    """The running average that an optimizer keeps of a variable (``use_ema``), if it does."""
+    """Return the moving average that an optimizer keeps of a variable (``use_ema``), if any."""
     keeper = getattr(optimizer, "inner_optimizer", optimizer)
     averages = getattr(keeper, "_model_variables_moving_average", None)
     if not getattr(keeper, "use_ema", False) or not averages:
@@ -659,7 +658,7 @@ def average_of(optimizer: keras.optimizers.Optimizer, variable: Variable) -> Var
 
 
 def compile_function(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, compiled as a whole where running it piece by piece is slow (on JAX)."""
+    """Compile the function on JAX, where running it op by op is slow; else return it unchanged."""
     if keras.backend.backend() != "jax":
         return function
     whole: Callable[P, R] = import_module("jax").jit(function)
@@ -667,7 +666,7 @@ def compile_function(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def gradient_of(function: Objective) -> SlopeFunction:
-    """(tensors, *rest) -> the gradients of ``function(tensors, *rest)``, a single number."""
+    """Return a function of (tensors, *rest) that gives the gradients of the scalar ``function``."""
     kind = keras.backend.backend()
     if kind == "jax":
         slopes = (jax := import_module("jax")).jit(jax.grad(function))
@@ -706,7 +705,7 @@ def _by_tensorflow(
 
 
 def without_gradients() -> AbstractContextManager[object]:
-    """What is computed inside is not kept for gradients (PyTorch alone would)."""
+    """Disable gradient recording inside the context; only PyTorch records by default."""
     if keras.backend.backend() != "torch":
         return nullcontext()
     context: AbstractContextManager[object] = import_module("torch").no_grad()
@@ -715,7 +714,7 @@ def without_gradients() -> AbstractContextManager[object]:
 
 @contextmanager
 def intercept_calls(layers: Mapping[Layer, Callable[..., object]]) -> Iterator[None]:
-    """For a while, calls of these layers go through functions: ``function(call, *arguments)``."""
+    """Route the calls of these layers through ``function(call, *arguments)`` inside the context."""
     for layer, around in layers.items():
         original = layer.call
         vars(layer)["call"] = partial(around, original)
@@ -727,7 +726,7 @@ def intercept_calls(layers: Mapping[Layer, Callable[..., object]]) -> Iterator[N
 
 
 def seed_(model: keras.Model, random: np.random.Generator) -> None:
-    """Let dropout and the like draw from these random numbers alone, from now on."""
+    """Seed dropout and other random layers of the model from this generator."""
     seen: set[int] = set()
     for layer in model._flatten_layers():
         for generator in getattr(layer, "_seed_generators", ()):
@@ -735,12 +734,12 @@ def seed_(model: keras.Model, random: np.random.Generator) -> None:
             if id(state) not in seen:
                 seen.add(id(state))
                 state.assign(random.integers(2**31, size=tuple(state.shape)).astype("uint32"))
-    if keras.backend.backend() == "torch":  # its dropout draws from one generator for all
+    if keras.backend.backend() == "torch":  # its dropout uses the global generator
         import_module("torch").manual_seed(int(random.integers(2**62)))
 
 
 def keep_backend_random_state() -> AbstractContextManager[object]:
-    """What is drawn inside leaves the backend's own random numbers as they were."""
+    """Restore the backend's global random state at the end of the context."""
     if keras.backend.backend() != "torch":
         return nullcontext()
     fork: AbstractContextManager[object] = import_module("torch").random.fork_rng()
@@ -748,18 +747,18 @@ def keep_backend_random_state() -> AbstractContextManager[object]:
 
 
 def device() -> str:
-    """What the backend computes on."""
+    """Return the name of the device that the backend computes on."""
     if keras.backend.backend() != "torch":
         return str(keras.distribution.list_devices()[0])
     return str(import_module("keras.src.backend.torch.core").get_device())
 
 
 def sync_(model: keras.Model) -> None:
-    """In the middle of ``fit``: let the model's variables have their present values (on JAX)."""
+    """Write the current values into the model's variables during ``fit`` (needed on JAX only)."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
 
 def say(line: str) -> None:
-    """A line where Keras writes its own."""
+    """Print a line where Keras prints its own messages."""
     print_msg(line)

@@ -1,4 +1,4 @@
-"""The memory that a pass of a Keras model holds at once, counted by the shapes of what it makes."""
+"""Peak memory of a forward pass of a Keras model, computed from tensor shapes."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ VIEWS = (
     keras.layers.Dropout,
     keras.layers.Identity,
 )
-"""What gives what it was given, in another shape at most."""
+"""Operations whose output shares its input's memory: identities and reshapes."""
 
 
 def peak_memory(model: keras.Model, example_inputs: object) -> int:
-    """Bytes of the weights, the inputs and the most activations that are alive at once.
+    """Return the bytes of the weights, the inputs and the largest set of live activations.
 
-    Of each layer what it gives is counted, and what it holds before its own activation, until the
-    last layer that reads it has run; so it is the same for every backend. What a kernel takes for
-    itself while it runs is not in it.
+    A layer's output counts until its last reader has run; a layer with a built-in activation also
+    counts the values before it. The result comes from shapes alone, so it is the same on every
+    backend. Workspace that kernels allocate while they run is not included.
 
     Args:
-        model: unchanged.
-        example_inputs: what it takes.
+        model: Model to measure; unchanged.
+        example_inputs: Inputs of the model.
 
     Raises:
-        MeasurementError: its code cannot be followed without data.
+        MeasurementError: The model's code cannot be followed without data.
     """
     try:
         model = check_model(model, example_inputs)
@@ -63,11 +63,11 @@ def _refusal(model: keras.Model, reason: str) -> MeasurementError:
 
 
 def _most_alive(calls: Calls) -> int:
-    """The most bytes of inputs and activations at once."""
+    """Return the peak number of bytes of inputs and activations alive at once."""
     last_use = _last_uses(calls)
-    # Inputs are the caller's, and stay.
+    # The caller holds the inputs, so they are alive throughout.
     now = peak = sum(_bytes(tensor) for tensor in calls.inputs)
-    held: dict[int, int] = {}  # by what holds the memory: a view is held by what it is of
+    held: dict[int, int] = {}  # id of the owner of the memory -> bytes; a view is not an owner
     holder = {id(tensor): id(tensor) for tensor in calls.inputs}
     for place, node in enumerate(calls.nodes):
         makes = _outputs_of(node, holder)
@@ -81,7 +81,7 @@ def _most_alive(calls: Calls) -> int:
 
 
 def _outputs_of(node: Node, holder: dict[int, int]) -> Mapping[int, int]:
-    """What a call makes that takes memory; ``holder`` learns whose memory each output is in."""
+    """Return the bytes of each new output by ``id``; record the owners of memory in ``holder``."""
     if isinstance(node.operation, VIEWS):
         source = holder.get(id(node.input_tensors[0]), id(node.input_tensors[0]))
         holder.update((id(output), source) for output in node.outputs)
@@ -91,7 +91,10 @@ def _outputs_of(node: Node, holder: dict[int, int]) -> Mapping[int, int]:
 
 
 def _last_uses(calls: Calls) -> Mapping[int, int]:
-    """Whose memory -> the place of the last call that reads it; results are read at the end."""
+    """Map the owner of each buffer to the index of the last call that reads it.
+
+    The model's outputs are read after the last call.
+    """
     holder = {id(tensor): id(tensor) for tensor in calls.inputs}
     last: dict[int, int] = {}
     for place, node in enumerate(calls.nodes):
@@ -104,7 +107,7 @@ def _last_uses(calls: Calls) -> Mapping[int, int]:
 
 
 def _has_activation(node: Node) -> bool:
-    """Whether a layer has an activation of its own behind what it computes."""
+    """Return whether a layer applies a built-in activation to what it computes."""
     activation = getattr(node.operation, "activation", None)
     is_itself = isinstance(node.operation, keras.layers.Activation)
     return activation not in (None, keras.activations.linear) and not is_itself

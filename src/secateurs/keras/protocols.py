@@ -1,7 +1,7 @@
-"""Types of what Keras hands over and has no public name for.
+"""Protocols for Keras objects that have no public type.
 
-Keras ships no type stubs, so mypy takes its classes for anything at all. They are named all the
-same, for readers and editors; what is written here it does check.
+Keras ships no type stubs, so mypy treats its classes as ``Any``. They are annotated all the same,
+for readers and editors; the protocols in this module are checked.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ import keras
 
 
 class BackendTensor(Protocol):
-    """A tensor of the backend that runs: TensorFlow's, JAX's or PyTorch's, as far as we read it.
+    """Tensor of the running backend (TensorFlow, JAX or PyTorch): the part used directly.
 
-    ``keras.ops`` does the rest.
+    Everything else goes through ``keras.ops``.
     """
 
     @property
     def shape(self) -> Sequence[int]:
-        """Its lengths."""
+        """Length of each axis."""
 
     @property
     def dtype(self) -> object:
-        """The backend's own type; ``keras.backend.standardize_dtype`` names it."""
+        """The backend's dtype; ``keras.backend.standardize_dtype`` gives its name."""
 
     def __getitem__(self, index: object, /) -> BackendTensor:
-        """Part of it."""
+        """Index or slice the tensor."""
 
     def __add__(self, other: BackendTensor | float, /) -> BackendTensor:
-        """Element by element."""
+        """Add element-wise."""
 
     def __mul__(self, other: BackendTensor | float, /) -> BackendTensor:
-        """Element by element."""
+        """Multiply element-wise."""
 
     def __rmul__(self, other: float, /) -> BackendTensor:
-        """Element by element."""
+        """Multiply element-wise."""
 
     def __rsub__(self, other: float, /) -> BackendTensor:
-        """Element by element."""
+        """Subtract the tensor from a number, element-wise."""
 
     def __truediv__(self, other: BackendTensor | float, /) -> BackendTensor:
-        """Element by element."""
+        """Divide element-wise."""
 
 
 class CallArguments(Protocol):
-    """The arguments of a call in a graph, with ``keras.KerasTensor`` in the places of tensors."""
+    """Arguments of a call in a graph, with ``keras.KerasTensor`` in place of tensors."""
 
     args: Sequence[object]
     kwargs: Mapping[str, object]
@@ -54,11 +54,11 @@ class CallArguments(Protocol):
     def fill_in(
         self, tensor_dict: Mapping[int, object]
     ) -> tuple[Sequence[object], dict[str, object]]:
-        """(arguments, keywords) with what is known under each tensor's ``id`` in its place."""
+        """Return (arguments, keywords) with each tensor replaced by the value under its ``id``."""
 
 
 class Node(Protocol):
-    """Keras's note of one call in a graph."""
+    """Keras's record of one call in a graph."""
 
     operation: keras.Operation
     arguments: CallArguments

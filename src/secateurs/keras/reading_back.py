@@ -1,4 +1,4 @@
-"""Whether Keras makes the same model again of a file that it wrote."""
+"""Check that a ``.keras`` file loads back as the model that was saved."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from secateurs.keras.surgery.state import find_lost_attributes, is_users
 
 
 def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
-    """Refuse a ``.keras`` file out of which another model would come.
+    """Refuse a ``.keras`` file that would load as a different model.
 
-    Keras's own layers tell all in their configurations. One of a user's may keep what it learned in
-    plain attributes, which the file does not hold, so such a model is read back and held against
-    the one that was written. Attributes that change no answer may differ: counters, say.
+    The configuration of a Keras layer is complete. A user-defined layer may keep learned state in
+    plain attributes, which the file does not store, so a model that has such a layer is loaded back
+    and compared with the original. Attributes that do not affect the outputs, such as counters,
+    may differ.
 
     Args:
-        model: what was written.
-        written: the file, not yet in its place.
-        path: where it is to be, for messages.
+        model: Model that was saved.
+        written: Temporary file that was written.
+        path: Final path of the file, for error messages.
 
     Raises:
-        CheckpointError: it cannot be read, or answers otherwise.
+        CheckpointError: The file cannot be loaded, or the loaded model gives other outputs.
     """
     mine = [
         (name, layer)
@@ -40,12 +41,12 @@ def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
     if not mine:
         return
     again = _read(mine, written, path)
-    # By order: a configuration that leaves the name out gives the layer another.
+    # Paired by order, not by name: a configuration without the name yields a layer with a new one.
     pairs = zip(named_operations(model), named_operations(again), strict=True)
     differ = [
         one for (name, layer), (_, made) in pairs for one in find_lost_attributes(layer, made, name)
     ]
-    if differ and not _answers_alike(model, again):
+    if differ and not _outputs_agree(model, again):
         raise CheckpointError(
             f"{path}: expected layers whose get_config() tells all that their answers depend on; "
             f"{differ[0]} comes back another, and with it the answers. Let get_config() give it, "
@@ -58,7 +59,7 @@ def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras
     for _, layer in mine:
         names |= own_objects(layer)
     try:
-        # Nothing but what this process has just written is read, so its lambdas are trusted.
+        # This process has just written the file itself, so its lambdas can be trusted.
         with keras.saving.custom_object_scope(names), keep_random_state():
             return keras.saving.load_model(written, compile=False, safe_mode=False)
     except Exception as error:
@@ -76,13 +77,13 @@ def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras
         ) from error
 
 
-def _answers_alike(model: keras.Model, again: keras.Model) -> bool:
-    """Whether both answer the same to made-up inputs; no, where none can be made up."""
+def _outputs_agree(model: keras.Model, again: keras.Model) -> bool:
+    """Return whether both give the same outputs on generated inputs; False if none can be made."""
     try:
         arrays = make_inputs(model, {})
     except ModelError:
         return False
-    ones, others = (_answers(one, arrays) for one in (model, again))
+    ones, others = (_run(one, arrays) for one in (model, again))
     return all(
         np.allclose(
             one, other, rtol=1e-4, atol=1e-4 * max(np.abs(one).max(), 1e-30), equal_nan=True
@@ -92,10 +93,10 @@ def _answers_alike(model: keras.Model, again: keras.Model) -> bool:
     )
 
 
-def _answers(model: keras.Model, arrays: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+def _run(model: keras.Model, arrays: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
     given = [keras.ops.convert_to_tensor(array) for array in arrays]
-    answers = model(pack_inputs(model, given), training=False)
+    outputs = model(pack_inputs(model, given), training=False)
     return [
         np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")))
-        for one in keras.tree.flatten(answers)
+        for one in keras.tree.flatten(outputs)
     ]

@@ -1,4 +1,4 @@
-"""Keras models, ready to be timed: as they are, compiled, or in a runtime for ONNX files."""
+"""Callables that run a Keras model for timing: eager, compiled, or in a runtime for ONNX files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from secateurs.training.memory import explain_no_room
 def runner(
     model: keras.Model, example_inputs: object, conditions: Conditions
 ) -> Callable[[], object]:
-    """A callable that runs the model once, under these conditions, and waits for the result.
+    """Return a callable that runs the model once under these conditions and waits for the result.
 
     Args:
-        model: unchanged; run as for inference.
-        example_inputs: what it takes.
-        conditions: "eager" calls the model, "compile" goes through the backend's compiled
-            ``predict_on_batch``; Keras itself says the threads, the device and the type.
+        model: Model to run, in inference mode; unchanged.
+        example_inputs: Inputs of the model.
+        conditions: Runtime and batch size. "eager" calls the model; "compile" uses the backend's
+            compiled ``predict_on_batch``. Threads, device and dtype are those Keras is set to.
 
     Raises:
-        MeasurementError: Keras cannot run it under these conditions.
+        MeasurementError: Keras cannot run the model under these conditions.
     """
     model = check_model(model)
     with explain_no_room(conditions.batch):
@@ -52,14 +52,14 @@ def runner(
         return lambda: model.predict_on_batch(given)
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)
     call = _without_gradients(lambda: model(tensors, training=False))
-    # A number is read back: backends that work on their own have then come to the end.
+    # Reading a number back synchronises backends that compute asynchronously.
     return lambda: [
         keras.ops.convert_to_numpy(one).ravel()[:1] for one in keras.tree.flatten(call())
     ]
 
 
 def batch_size(example_inputs: object, conditions: Conditions) -> int:
-    """Examples a call under these conditions."""
+    """Return the number of examples per call under these conditions."""
     if conditions.batch is not None:
         return conditions.batch
     leaves = keras.tree.flatten(example_inputs)

@@ -1,4 +1,4 @@
-"""Models on disk: Keras's own format, or safetensors with the cut inside. No pickle anywhere."""
+"""Save and load models: in Keras's format, or as safetensors with the cut inside. No pickle."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from secateurs.keras.surgery.rebuilding import cut_copy, finalize_
 from secateurs.keras.surgery.shrinking import is_shrunk
 
 CUT_INSIDE = "secateurs.json"
-"""The name of the cut inside a ``.keras`` file; Keras reads past it."""
+"""Name of the cut's entry in a ``.keras`` archive; Keras ignores it."""
 
 
 def save(model: keras.Model, path: str | Path) -> None:
-    """Write a model.
+    """Save a model's weights, with the cut that leads to it from the dense model.
 
     Args:
-        model: cut or not.
-        path: the file; it is whole or not there. A path that ends in ``.keras`` gets Keras's own
-            format, which ``keras.saving.load_model`` reads without Secateurs; any other gets the
-            weights as safetensors, with the cut that leads from the dense model to it.
+        model: Model to save, cut or not.
+        path: Output file, written atomically. A path ending in ``.keras`` is written in Keras's
+            format, which ``keras.saving.load_model`` reads without Secateurs; any other as
+            safetensors.
 
     Raises:
-        CheckpointError: the path ends in ``.keras``, and a layer was cut whose configuration cannot
-            tell its sizes; or one of a user's comes back from the file with other answers.
-        StudyError: the file cannot be written.
+        CheckpointError: The path ends in ``.keras``, and either the configuration of a cut layer
+            cannot express its new sizes, or a user-defined layer loads back with other outputs.
+        StudyError: The file cannot be written.
     """
     path = Path(path)
     cut = cut_of(model)
@@ -69,19 +69,19 @@ def save(model: keras.Model, path: str | Path) -> None:
 
 
 def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Model:
-    """Load what ``save`` wrote.
+    """Load a file written by ``save`` into a freshly built dense model.
 
     Args:
-        model: the dense model, built as before; unchanged. A ``.keras`` file holds its own model,
-            and this one only says that it is Keras's.
-        path: a file that ``save`` wrote, or any safetensors file of the model's weights.
-        ema: no; a Keras optimizer writes averaged weights into the model itself.
+        model: Dense model, built as before; unchanged. A ``.keras`` file holds the whole model, so
+            this one only selects the framework.
+        path: File written by ``save``, or any safetensors file of the model's weights.
+        ema: Must be False: a Keras optimizer writes averaged weights into the model itself.
 
     Returns:
-        A new model, cut as the saved one was, with its weights.
+        A new model, cut like the saved one, with its weights.
 
     Raises:
-        CheckpointError: the file is corrupted, foreign, or does not fit the model.
+        CheckpointError: The file is corrupted, was not written for such a model, or does not fit.
     """
     path = Path(path)
     if ema:
@@ -133,7 +133,7 @@ def _load_keras(path: Path) -> tuple[keras.Model, Cut]:
 
 
 def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
-    """A safetensors file's tensors, and the cut inside (an empty one where there is none)."""
+    """Return the tensors of a safetensors file and its cut (an empty one if it has none)."""
     path = Path(path)
     content = read_bytes(path)
     expected = f"{path}: expected a safetensors or a .keras file"
@@ -144,9 +144,9 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
 def _rename_to_model(
     model: keras.Model, state: dict[str, NDArray[np.generic]], cut: Cut
 ) -> tuple[dict[str, NDArray[np.generic]], Cut]:
-    """A file's tensors and cut by the names that a dense model has for layers that were given none.
+    """Rename a file's tensors and cut to the model's automatic layer names.
 
-    What fits as it is, or cannot be matched, is left as it is.
+    Names that already fit, or cannot be matched, are left as they are.
     """
     mine = {name for leaf in list_tensors(model) for name in (leaf.name, *leaf.aliases)}
     gone = {layer for block in cut.blocks for layer in block.layers}
@@ -161,13 +161,13 @@ def _rename_to_model(
 
 
 def _make_contiguous(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    return np.asarray(values, order="C")  # ascontiguousarray gives a scalar an axis
+    return np.asarray(values, order="C")  # np.ascontiguousarray would turn a scalar into shape (1,)
 
 
 def _fill_(model: keras.Model, state: dict[str, NDArray[np.generic]], path: Path) -> None:
     leaves = {leaf.name: leaf for leaf in list_tensors(model)}
     missing = [name for name in leaves if name not in state]
-    # A file has them in no order of their own.
+    # The order of tensors in a file is arbitrary.
     foreign = sorted(name for name in state if name not in leaves)
     check_tensor_names(path, model.name, missing, foreign, ", with the same layer names")
     for name, leaf in leaves.items():

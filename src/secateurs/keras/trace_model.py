@@ -1,4 +1,4 @@
-"""From a Keras model to a ``Network``: one walk through its graph."""
+"""Trace a Keras model into a ``Network``: one walk through its graph."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Tracer
 
 @dataclass(frozen=True, eq=False)
 class TracedModel:
-    """What a ``Network`` knows of the Keras model it came from.
+    """The Keras model behind a ``Network``, with what its trace recorded.
 
     Attributes:
-        model: the user's own model, unchanged.
-        example_inputs: what it was traced with, or some made up; None for a model that takes text.
-        operations: the calls of its graph, in order, for the masked twin.
-        leaves: its tensors, by name.
-        read: weights whose removed channels the masked twin takes as zero, by (name, axis).
-        reading: of these, those that it may leave alone if it takes operands of calls as zero.
-        index_ranges: input -> below what its numbers must be, where they are indices.
+        model: The user's model, unchanged.
+        example_inputs: Inputs it was traced with, or generated ones; None if none can be generated,
+            as for a model that takes text.
+        operations: Calls of its graph, in order, for the masked twin.
+        leaves: Its tensors, by name.
+        read: Weights whose removed channels the masked twin sets to zero, by (name, axis).
+        reading: Those of ``read`` that can be left alone if operands of these calls are masked.
+        index_ranges: Position of an input -> exclusive upper bound of its values, for inputs that
+            hold indices.
     """
 
     model: keras.Model
@@ -60,16 +62,16 @@ class TracedModel:
 
     @property
     def device(self) -> str:
-        """The kind of device that the model is on: 'cpu', 'cuda', ..."""
+        """The type of device that the model is on: 'cpu', 'cuda', ..."""
         kind = device().partition(":")[0]
         return "cuda" if kind == "gpu" else kind
 
     def array(self, name: str) -> NDArray[np.generic]:
-        """A tensor's present values; half precision comes as single."""
+        """Return a tensor's current values; half precision is converted to float32."""
         return self.leaves[name].array()
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
-        """The residual blocks that can go whole, in the order in which they run."""
+        """Return the residual blocks that can be removed whole, in execution order."""
         given = self.example_inputs
         arrays = (
             make_inputs(self.model, self.index_ranges)
@@ -79,11 +81,11 @@ class TracedModel:
         return find_blocks(network, self.model, arrays)
 
     def configuration(self) -> None:
-        """None: a Keras model's configuration says every layer's width by itself."""
+        """Return None: the configuration of a Keras model lists the width of every layer itself."""
 
 
 def source_of(network: Network) -> TracedModel:
-    """What the network knows of the Keras model it came from."""
+    """Return the ``TracedModel`` behind a network."""
     if not isinstance(network.source, TracedModel):
         raise CutError(
             f"expected a network traced from Keras; received one from {network.source.framework}"
@@ -97,17 +99,18 @@ def trace(
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: sequential, functional or subclassed, built; it comes back as it was.
-        example_inputs: an array or tensor, or a tuple or dictionary of them. May be left out where
-            the model knows all shapes but the batch's: MACs then come out per example.
-        outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
+        model: Built sequential, functional or subclassed model; unchanged.
+        example_inputs: An array or tensor, or a tuple or dictionary of them. Optional where the
+            model knows every length except the batch size; MACs are then per example.
+        outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
     Returns:
-        The network: ``.groups``, ``.frozen``, ``.params()``, ``.macs()``; ``print`` shows a table.
+        The network, with ``.groups``, ``.frozen``, ``.params()`` and ``.macs()``; ``print`` shows a
+        table.
 
     Raises:
-        ModelError: it is no Keras model, is not built, has code that cannot be followed, or these
-            inputs do not fit.
+        ModelError: The model is not a Keras model, is not built, has code that cannot be followed,
+            or does not accept these inputs.
     """
     model = check_model(model, example_inputs)
     if outputs is not None:
@@ -136,7 +139,7 @@ def trace(
 def _network(
     tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel, ties: Sequence[Tie]
 ) -> Network:
-    """What the tracer knows by now."""
+    """Build the network from the equations the tracer holds, tied by ``ties``."""
     sizes = [
         Size(owner, attribute, position, Product(1, units))
         for (owner, attribute, position), units in tracer.sizes.items()
@@ -158,7 +161,7 @@ def _examples(
 ) -> NDArray[np.generic] | tuple[NDArray[np.generic], ...] | None:
     try:
         arrays = make_inputs(model, tracer.index_ranges)
-    except ModelError:  # where numbers are needed, they are asked for then
+    except ModelError:  # asked for later, by calls that need values
         return None
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
@@ -170,7 +173,7 @@ def _step(
     arguments: Sequence[object],
     keywords: dict[str, object],
 ) -> object:
-    """A step of the trace; a subclassed model that stays one call is none."""
+    """Trace one call; refuse a subclassed model whose code could not be opened into calls."""
     if site.operation is model:
         raise closed_code_error(model, site.closed)
     return tracer.step(site, arguments, keywords)

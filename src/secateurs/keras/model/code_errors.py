@@ -1,4 +1,4 @@
-"""What a model's own code raises when it is run on tensors without data, in a line."""
+"""One-line explanations of errors that a model's code raises on tensors without data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class ClosedCodeError(ModelError):
     """A subclassed model's code cannot be run on tensors without data.
 
     Args:
-        message: for the user.
-        reason: what the code did.
+        message: Error message for the user.
+        reason: Why the code cannot be run so.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -23,7 +23,7 @@ class ClosedCodeError(ModelError):
 
 
 def explain(error: BaseException) -> str:
-    """That code takes no tensors without data, with what it raised and where."""
+    """Explain that code does not accept tensors without data: what it raised, and where."""
     error = _reaching_code(error)
     line = _own_line(error)
     cause = f"{type(error).__name__}: {_message_of(error)[:100]}"
@@ -31,9 +31,10 @@ def explain(error: BaseException) -> str:
 
 
 def _reaching_code(error: BaseException) -> BaseException:
-    """The error, or the one behind it that came out of the model's own code.
+    """Return the error in the chain that came out of the model's own code, or the given one.
 
-    Keras raises errors of code anew, with more words; of JAX's own kinds that ends in another one.
+    Keras re-raises errors with a longer message; for JAX's error classes that itself fails with
+    another error.
     """
     behind: BaseException | None = error
     for _ in range(8):
@@ -44,7 +45,7 @@ def _reaching_code(error: BaseException) -> BaseException:
 
 
 def _message_of(error: BaseException) -> str:
-    """The first line of what was raised, out of what Keras puts around it at each layer."""
+    """Return the first line of the original message, without what Keras adds at each layer."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Error encountered:")[2]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [line for line in lines if not line.startswith("Exception encountered when calling")]
@@ -52,7 +53,7 @@ def _message_of(error: BaseException) -> str:
 
 
 def line_of(error: BaseException) -> str:
-    """'model.py:12', the innermost line of the model's own code, with what stands there."""
+    """Return the innermost line of the model's own code, as 'model.py:12, <source text>', or ''."""
     return _own_line(_reaching_code(error))
 
 
@@ -71,4 +72,4 @@ def _own_line(error: BaseException) -> str:
 
 
 _FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "optree")
-"""Packages whose lines say nothing of a model's code."""
+"""Packages whose frames in a traceback are not the model's code."""

@@ -1,4 +1,4 @@
-"""Example inputs, as users give them, made into what a model takes; or made up, where none are."""
+"""Parse example inputs into the arrays a model takes, or generate them where there are none."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ FRAMEWORKS = ("torch", "tensorflow", "jax", "jaxlib")
 
 
 def check_model(model: object, example_inputs: object = None) -> keras.Model:
-    """The model, unless it is something that cannot be traced; then the error says what to pass.
+    """Return the model if it can be traced; otherwise raise an error that says what to pass.
 
     Args:
-        model: whatever a user gave.
-        example_inputs: of a subclassed model, whose inputs are known from these alone where it was
-            built without them.
+        model: Object given by the user.
+        example_inputs: Inputs of a subclassed model, needed where it does not know the shapes it
+            was built for.
 
     Raises:
-        ModelError: it is no Keras model, is not built, has layers of a graph and a ``call`` of its
-            own, or is of another backend.
+        ModelError: It is not a Keras model, is not built, has a graph but overrides ``call``, or
+            belongs to another backend.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(_what_it_is(model))
@@ -64,7 +64,7 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
 
 
 def _begin_(model: keras.Model, example_inputs: object) -> None:
-    """Let a subclassed model have its graph, of the inputs that it was built for."""
+    """Give a subclassed model a graph for the inputs it was built for."""
     if has_graph(model):
         return
     kind = type(model).__name__
@@ -84,7 +84,7 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
     try:
         begin_graph_(model, _name_specs(given))
     except Exception as error:
-        if line_of(error):  # its own code was reached, and raised
+        if line_of(error):  # the model's own code raised
             raise closed_code_error(model, explain(error)) from error
         raise ModelError(
             f"{model.name}: expected a model whose call takes one argument: a tensor, or a list or "
@@ -94,7 +94,7 @@ def _begin_(model: keras.Model, example_inputs: object) -> None:
 
 
 def closed_code_error(model: keras.Model, reason: str) -> ClosedCodeError:
-    """That a subclassed model has code which nobody can follow, and what to do."""
+    """Return the error for a subclassed model whose code cannot be followed, with the remedy."""
     return ClosedCodeError(
         f"{model.name}: expected a model whose call can be followed; received a "
         f"{type(model).__name__}: {reason}. Use keras.ops and layers there, on tensors of "
@@ -104,13 +104,13 @@ def closed_code_error(model: keras.Model, reason: str) -> ClosedCodeError:
 
 
 def _specs_of_build(model: keras.Model) -> object:
-    """Tensors without data of the shapes that a model was first called on, None if unknown."""
+    """Return symbolic tensors of the shapes the model was first called on; None if unknown."""
     shape = (model.get_build_config() or {}).get("input_shape")
     return _specs_of_shapes(shape, model.input_dtype)
 
 
 def _specs_of_shapes(shape: object, kind: str) -> object:
-    """Tensors of these shapes, which are known of one tensor or of several by name."""
+    """Return symbolic tensors for one shape or a dictionary of shapes; None for anything else."""
     if isinstance(shape, Mapping):
         made = {name: _specs_of_shapes(one, kind) for name, one in shape.items()}
         return None if None in made.values() else made
@@ -120,7 +120,7 @@ def _specs_of_shapes(shape: object, kind: str) -> object:
 
 
 def _name_specs(given: object, name: str = "") -> object:
-    """Tensors without data of any number of examples, named as in a dictionary, or by number."""
+    """Return symbolic tensors with an open batch size, named by dictionary key or by position."""
     if isinstance(given, Mapping):
         return {key: _name_specs(value, f"{name}{key}") for key, value in given.items()}
     if isinstance(given, (tuple, list)):
@@ -133,7 +133,7 @@ def _spec(value: object, name: str) -> keras.KerasTensor:
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         value = np.asarray(value)
     kind = keras.backend.standardize_dtype(value.dtype)
-    # Keras gives a model floats of its own precision, whatever they were.
+    # Keras casts float inputs to its own precision.
     kind = keras.config.floatx() if kind == "float64" else kind
     return keras.KerasTensor((None, *tuple(value.shape)[1:]), dtype=kind, name=name)
 
@@ -149,8 +149,8 @@ _TRAINING = (
 
 
 def _check_training(model: keras.Model) -> None:
-    """A class that cannot be made again is left for a plain one, which trains as Keras does."""
-    if is_subclassed(model):  # its class stays
+    """Refuse a model that would lose its training code: it can only be rebuilt as a plain model."""
+    if is_subclassed(model):  # rebuilt with its own class
         return
     plain = plain_class(model)
     if plain is type(model):
@@ -188,7 +188,7 @@ def _what_it_is(model: object) -> str:
 def _check_backend(model: keras.Model) -> None:
     for path, operation in named_operations(model):
         if type(operation).__name__ in ("TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"):
-            continue  # its own backend's, or Keras would not have built it
+            continue  # built for this backend, or Keras would have refused it
         for variable in getattr(operation, "variables", ()):
             if not keras.ops.is_tensor(variable.value):
                 raise ModelError(
@@ -199,14 +199,15 @@ def _check_backend(model: keras.Model) -> None:
 
 
 def as_arrays(example_inputs: object, model: keras.Model) -> list[NDArray[np.generic]]:
-    """The inputs as arrays, flat, in the order of ``model.inputs``.
+    """Return the inputs as a flat list of arrays, in the order of ``model.inputs``.
 
     Args:
-        example_inputs: an array or tensor, or a tuple, list or dictionary (by name) of them.
-        model: what they are for.
+        example_inputs: An array or tensor, or a tuple, list or dictionary (by name) of them.
+        model: Model the inputs are for.
 
     Raises:
-        ModelError: too many or too few, of the wrong shape, or tensors of another framework.
+        ModelError: There are too many or too few inputs, or one has the wrong shape or belongs to
+            another framework.
     """
     expected = graph_of(model).inputs
     if _is_structured_alike(example_inputs, graph_of(model).input):
@@ -232,7 +233,7 @@ def as_arrays(example_inputs: object, model: keras.Model) -> list[NDArray[np.gen
 
 
 def _is_structured_alike(given: object, expected: object) -> bool:
-    """Whether inputs are in the lists and dictionaries in which the model has them."""
+    """Return whether the inputs have the nested structure of the model's own."""
     if isinstance(expected, Mapping):
         return (
             isinstance(given, Mapping)
@@ -273,12 +274,16 @@ def _as_array(value: object, expected: keras.KerasTensor) -> NDArray[np.generic]
 def make_inputs(
     model: keras.Model, index_ranges: Mapping[int, int], examples: int = 2
 ) -> list[NDArray[np.generic]]:
-    """Inputs for a model that knows its own shapes: the same ones every time.
+    """Generate inputs for a model that knows its input shapes; deterministic.
 
     Args:
-        model: what they are for.
-        index_ranges: number of an input -> below what its numbers must be, for indices.
-        examples: how many, where the batch's size is open.
+        model: Model the inputs are for.
+        index_ranges: Position of an input -> exclusive upper bound of its values, for inputs that
+            hold indices.
+        examples: Number of examples, where the batch size is open.
+
+    Raises:
+        ModelError: An input has an open shape beside the batch, or takes text.
     """
     random = np.random.default_rng(0)
     arrays: list[NDArray[np.generic]] = []
@@ -317,7 +322,7 @@ def _open(model: keras.Model, tensor: keras.KerasTensor, why: str) -> str:
 def input_shapes(
     model: keras.Model, arrays: Sequence[NDArray[np.generic]] | None
 ) -> list[tuple[int, ...]]:
-    """Shapes to trace with: those of the examples; without them, of a batch of one."""
+    """Return the shapes to trace with: those of the examples or, without any, of a batch of one."""
     if arrays is not None:
         return [tuple(array.shape) for array in arrays]
     shapes = []
@@ -328,9 +333,9 @@ def input_shapes(
 
 
 def pack_inputs(model: keras.Model, flat: Sequence[T]) -> object:
-    """Inputs that are flat, in the order of ``model.inputs``, as the model is called on them.
+    """Pack a flat list of inputs, in the order of ``model.inputs``, into the model's structure.
 
-    One that takes a tensor alone, or tensors by name, takes them in no other way.
+    A model that takes a single tensor, or tensors by name, accepts no other structure.
     """
     graph = graph_of(model)
     known = {id(tensor): one for tensor, one in zip(graph.inputs, flat, strict=True)}
@@ -339,7 +344,7 @@ def pack_inputs(model: keras.Model, flat: Sequence[T]) -> object:
 
 
 def format_inputs(example_inputs: object) -> str:
-    """'(1, 224, 224, 3) float32' for error messages."""
+    """Format the shapes and dtypes of inputs for error messages: '(1, 224, 224, 3) float32'."""
     if isinstance(example_inputs, Mapping):
         return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"
     if isinstance(example_inputs, (tuple, list)):

@@ -1,8 +1,8 @@
-"""Stable names for what a layer keeps inside: other layers, and variables of its own.
+"""Stable names for the sublayers and variables of a layer.
 
-Keras numbers layers that were given no name as they are made, so the parts of two layers built
-alike are called 'conv2d_4' and 'conv2d_11'. A part that has no name of its own goes by the
-attribute that it is kept in, as in Keras's own files: 'block.conv', 'block.layers.0'.
+Keras numbers unnamed layers in the order of construction, so the parts of two identical layers may
+be called 'conv2d_4' and 'conv2d_11'. A part without an explicit name is called by the attribute
+that holds it, as in Keras's own files: 'block.conv', 'block.layers.0'.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _BOOKKEEPING = frozenset(
         "_self_update_uid",
     }
 )
-"""Where Keras, and PyTorch or TensorFlow below it, keep what attributes hold once more."""
+"""Attributes in which Keras and its backends register objects that other attributes hold too."""
 
 _NUMBER = re.compile(r"_\d+$")
 
 
 def named_children(layer: object) -> list[tuple[str, Layer]]:
-    """(name, layer) of the layers that a layer keeps inside, one level deep.
+    """List (name, layer) of the direct sublayers of a layer.
 
-    The cell of a recurrent layer is no layer to its users: its name is ''.
+    The cell of a recurrent layer is not visible to users: its name is ''.
     """
     children = sublayers(layer)
     names = [_explicit_name(child) for child in children]
@@ -57,7 +57,7 @@ def named_children(layer: object) -> list[tuple[str, Layer]]:
 
 
 def named_own_variables(layer: object) -> list[tuple[str, Variable, bool]]:
-    """(name, variable, whether a parameter) of a layer, without those of the layers inside."""
+    """List (name, variable, whether a parameter) of a layer, without its sublayers."""
     known = sorted(own_variables(layer), key=_rank)
     found = [variable for variable, _ in known]
     names = [_explicit_name(variable) for variable in found]
@@ -68,28 +68,28 @@ def named_own_variables(layer: object) -> list[tuple[str, Variable, bool]]:
 
 
 def path_below(path: str, name: str) -> str:
-    """The path of a child of this name; that of a subclassed model itself is ''."""
+    """Join a path and the name of a child; either may be '' (a subclassed model, a cell)."""
     return ".".join(part for part in (path, name) if part)
 
 
 def size_path(path: str, layer: object, child: object) -> str:
-    """The path that the sizes of a child go by; a cell has sizes apart from its layer's."""
+    """Return the path under which a child's sizes are listed; a cell has sizes of its own."""
     names = {id(part): name for name, part in named_children(layer)}
     return path_below(path, names[id(child)] or "cell")
 
 
 def _rank(entry: tuple[Variable, bool]) -> int:
-    """A separable convolution's filters are those of its second step, so these come first."""
+    """Sort key: puts a separable convolution's pointwise kernel, which holds its filters, first."""
     return int(entry[0].name == "depthwise_kernel")
 
 
 def _explicit_name(part: Layer | Variable) -> str | None:
-    """The name that its maker chose; None where Keras made one up."""
+    """Return the name that the user gave; None for an automatic one."""
     made_up = {snake_case(type(part).__name__), "variable"}
     name = str(part.name)
     if isinstance(part, Layer):
         inner = getattr(part, "layer", None)
-        # Bidirectional calls its two layers after the one it was given, made-up number and all.
+        # Bidirectional names its two layers after the given one, automatic number included.
         for direction in ("forward", "backward"):
             made_up.add(f"{direction}_{snake_case(type(part).__name__)}")
         if isinstance(part, layers.Wrapper) and isinstance(inner, Layer):
@@ -108,7 +108,7 @@ def snake_case(name: str) -> str:
 def _by_attribute(
     layer: object, parts: Sequence[Layer | Variable], given: Sequence[str | None]
 ) -> list[str | None]:
-    """Names for all parts: given where these are unique, else the attribute, else a number."""
+    """Name all parts: by a unique given name, else by attribute, else by class and number."""
     attributes = {id(part): name for name, part in _parts_in(attributes_of(layer))}
     times = Counter(given)
     names: list[str] = []
@@ -121,7 +121,7 @@ def _by_attribute(
 
 
 def attributes_of(layer: object) -> dict[str, object]:
-    """What a layer's attributes hold; below PyTorch, layers are kept apart from the others."""
+    """Return a layer's attributes; on the PyTorch backend, sublayers are stored apart."""
     attributes = vars(layer)
     modules = {
         name: part for name, part in attributes.get("_modules", {}).items() if part is not None
@@ -133,7 +133,7 @@ def attributes_of(layer: object) -> dict[str, object]:
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:
-    """The names, numbered from the second time on: 'part', 'part_1'."""
+    """Make names unique by numbering repeats: 'part', 'part_1'."""
     used: Counter[str] = Counter()
     for name in names:
         used[name] += 1
@@ -141,7 +141,7 @@ def _distinct(names: Iterable[str]) -> Iterator[str]:
 
 
 def _parts_in(values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """(attribute, layer or variable), those in lists and dictionaries too; first ones last."""
+    """Iterate over (attribute, layer or variable), also in containers, the last attribute first."""
     for name, value in reversed(list(values.items())):
         if not name.startswith(("_trainable", "_non_trainable")):
             yield from _parts_of(name.lstrip("_"), value)

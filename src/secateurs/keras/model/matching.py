@@ -1,7 +1,8 @@
-"""Names of layers that were given none: Keras numbers them as they are made, in each session anew.
+"""Match automatic layer names between a file and a model.
 
-The same code makes the same layers in the same order, whatever numbers they get. So where a file's
-names are others than a model's, made-up ones of one kind are taken to be each other in their order.
+Keras numbers unnamed layers in the order in which a session constructs them. The same code
+constructs the same layers in the same order, whatever their numbers are. So where the names of a
+file and of a model differ, automatic names of the same class are paired in order of their numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from secateurs.keras.model.layer_tree import snake_case
 from secateurs.keras.model.tensors import list_tensors
 
 _ANY = "*"
-"""In the place of the tensors of a layer that went whole."""
+"""Placeholder for the tensors of a layer that was removed whole."""
 
 _NUMBERED = re.compile(r"^(.*?)(?:_(\d+))?$")
 
@@ -24,15 +25,15 @@ _NUMBERED = re.compile(r"^(.*?)(?:_(\d+))?$")
 def match_names(
     model: keras.Model, names: Iterable[str], gone: Iterable[str] = ()
 ) -> Callable[[str], str] | None:
-    """How names of another model, built by the same code, are called in this one.
+    """Map the names of another model, built by the same code, to the names in this one.
 
     Args:
-        model: this one.
-        names: of all of the other's tensors.
-        gone: layers of the other's of which no tensor is named any more.
+        model: Model whose names are wanted.
+        names: Names of all tensors of the other model.
+        gone: Layers of the other model that have no tensors left.
 
     Returns:
-        A function of any name of the other's; None where the two cannot be matched.
+        A function from a name in the other model to one in this; None if they cannot be matched.
 
     >>> first, second = (
     ...     keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]) for _ in range(2)
@@ -59,7 +60,7 @@ def match_names(
 
 
 def _paths(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operation]]:
-    """(path, layer, operation or model) of all that a model's graph calls."""
+    """Iterate over (path, layer, operation or model) of all calls in a model's graph."""
     for node in nodes_of(graph_of(model)):
         path = prefix + name_in(model, node.operation)
         yield path, node.operation
@@ -71,7 +72,7 @@ _Tree = dict[str, "_Tree"]
 
 
 def _segments(names: Iterable[str]) -> _Tree:
-    """Names as a tree of their parts."""
+    """Split dotted names into a tree."""
     tree: _Tree = {}
     for name in names:
         branch = tree
@@ -83,7 +84,7 @@ def _segments(names: Iterable[str]) -> _Tree:
 def _match(
     mine: _Tree, theirs: _Tree, path: str, other: str, kinds: dict[str, str], known: dict[str, str]
 ) -> bool:
-    """Whether all of two trees is each other's; ``known`` learns their path -> mine."""
+    """Return whether two trees match completely; fills ``known`` with other path -> path here."""
     if theirs.keys() == {_ANY}:
         return True
     made_up: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
-"""Tensors in nested lists, tuples and dictionaries, as ``keras.tree`` goes through them.
+"""A fast path for ``keras.tree``: tensors in nested lists, tuples and dictionaries.
 
-``keras.tree`` knows containers of many kinds and asks for each of them at every leaf, which takes
-longer than most rules do. The plain ones are gone through here; of any other it is asked.
+``keras.tree`` tests every leaf against many kinds of containers, which takes longer than most
+tracing rules. Plain containers are handled here; all others are passed to ``keras.tree``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def flatten(structure: object) -> list[Any]:
-    """The leaves, in order; dictionaries by their keys, sorted.
+    """List the leaves in order; dictionaries are traversed by sorted key.
 
     >>> flatten([1, {"b": (2, None), "a": "x"}])
     [1, 'x', 2, None]
@@ -34,7 +34,7 @@ def flatten(structure: object) -> list[Any]:
 
 
 def map_structure(function: Callable[[Any], object], structure: object) -> Any:
-    """The same structure with something else in the place of each leaf.
+    """Apply a function to each leaf and return the results in the same structure.
 
     >>> map_structure(lambda n: n + 1, (1, {"a": [2]}))
     (2, {'a': [3]})
@@ -51,19 +51,19 @@ def map_structure(function: Callable[[Any], object], structure: object) -> Any:
 
 
 def fill_in(node: Node, known: Mapping[int, T]) -> tuple[Any, dict[str, Any]]:
-    """A call's arguments, with what is known of its tensors (by ``id``) in the places of these."""
+    """Return the (arguments, keywords) of a call, with tensors replaced by what ``known`` holds."""
 
     def find(item: object) -> object:
         return known.get(id(item)) if isinstance(item, keras.KerasTensor) else item
 
     arguments = node.arguments
-    if len(node.input_tensors) == 1:  # Keras has a short way for these
+    if len(node.input_tensors) == 1:  # Keras has a fast path for these
         return arguments.fill_in(known)
     return map_structure(find, arguments.args), map_structure(find, arguments.kwargs)
 
 
 def _is_leaf(item: object) -> bool:
-    """What is surely none of ``keras.tree``'s containers."""
+    """Return whether it is certainly not a container."""
     if item is None or isinstance(item, (bool, int, float, str, keras.KerasTensor)):
         return True
     return hasattr(item, "shape")

@@ -1,4 +1,4 @@
-"""A model's tensors: its layers' variables, by name."""
+"""Named tensors of a model: the variables of its layers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from secateurs.keras.protocols import BackendTensor
 
 @dataclass(eq=False, slots=True)
 class ModelTensor:
-    """One variable of the model, and the units found along its axes so far.
+    """A variable of the model, and the units found along its axes so far.
 
     Attributes:
-        name: the layer's path and the variable's name, 'encoder.conv1.kernel'.
-        variable: the variable itself.
-        is_parameter: False for running statistics, states, ...
-        aliases: its other names.
-        axes: axis -> unit at each index, for the axes that carry channels.
-        roles: axis -> what it does.
+        name: Path of the layer and name of the variable, 'encoder.conv1.kernel'.
+        variable: The Keras variable.
+        is_parameter: False for running statistics, states and the like.
+        aliases: Other names of the same variable.
+        axes: Axis -> unit at each index, of shape (length,), for axes that carry channels.
+        roles: Axis -> its role.
     """
 
     name: str
@@ -47,21 +47,21 @@ class ModelTensor:
 
     @property
     def layer(self) -> str:
-        """The layer it belongs to."""
+        """Path of the layer that the variable belongs to."""
         return self.name.rpartition(".")[0] or self.name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its lengths."""
+        """Length of each axis."""
         return tuple(self.variable.shape)
 
     @property
     def itemsize(self) -> int:
-        """Bytes a number."""
+        """Bytes per element."""
         return size_of(keras.backend.standardize_dtype(self.variable.dtype))
 
     def describe(self) -> Tensor:
-        """The leaf in the algebra's terms."""
+        """Return the framework-free description of the tensor."""
         return Tensor(
             self.name,
             self.shape,
@@ -73,7 +73,7 @@ class ModelTensor:
         )
 
     def array(self) -> NDArray[np.generic]:
-        """Its present values; half precision comes as single."""
+        """Return the current values; half precision is converted to float32."""
         values = self.variable.value
         if keras.backend.standardize_dtype(self.variable.dtype) in ("float16", "bfloat16"):
             values = keras.ops.cast(values, "float32")
@@ -82,12 +82,12 @@ class ModelTensor:
 
 
 def size_of(dtype: str) -> int:
-    """Bytes of one number of a Keras type ('bfloat16' is unknown to NumPy)."""
+    """Return the bytes per element of a Keras dtype (NumPy does not know 'bfloat16')."""
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 def list_tensors(model: keras.Model) -> list[ModelTensor]:
-    """Every variable of the model once, in the order of its layers, each with all its names."""
+    """List each variable of the model once, in layer order, with all its names."""
     leaves: dict[int, ModelTensor] = {}
     first = paths_of(model)
     for path, operation in named_operations(model):
@@ -100,10 +100,10 @@ def list_tensors(model: keras.Model) -> list[ModelTensor]:
 
 
 def named_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operation]]:
-    """(path, operation) of all that a model calls, in the models inside it too, each once.
+    """Iterate over (path, operation) of the operations a model calls, nested models included.
 
-    In the order of ``model.layers``. A layer that is reached on several paths (shared with a model
-    inside) comes once for each.
+    The order is that of ``model.layers``. A layer shared with a nested model has several paths, and
+    comes once for each.
     """
     graph = graph_of(model)
     called = {id(node.operation) for node in nodes_of(graph)}
@@ -116,7 +116,7 @@ def named_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str
 
 
 def calls_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operation]]:
-    """(path, operation) of each call of a model's graph, in the order in which they are run."""
+    """Iterate over (path, operation) of each call in a model's graph, in execution order."""
     for node in nodes_of(graph_of(model)):
         path = prefix + name_in(model, node.operation)
         if is_model(node.operation):
@@ -126,7 +126,7 @@ def calls_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Operat
 
 
 def paths_of(model: keras.Model) -> dict[int, str]:
-    """Operation (by ``id``) -> the first path it is reached on, models inside included."""
+    """Map each operation (by ``id``) to the first path it is called on, nested models included."""
     paths: dict[int, str] = {}
     for path, operation in calls_of(model):
         paths.setdefault(id(operation), path)
@@ -134,17 +134,17 @@ def paths_of(model: keras.Model) -> dict[int, str]:
 
 
 def layers_by_path(model: keras.Model) -> Iterator[tuple[str, Operation]]:
-    """(path, layer or operation) of all that a model calls and of what is inside these."""
+    """Iterate over (path, layer or operation) of what a model calls and of all sublayers."""
     for path, operation in named_operations(model):
         yield path, operation
         yield from _inside(operation, path)
 
 
 def path_of(model: keras.Model, layer: str | Layer) -> str:
-    """The path of a layer that is given itself, or by its path.
+    """Return the path of a layer; a path is returned unchanged.
 
     Raises:
-        UnknownNameError: the layer given itself is not one of the model's.
+        UnknownNameError: The layer does not belong to the model.
     """
     if isinstance(layer, str):
         return layer
@@ -168,7 +168,7 @@ def _inside(layer: Layer, path: str) -> Iterator[tuple[str, Operation]]:
 
 
 def named_variables(layer: Layer, path: str) -> Iterator[tuple[str, Variable, bool]]:
-    """(name, variable, whether a parameter) of a layer and the layers inside it."""
+    """Iterate over (name, variable, whether a parameter) of a layer and its sublayers."""
     for name, variable, is_parameter in named_own_variables(layer):
         yield path_below(path, name), variable, is_parameter
     for name, child in named_children(layer):
@@ -176,16 +176,16 @@ def named_variables(layer: Layer, path: str) -> Iterator[tuple[str, Variable, bo
 
 
 VariableValues = dict[int, tuple[Variable, BackendTensor]]
-"""Variable (by ``id``) -> itself, and the value it is taken to have."""
+"""``id`` of a variable -> (the variable, the value to use for it)."""
 
 
 def present_values(model: keras.Model) -> VariableValues:
-    """Every variable of a model, by ``id``, with its value."""
+    """Return every variable of a model, by ``id``, with its current value."""
     return values_of([operation for _, operation in named_operations(model)])
 
 
 def values_of(operations: Iterable[Operation]) -> VariableValues:
-    """Variables (by ``id``) and their present values, out of which no gradient is to be had."""
+    """Return the operations' variables, by ``id``, with their current values, detached."""
     return {
         id(variable): (variable, keras.ops.stop_gradient(variable.value))
         for operation in operations

@@ -1,4 +1,4 @@
-"""The sizes that layers keep in their configurations, and how they are changed."""
+"""Change the sizes that layers keep in their configurations."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from secateurs.keras.tracing.rules.movement import PARTS
 from secateurs.keras.tracing.rules.wrappers import INPUT
 
 SizeChanges = Mapping[str, Sequence[SizeChange]]
-"""Owner -> what changes in its configuration."""
+"""Path of a layer -> size changes in its configuration."""
 
 
 INDEX = "key"
-"""The argument of ``x[key]``: no configuration has it, the call itself does."""
+"""Name of the argument of ``x[key]``, which belongs to the call and not to a configuration."""
 
 
 def with_input_sizes(
     shapes: Sequence[Sequence[int | None]], changes: Sequence[SizeChange]
 ) -> list[tuple[int | None, ...]]:
-    """Shapes of the inputs of a model inside a layer, with other sizes.
+    """Apply size changes to the input shapes of a model inside a layer.
 
     Raises:
-        CutError: the model does not have the size the cut expects.
+        CutError: The model does not have the size that the cut expects.
     """
     changed = [list(shape) for shape in shapes]
     for change in changes:
@@ -37,7 +37,7 @@ def with_input_sizes(
 
 
 def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:
-    """The changes of each layer, or layer inside a layer."""
+    """Group the changes by the path of their layer or sublayer."""
     owners: dict[str, list[SizeChange]] = {}
     for size in sizes:
         owners.setdefault(size.owner, []).append(size)
@@ -47,16 +47,16 @@ def by_owner(sizes: Iterable[SizeChange]) -> dict[str, list[SizeChange]]:
 def with_sizes(
     config: Mapping[str, object], path: str, changes: SizeChanges, layer: object
 ) -> dict[str, object]:
-    """A layer's configuration with other sizes, in the layers it has inside too.
+    """Apply size changes to a layer's configuration, including those of its sublayers.
 
     Args:
-        config: as ``layer.get_config()`` gives it; unchanged.
-        path: of the layer.
-        changes: by path.
-        layer: whose configuration it is.
+        config: Result of ``layer.get_config()``; unchanged.
+        path: Path of the layer.
+        changes: Size changes by path.
+        layer: Layer that the configuration belongs to.
 
     Raises:
-        CutError: the layer does not have the size the cut expects.
+        CutError: The layer does not have the size that the cut expects.
     """
     changed = {key: _inside(value, path, changes, layer) for key, value in config.items()}
     for change in changes.get(path, ()):
@@ -67,7 +67,7 @@ def with_sizes(
 
 
 def _inside(value: object, path: str, changes: SizeChanges, layer: object) -> object:
-    """The same, where a value describes a layer or a list of layers."""
+    """Apply the changes inside a value that describes a layer or a list of layers."""
     if isinstance(value, (list, tuple)) and any(_is_layer(item) for item in value):
         return [_inside(item, path, changes, layer) for item in value]
     if not _is_layer(value):
@@ -77,13 +77,13 @@ def _inside(value: object, path: str, changes: SizeChanges, layer: object) -> ob
     child = named.get(inner["name"])
     below = f"{path}.{inner['name']}" if child is None else size_path(path, layer, child)
     changed: dict[str, object] = {**value, "config": with_sizes(inner, below, changes, child)}
-    # It says which shapes the layer was built for; those may be others now, and are found anew.
+    # It lists the shapes the layer was built for, which may have changed; Keras infers them again.
     changed.pop("build_config", None)
     return changed
 
 
 class _LayerConfig(TypedDict):
-    """What a configuration says of a layer inside."""
+    """Entry of a configuration that describes a sublayer."""
 
     class_name: str
     config: dict[str, object]
@@ -102,7 +102,7 @@ def _change(present: object, change: SizeChange) -> object:
     if change.position is None:
         _check(present, change)
         return change.after
-    if present is None:  # the size followed another one by itself: now it stands on its own
+    if present is None:  # a default derived from another size; from now on it is explicit
         return [change.after]
     items = list(present) if isinstance(present, (list, tuple)) else [present]
     place = int(change.position)
@@ -122,7 +122,7 @@ def _check(present: object, change: SizeChange) -> None:
 def with_positions(
     operation: Operation, arguments: Sequence[object], changes: Sequence[SizeChange]
 ) -> list[object]:
-    """The arguments of a call in which an index has positions along an axis of channels."""
+    """Update the positions along channel axes in the index of a ``GetItem`` call."""
     given = list(arguments)
     if not isinstance(operation, GetItem) or not changes:
         return given

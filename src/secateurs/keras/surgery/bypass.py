@@ -1,4 +1,4 @@
-"""What stays of a residual block: its skip."""
+"""Replace residual blocks by their skips."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from secateurs.keras.model.nested import flatten
 from secateurs.keras.protocols import BackendTensor
 
 ACTIVATIONS = ("", "relu", "silu", "gelu", "tanh")
-"""What may follow the sum of a block. A cut comes from a file: it names one of these, or fails."""
+"""Activations that may follow the sum of a block; cuts loaded from files are checked for them."""
 
 
 @keras.saving.register_keras_serializable(package="secateurs")
 class Bypass(Layer):  # type: ignore[misc]
-    """Hands one of its inputs on, in the place of a layer inside another's code.
+    """Layer that returns one of its inputs, in place of a block inside another layer's code.
 
     Args:
-        place: which of the tensors it is called on.
-        after: the activation that stood behind the block's sum, or ''.
-        options: as of any layer.
+        place: Position of that input among the tensors of the call.
+        after: Name of the activation after the block's sum, or ''.
+        options: Options of any Keras layer.
     """
 
     def __init__(self, place: int = 0, after: str = "", **options: object) -> None:
@@ -33,17 +33,17 @@ class Bypass(Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, *given: object, **named: object) -> BackendTensor:
-        """The input, as it is or behind the activation."""
+        """Return the input, after the activation if there is one."""
         tensors = [x for x in flatten([list(given), dict(named)]) if hasattr(x, "shape")]
         return activate(tensors[self.place], self.after)
 
     def get_config(self) -> dict[str, object]:
-        """Its arguments."""
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "place": self.place, "after": self.after}
 
 
 def activate(x: BackendTensor, after: str) -> BackendTensor:
-    """What is left of a block, of what comes in on its skip."""
+    """Apply the activation named ``after`` to the skip of a removed block; '' applies none."""
     made: BackendTensor = keras.activations.get(after)(x) if after else x
     return made
 
@@ -52,11 +52,11 @@ def check_blocks(blocks: Iterable[BlockCut], known: Iterable[str]) -> None:
     """Raise unless a model has these blocks.
 
     Args:
-        blocks: that are to go.
-        known: paths of all layers and operations of the model.
+        blocks: Blocks to be removed.
+        known: Paths of all layers and operations of the model.
 
     Raises:
-        CutError: one is missing, or is not of a Keras model.
+        CutError: A block is missing, or does not come from a Keras model.
     """
     paths = set(known)
     for block in blocks:
@@ -77,16 +77,16 @@ def check_blocks(blocks: Iterable[BlockCut], known: Iterable[str]) -> None:
 def hand_on(
     block: BlockCut, name: str, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> keras.KerasTensor:
-    """What a graph has in the place of a block: what it was given on its skip.
+    """Return what replaces a block in a graph: the tensor on its skip.
 
     Args:
-        block: that goes.
-        name: of its layer, or of its sum.
-        arguments: of the call in the new graph; None where nothing makes a tensor any more.
-        keywords: likewise.
+        block: Block to remove.
+        name: Name of its layer, or of its sum.
+        arguments: Arguments of the call in the new graph, with None for tensors that were removed.
+        keywords: Keyword arguments, likewise.
 
     Raises:
-        CutError: there is nothing on it.
+        CutError: The tensor on its skip was removed.
     """
     tensors = [
         item

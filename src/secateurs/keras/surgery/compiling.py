@@ -1,4 +1,4 @@
-"""Compiling a new model as the old one was, its optimizer's state (momentum, ...) sliced along."""
+"""Compile a new model like the old one, with its optimizer's state (momentum, ...) sliced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateurs.keras.model.tensors import ModelTensor, list_tensors
 from secateurs.keras.surgery.slicing import slice_tensor
 
 OptimizerSlot = tuple[str | None, int]
-"""(the tensor that a state belongs to, None for what belongs to all; its number among these)."""
+"""(name of the tensor a state belongs to, or None; index among the states of that tensor)."""
 
 
 def compile_like_(
@@ -29,10 +29,10 @@ def compile_like_(
     leaves: Sequence[ModelTensor] | None = None,
     small_leaves: Sequence[ModelTensor] | None = None,
 ) -> None:
-    """Compile the small model as the model is; its optimizer's state (momentum, ...) is sliced."""
+    """Compile the small model like the original; its optimizer's state is sliced."""
     if not model.compiled:
         return
-    if type(model).compile is not keras.Model.compile:  # a class of the user's says how
+    if type(model).compile is not keras.Model.compile:  # the user's class defines how
         small.compile_from_config(model.get_compile_config())
         return
     settings = compile_arguments_of(model)
@@ -43,7 +43,7 @@ def compile_like_(
 
 
 def _fresh(metrics: object) -> object:
-    """Metrics that count from zero and are not shared with the user's model."""
+    """Return new metrics of the same configuration, so that none is shared with the model."""
 
     def fresh(metric: object) -> object:
         if not isinstance(metric, keras.metrics.Metric):
@@ -62,29 +62,29 @@ def cut_optimizer(
     leaves: Sequence[ModelTensor] | None = None,
     small_leaves: Sequence[ModelTensor] | None = None,
 ) -> keras.optimizers.Optimizer:
-    """The optimizer for the new model: same settings, the state of what is in both sliced along.
+    """Return an optimizer for the new model, with the same settings and the state sliced along.
 
-    State that has neither the shape of the variable it belongs to nor that of the new state is
-    left as a new optimizer starts it; so is that of layers that were not in the model, and all of
-    it where the optimizer was built for other variables than the model's.
+    A state is left at its initial value if it has neither the shape of its variable nor that of the
+    new state, or if its layer is new. All are, if the optimizer was built for variables that are
+    not the model's.
     """
     optimizer = model.optimizer
     new = same_optimizer(optimizer)
     names = {id(leaf.variable): leaf.name for leaf in leaves or list_tensors(model)}
     theirs = {leaf.name: leaf.variable for leaf in small_leaves or list_tensors(small)}
-    spared = [
+    undecayed = [
         names[id(variable)]
         for variable in variables_without_decay(optimizer, model.variables)
         if id(variable) in names
     ]
-    exclude_from_decay_(new, [theirs[name] for name in spared if name in theirs])
+    exclude_from_decay_(new, [theirs[name] for name in undecayed if name in theirs])
     known = variables_of(optimizer) if optimizer.built else []
     if not known or any(id(variable) not in names for variable in known):
         return new
     before = [names[id(variable)] for variable in known]
     after = _to_train(before, theirs, small)
     slots = _build(new, [theirs[name] for name in after], after)
-    # The same variables in the same order have their states in the same order.
+    # For the same variables in the same order, the states have the same order, too.
     old_slots = slots if before == after else _build(same_optimizer(optimizer), known, before)
     values = dict(zip(old_slots, optimizer.variables, strict=True))
     for slot, made in zip(slots, new.variables, strict=True):
@@ -97,29 +97,29 @@ def cut_optimizer(
 
 
 def cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorCut | None:
-    """What goes from a state of an optimizer: as from its weight, where it is of that shape."""
+    """Return the cut of an optimizer state: that of its weight, if it has the weight's shape."""
     known = cut.tensors.get(owner) if owner is not None else None
     return known if known is not None and known.shape == shape else None
 
 
 def same_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """A new optimizer of the same settings."""
+    """Return a new optimizer with the same settings."""
     config = optimizer.get_config()
     rate = getattr(optimizer, "_learning_rate", None)
     if "learning_rate" in config and rate is not None and not hasattr(rate, "assign"):
-        config["learning_rate"] = rate  # a schedule or function, maybe the user's own
+        config["learning_rate"] = rate  # a schedule or a function, possibly user-defined
     return type(optimizer).from_config(config)
 
 
 def _to_train(
     before: Sequence[str], theirs: Mapping[str, Variable], small: keras.Model
 ) -> list[str]:
-    """What the new optimizer trains: what the old one did, and what has come in."""
+    """Return the names to train: those the old optimizer trained, and those of new layers."""
     stay = [name for name in before if name in theirs]
     if len(stay) == len(before) == len(small.trainable_variables):
         return stay
     names = {id(variable): name for name, variable in theirs.items()}
-    # JAX pairs what an optimizer trains with what the model does, one by one.
+    # On JAX, Keras pairs the optimizer's variables with the model's by position.
     in_order = [names[id(one)] for one in small.trainable_variables if id(one) in names]
     return list(dict.fromkeys([*in_order, *stay]))
 
@@ -127,7 +127,7 @@ def _to_train(
 def _build(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable], names: Sequence[str]
 ) -> list[OptimizerSlot]:
-    """Build the optimizer; for each of its states, in order, where it belongs."""
+    """Build the optimizer; return the slot of each of its states, in order."""
     references = _build_with_references(optimizer, variables)
     owners = {id(variable): name for variable, name in zip(variables, names, strict=True)}
     counted: Counter[str | None] = Counter()
@@ -142,7 +142,7 @@ def _build(
 def _build_with_references(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Variable]
 ) -> dict[int, Variable]:
-    """Build the optimizer; state (by ``id``) -> the variable of the model that it belongs to."""
+    """Build the optimizer; map each state (by ``id``) to the model's variable it belongs to."""
     keeper = getattr(optimizer, "inner_optimizer", optimizer)
     references: dict[int, Variable] = {}
     made = keeper.add_variable_from_reference

@@ -1,9 +1,9 @@
-"""Whether numbers in a layer's code follow the sizes around them: tried before it is counted on.
+"""Dry run: test whether sizes in the code of layers follow the channels around them.
 
-A reshape in the code of a composite layer is told lengths. These may come from the shape of what it
-is given, and follow it, or stand in an attribute, and do not. A copy of the model with a channel
-less is run on tensors without data: where a call gives another shape than its labels foretell, the
-channels concerned are frozen.
+A reshape in the code of a composite layer takes lengths. A length computed from the shape of a
+tensor follows a cut; a length stored in an attribute does not. So a copy of the model with one
+channel fewer is run on tensors without data, and where the shape of a call's result differs from
+the one that its labels predict, the channels concerned are frozen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
 from secateurs.keras.tracing.tracer import Tracer
 
 Tie = tuple[Ids, Ids]
-"""Channels of the same number that go together, place by place."""
+"""Two arrays of units of the same length, equated element by element."""
 
 
 def settle_(
@@ -35,13 +35,19 @@ def settle_(
     shapes: Sequence[tuple[int, ...]],
     build: Callable[[Sequence[Tie]], Network],
 ) -> Network:
-    """The network, with everything frozen whose size does not follow.
+    """Test all assumed sizes and freeze the channels whose size does not follow.
+
+    All assumptions are tested at once. If that fails, bisection finds the failing code. Tying equal
+    widths together is tried once; what still fails is frozen, and the rest is tested again.
 
     Args:
-        tracer: that followed the model.
-        model: unchanged.
-        shapes: of its inputs, as it was traced with.
-        build: makes the network of what the tracer knows by now, and of ties to be tried.
+        tracer: Tracer that has followed the model; its equations are extended.
+        model: Dense model; unchanged.
+        shapes: Shapes of its inputs in the trace.
+        build: Builds the network from the tracer's present equations and from ties to be tested.
+
+    Returns:
+        The network of the extended equations.
     """
     network = build(())
     waiting = list(tracer.assumed)
@@ -66,10 +72,10 @@ def settle_(
 def _check_all(
     tracer: Tracer, trial: ShapeTrial, network: Network, build: Callable[[Sequence[Tie]], Network]
 ) -> Network:
-    """The network without channels whose number the code holds against one that stays.
+    """Freeze groups whose removal alone gives a wrong shape, and return the network.
 
-    Where code gives a result the shape of something else (``reshape(x, shape(inputs))``), both may
-    be of one length by chance of the dense model: what is frozen of the one holds the other.
+    Code may give a result the shape of another tensor (``reshape(x, shape(inputs))``). If the two
+    lengths are equal only by coincidence in the dense model, one may be cut without the other.
     """
     for name in _misfits(
         trial, network, [group.name for group in network.groups if len(group) > 1]
@@ -83,7 +89,7 @@ def _check_all(
 
 
 def _misfits(trial: ShapeTrial, network: Network, names: Sequence[str]) -> list[str]:
-    """Groups without a channel of which the shapes are not those foretold, found by halves."""
+    """Find by bisection the groups that give a wrong shape when one of their channels is cut."""
     if trial.fits(network, names):
         return []
     if len(names) == 1:
@@ -101,10 +107,11 @@ def _tie(
     wrong: Sequence[tuple[str, int]],
     build: Callable[[Sequence[Tie]], Network],
 ) -> Network | None:
-    """The network where widths that one number counts are one; None where that does not help.
+    """Equate widths that one size in the code stands for; None if that does not help.
 
-    Code that splits what a layer gave by a share of another width (``shape(x)[-1] // heads``) needs
-    both to be the same; the number of heads, which the layer's configuration holds, stays.
+    Code that splits a layer's output by a fraction of another width (``shape(x)[-1] // heads``)
+    needs both widths to be equal. The number of heads, stored in the layer's configuration, is
+    frozen then.
     """
     ties: list[Tie] = []
     heads: list[Tie] = []
@@ -131,14 +138,14 @@ def _tie(
         if not wrong or assumed.kind in wrong
     ]
     if _count_free(tied) < _count_free(build(stay)) or not trial.follows(tied, waiting):
-        return None  # a width that stays for another reason would hold the other one
+        return None  # one width is frozen for another reason, and would freeze the other
     for units, others in (*ties, *heads):
         tracer.equations.equate(units, others)
     return build(())
 
 
 def _count_free(network: Network) -> int:
-    """How many places along axes hold a channel that can go."""
+    """Count the positions along all axes that hold a removable channel."""
     return sum(
         int(network.solution.atoms[units].any(axis=1).sum())
         for tensor in network.tensors.values()
@@ -158,7 +165,7 @@ def _latest_alike(tracer: Tracer, step: int, units: Ids) -> Ids | None:
 def _wrong(
     trial: ShapeTrial, network: Network, firsts: Mapping[tuple[str, int], Sequence[Assumed]]
 ) -> list[tuple[str, int]]:
-    """Those that do not follow, found by halves: mostly there are few."""
+    """Find by bisection the kinds of code whose sizes do not follow; mostly there are few."""
     if trial.follows(network, [assumed for first in firsts.values() for assumed in first]):
         return []
     kinds = list(firsts)
@@ -173,19 +180,19 @@ def _wrong(
 
 
 def _first(waiting: Sequence[Assumed], kind: tuple[str, int]) -> list[Assumed]:
-    """What one call counts on; the same call in other layers of the class is as it is."""
+    """Return the assumptions of a kind's first call; other layers of the class behave alike."""
     step = next(assumed.step for assumed in waiting if assumed.kind == kind)
     return [assumed for assumed in waiting if assumed.step == step]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ShapeTrial:
-    """Cuts a channel here and there, and looks at the shapes.
+    """Cuts one channel of some groups and compares the resulting shapes with the predicted ones.
 
     Attributes:
-        model: the dense one.
-        shapes: of its inputs.
-        operations: the calls of its trace.
+        model: The dense model.
+        shapes: Shapes of its inputs.
+        operations: Calls of its trace.
     """
 
     model: keras.Model
@@ -193,11 +200,11 @@ class ShapeTrial:
     operations: Sequence[OpRecord]
 
     def follows(self, network: Network, assumed: Sequence[Assumed]) -> bool:
-        """Whether a model with a channel less of each group concerned has the shapes foretold."""
+        """Return whether cutting a channel of each group concerned gives the predicted shapes."""
         return self.fits(network, list(_groups_of(network, [a.units for a in assumed])))
 
     def fits(self, network: Network, names: Sequence[str]) -> bool:
-        """Whether a model with a channel less of each of these groups has the shapes foretold."""
+        """Return whether cutting a channel of each of these groups gives the predicted shapes."""
         if not names:
             return True
         cut = network.cut({name: [0] for name in names})
@@ -208,7 +215,7 @@ class ShapeTrial:
         ]
         try:
             received = _shapes(cut_copy(self.model, cut, compiled=False), inputs)
-        except Exception:  # noqa: BLE001 - whatever its code raises, its sizes do not follow
+        except Exception:  # noqa: BLE001 - code that raises anything does not follow
             return False
         return received == [
             [_cut_shape(shape, axes, kept) for shape, axes in operation.outputs]
@@ -230,7 +237,7 @@ def _groups_of(network: Network, units: Sequence[Ids]) -> Iterator[str]:
 
 
 def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[list[tuple[int, ...]]]:
-    """What each call gives, on tensors without data."""
+    """Return the output shapes of each call, inferred without data."""
     found: list[list[tuple[int, ...]]] = []
 
     def spec(item: object) -> object:

@@ -1,9 +1,9 @@
-"""Functions that layers hold, such as activations, when a layer is made again.
+"""Carry functions that layers hold, such as activations, over to rebuilt layers.
 
-Keras writes a function into a configuration by its name, or not at all: a lambda, a partial, an
-object that can be called, a module of PyTorch's. Two functions may have one name. So none of them
-goes through a configuration: it is read with Keras's ``linear`` in their places, and what is made
-of it is given the functions themselves.
+A configuration names a function, or cannot hold it at all: a lambda, a partial, a callable object,
+a PyTorch module. Two functions may share a name. So no function passes through a configuration: the
+configuration is read with Keras's ``linear`` in place of each, and the rebuilt layer is then given
+the original functions.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from secateurs.keras.internals import Layer, Operation, sublayers
 from secateurs.keras.model.layer_tree import named_children, path_below
 
 Remake = Callable[[Layer, str], Layer]
-"""(layer, path) -> what is made of a layer that another was given as its activation."""
+"""Function (layer, path) -> copy, for a layer that is the activation of another."""
 
-_WRITTEN = (Layer, Operation, type)
-"""What can be called, and is written as what it is."""
+_SERIALIZABLE = (Layer, Operation, type)
+"""Callables that a configuration can hold."""
 
 
 def is_users_function(value: object) -> bool:
-    """Whether it is a function, and not one that Keras knows by name.
+    """Return whether it is a function that Keras does not know by name.
 
     >>> is_users_function(keras.activations.relu), is_users_function(lambda x: x)
     (False, True)
     """
     if isinstance(value, functools.partial):
         return True
-    if not callable(value) or isinstance(value, _WRITTEN) or hasattr(value, "get_config"):
+    if not callable(value) or isinstance(value, _SERIALIZABLE) or hasattr(value, "get_config"):
         return False
     module = getattr(value, "__module__", None) or type(value).__module__
     return not str(module).startswith("keras.")
 
 
 def config_of_others(layer: Operation) -> dict[str, object]:
-    """A layer's configuration, ``linear`` in the places of functions in it and the layers inside.
+    """Return a layer's configuration with ``linear`` in place of users' functions, at any depth.
 
-    The layer itself is not touched: its configuration is read off a shallow copy.
+    The layer itself is unchanged: the configuration is read from a shallow copy.
     """
     readable = _readable(layer) if holds_functions(layer) else layer
     config: dict[str, object] = readable.get_config()
@@ -53,7 +53,7 @@ def config_of_others(layer: Operation) -> dict[str, object]:
 def with_functions(
     config: Mapping[str, object], layer: Operation, path: str, remake: Remake
 ) -> dict[str, object]:
-    """A configuration with the layer's own functions, as they are, where it has them as options."""
+    """Put the layer's own functions into a configuration, for those that it takes as options."""
     functions = dict(_functions_of(layer))
     return {
         key: _for_another(functions[key], layer, path, remake) if key in functions else value
@@ -62,7 +62,7 @@ def with_functions(
 
 
 def put_functions_(layer: Operation, new: Operation, path: str, remake: Remake) -> None:
-    """Give what was made of a configuration the functions of the layers inside the old one."""
+    """Give the sublayers of a rebuilt layer the functions of the original's sublayers."""
     mine = [child for child in sublayers(layer) if not _is_activation(layer, child)]
     theirs = [child for child in sublayers(new) if not _is_activation(new, child)]
     if list(map(type, mine)) != list(map(type, theirs)):
@@ -80,7 +80,7 @@ def _path_inside(layer: Operation, child: Layer, path: str) -> str:
 
 
 def copy_torch_module(layer: Layer) -> Layer:
-    """PyTorch's module as a layer again; its configuration would be a pickle."""
+    """Copy a layer that wraps a PyTorch module; its configuration would be a pickle."""
     new: Layer = type(layer)(
         copy.deepcopy(layer.module),
         name=layer.name,
@@ -103,7 +103,7 @@ def _is_activation(layer: Operation, child: Layer) -> bool:
 
 
 def _functions_of(layer: Operation) -> Iterator[tuple[str, object]]:
-    """(option, function) of those that a layer was given and keeps under the option's name."""
+    """Iterate over (option, function) of the functions a layer keeps under the option's name."""
     if not isinstance(layer, Layer):
         return
     held = {**vars(layer), **vars(layer).get("_modules", {})}
@@ -119,9 +119,9 @@ def _options_of(constructor: Callable[..., None]) -> tuple[str, ...]:
 
 
 def _is_activation_layer(layer: Layer, name: str, value: object) -> bool:
-    """Whether a layer of Keras's own was given another, which has weights, as its activation.
+    """Return whether the option of a built-in layer is an activation layer with weights.
 
-    Such a one is built when it is first run, and nothing tells a copy of what shape.
+    Such a layer is built on its first call, and its copy would not know for which shape.
     """
     if isinstance(value, keras.layers.TorchModuleWrapper):
         return True
@@ -130,45 +130,45 @@ def _is_activation_layer(layer: Layer, name: str, value: object) -> bool:
 
 
 def holds_functions(layer: Operation) -> bool:
-    """Whether a layer, or one inside it, was given a function that Keras does not know by name."""
+    """Return whether a layer or a sublayer holds a function that Keras does not know by name."""
     return any(True for _ in _functions_of(layer)) or any(map(holds_functions, sublayers(layer)))
 
 
 def _readable(layer: Layer) -> Layer:
-    """A shallow copy of a layer to read the configuration off, and not to be called."""
+    """Return a shallow copy of a layer that only serves to read its configuration."""
     new: Layer = object.__new__(type(layer))
     names = {name for name, _ in _functions_of(layer)}
     parts = {id(child): child for child in sublayers(layer) if holds_functions(child)}
-    stand_ins = {key: _readable(child) for key, child in parts.items()}
+    replacements = {key: _readable(child) for key, child in parts.items()}
 
-    def stand_in(value: object) -> object:
+    def replace(value: object) -> object:
         if isinstance(value, (list, tuple)):
-            return [stand_in(item) for item in value]
-        return stand_ins.get(id(value), value)
+            return [replace(item) for item in value]
+        return replacements.get(id(value), value)
 
     held = dict(vars(layer))
-    if "_modules" in held:  # where PyTorch keeps layers
-        held["_modules"] = {key: stand_in(part) for key, part in held["_modules"].items()}
+    if "_modules" in held:  # sublayers on the PyTorch backend
+        held["_modules"] = {key: replace(part) for key, part in held["_modules"].items()}
         for name in names & held["_modules"].keys():
             del held["_modules"][name]
     changed = {
-        name: stand_in(value)
+        name: replace(value)
         for name, value in held.items()
-        if id(value) in stand_ins
-        or (isinstance(value, (list, tuple)) and any(id(item) in stand_ins for item in value))
+        if id(value) in replacements
+        or (isinstance(value, (list, tuple)) and any(id(item) in replacements for item in value))
     }
     vars(new).update(held | changed | dict.fromkeys(names, keras.activations.linear))
     return new
 
 
 def with_own_function(config: Mapping[str, object], layer: Operation) -> dict[str, object]:
-    """A lambda's own function: code of the user's is not written out and read back."""
+    """Put a ``Lambda`` layer's own functions into its configuration, without serialising code."""
     shape = layer._output_shape if config.get("output_shape") is not None else None
     return {**config, "function": layer.function, "mask": layer.mask, "output_shape": shape}
 
 
 def own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
-    """Classes and functions of the user's that a layer's configuration may name, by name."""
+    """Return the users' classes and functions that a layer's configuration may name, by name."""
     find: dict[str, type | types.FunctionType] = {}
     for inner in [layer, *all_sublayers(layer)]:
         values = [type(inner), *vars(inner).values()]
@@ -180,7 +180,7 @@ def own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
 
 
 def all_sublayers(layer: Layer) -> Iterator[Layer]:
-    """The layers inside a layer, at any depth."""
+    """Iterate over the layers inside a layer, at any depth."""
     for child in sublayers(layer):
         yield child
         yield from all_sublayers(child)

@@ -1,4 +1,4 @@
-"""Whole layers: taken out, put in, or changed for others. The weights of all others are kept."""
+"""Delete, insert and replace whole layers, keeping the weights of all others."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from secateurs.keras.surgery.slicing import slice_tensor
 
 
 def delete_layer(model: keras.Model, name: str | Layer) -> keras.Model:
-    """The model without a layer: what read its result reads its input instead.
+    """Delete a layer: the layers that read its output read its input instead.
 
     Args:
-        model: sequential or functional; unchanged.
-        name: of the layer, or the layer itself; 'encoder.conv1' for one in a model inside.
+        model: Sequential or functional model; unchanged.
+        name: Name of the layer, 'encoder.conv1' for one in a nested model, or the layer itself.
 
     Returns:
-        A new model with the weights of all other layers, compiled anew if the model was compiled.
+        A new model with the weights of all other layers, compiled if the model was compiled.
 
     Raises:
-        UnknownNameError: no such layer.
-        ModelError: the layers behind it do not fit what they would read.
+        UnknownNameError: There is no such layer.
+        ModelError: The layers after it do not fit their new input.
     """
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
@@ -48,17 +48,20 @@ def delete_layer(model: keras.Model, name: str | Layer) -> keras.Model:
 
 
 def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.Model:
-    """The model with one more layer, called on the result of another.
+    """Insert a layer, called on the output of another.
 
     Args:
-        model: sequential or functional; unchanged.
-        after: the name of the layer whose result it is called on.
-        layer: to be put in; it becomes part of the new model.
+        model: Sequential or functional model; unchanged.
+        after: The layer, or its name, whose output the new layer is called on.
+        layer: Layer to insert; it becomes part of the new model.
+
+    Returns:
+        A new model with the weights of all other layers, compiled if the model was compiled.
 
     Raises:
-        UnknownNameError: no such layer.
-        ModelError: the layer's name is taken, it does not fit what it would read, or the layers
-            behind it do not fit its result.
+        UnknownNameError: There is no such layer.
+        ModelError: The layer's name is taken, it does not fit its input, or the layers after it do
+            not fit its output.
     """
     after = path_of(check_model(model), after)
     keep = Copies(Cut()).of
@@ -73,17 +76,19 @@ def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.
 
 
 def replace_layer(model: keras.Model, name: str | Layer, layer: Layer) -> keras.Model:
-    """The model with a layer changed for another.
+    """Replace a layer by another.
 
     Args:
-        model: sequential or functional; unchanged.
-        name: of the layer that goes, or the layer itself.
-        layer: that comes in its place, with its own weights (it may have the same name).
+        model: Sequential or functional model; unchanged.
+        name: Name of the layer to remove, or the layer itself.
+        layer: Layer to put in its place, with its own weights; it may have the same name.
+
+    Returns:
+        A new model with the weights of all other layers, compiled if the model was compiled.
 
     Raises:
-        UnknownNameError: no such layer.
-        ModelError: it does not fit what it would read, or the layers behind it do not fit its
-            result.
+        UnknownNameError: There is no such layer.
+        ModelError: The layer does not fit its input, or the layers after it do not fit its output.
     """
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
@@ -116,7 +121,7 @@ def _check_new(model: keras.Model, layer: Layer, but: str = "") -> None:
 
 
 def _edit(model: keras.Model, name: str, make: Make, changed: Sequence[Operation]) -> keras.Model:
-    """The model of what ``make`` gives; ``changed`` layers are in one of the two alone."""
+    """Rebuild the model from what ``make`` returns; ``changed`` layers are in one model only."""
     try:
         with keep_random_state():
             new = rebuild(model, make)
@@ -137,7 +142,7 @@ def _edit(model: keras.Model, name: str, make: Make, changed: Sequence[Operation
 def _keep_weights_(
     model: keras.Model, new: keras.Model, name: str, changed: Sequence[Operation]
 ) -> None:
-    """The weights of the layers that are in both; a layer that was put in keeps its own."""
+    """Copy the weights of the layers in both models; an inserted layer keeps its own."""
     apart = {id(variable) for layer in changed for variable in getattr(layer, "variables", ())}
     present = {leaf.name: leaf for leaf in _but(new, apart)}
     leaves = _but(model, apart)
@@ -155,5 +160,5 @@ def _keep_weights_(
 
 
 def _but(model: keras.Model, apart: Container[int]) -> list[ModelTensor]:
-    """A model's tensors without some variables, told by ``id``."""
+    """List a model's tensors without those whose variables' ids are given."""
     return [leaf for leaf in list_tensors(model) if id(leaf.variable) not in apart]

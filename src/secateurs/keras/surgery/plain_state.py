@@ -1,7 +1,7 @@
-"""What a layer's attributes hold: whether two hold the same, and whether layers are inside.
+"""Compare the values of layers' attributes, and look for layers inside them.
 
-State comes in any kind that Python has: numbers, arrays, lists and dictionaries, data classes,
-objects with slots, functions that remember a number. Each is compared by what is in it.
+State may be of any Python type: numbers, arrays, lists and dictionaries, data classes, objects with
+slots, closures. Values are compared by their contents.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LIBRARIES = ("keras", "tensorflow", "torch", "jax")
 
 
 def holds_parts(value: object) -> bool:
-    """Whether a layer, a variable or a tensor without values is anywhere inside.
+    """Return whether a value contains a layer, a variable or a tensor without values.
 
     >>> holds_parts({"a": [1, 2]}), holds_parts([keras.layers.Dense(2)])
     (False, True)
@@ -47,10 +47,10 @@ def holds_parts(value: object) -> bool:
 
 
 def is_alike(one: object, other: object, seen: frozenset[tuple[int, int]] = frozenset()) -> bool:
-    """Whether two values are the same, part by part.
+    """Return whether two values are equal, part by part.
 
-    Layers and variables count as alike where they are of one kind, for they are made anew; so do
-    things that nobody can look into.
+    Layers and variables of the same class count as equal, because they are rebuilt; so do opaque
+    objects of the same class.
 
     >>> is_alike(deque([1]), deque([1])), is_alike(range(3), range(2))
     (True, False)
@@ -88,7 +88,7 @@ def _are_alike(
 
 
 def inside_of(value: object) -> list[object]:
-    """What a value is made of, in an order of its own; nothing of what cannot be looked into."""
+    """Return the parts of a value in a fixed order; nothing for opaque objects."""
     if isinstance(value, _ATOMS) or is_array(value):
         return []
     if isinstance(value, Mapping):
@@ -108,7 +108,7 @@ def inside_of(value: object) -> list[object]:
 
 
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
-    """Of an object of somebody's class, those in slots too."""
+    """Iterate over the attributes of an object, including those in slots."""
     yield from getattr(value, "__dict__", {}).items()
     for kind in type(value).__mro__:
         slots = vars(kind).get("__slots__", ())
@@ -130,7 +130,7 @@ def _is_of_library(value: object) -> bool:
 
 
 def is_array(value: object) -> bool:
-    """Whether it is an array of NumPy's or a tensor of the backend's."""
+    """Return whether it is a NumPy array or a tensor of the backend."""
     return isinstance(value, (np.ndarray, np.generic)) or is_tensor(value)
 
 
@@ -153,10 +153,10 @@ def _as_numbers(value: object) -> NDArray[np.generic]:
 
 
 def _equal(one: object, other: object) -> bool:
-    """By its own class; what compares by identity alone, and shows nothing, counts as alike."""
+    """Compare with ``==``; objects that only compare by identity count as equal."""
     if "__eq__" not in {name for kind in type(one).__mro__[:-1] for name in vars(kind)}:
         return True
     try:
         return bool(one == other)
-    except Exception:  # noqa: BLE001 - whatever somebody's comparison raises
+    except Exception:  # noqa: BLE001 - a user's comparison may raise anything
         return False

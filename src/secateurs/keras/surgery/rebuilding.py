@@ -1,4 +1,4 @@
-"""Making a cut: a new model of smaller layers. The user's model is not touched."""
+"""Rebuild a model with the smaller layers of a cut; the original is unchanged."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ from secateurs.keras.tracing.rules.attention import SCALED_BY
 from secateurs.keras.tracing.symbolic import RECORDING
 
 Make = Callable[[str, Operation], Sequence[Operation]]
-"""(path, layer) -> the layers to call in its place, one after the other."""
+"""Function (path, layer) -> layers to call in its place, in sequence."""
 
 
 Patterns = dict[tuple[type, str], LayerPattern]
-"""(class, configuration but for the name) -> a layer that was just made, to be copied."""
+"""(class, configuration without the name) -> pattern of a new layer, to be copied."""
 
 Dtype = Callable[[str], str]
-"""The name of a layer's type -> that of the type it is to have in a copy."""
+"""Function from the name of a layer's dtype policy to the name in the copy."""
 
 
 def cut_copy(
@@ -88,18 +88,18 @@ def cut_copy(
     dtype: Dtype | None = None,
     leaves: Sequence[ModelTensor] | None = None,
 ) -> keras.Model:
-    """A copy of the model with the cut made, compiled as the model is.
+    """Return a copy of the model with the cut applied, compiled like the model.
 
     Args:
-        model: what to cut; unchanged.
-        cut: planned for this model, or for another built alike.
-        compiled: False leaves the copy as it is built.
-        dtype: the types of its layers, by those of the model's; None leaves them as they are.
-        leaves: the model's variables, if they are listed already.
+        model: Model to cut; unchanged.
+        cut: Cut planned for this model, or for another built by the same code.
+        compiled: False leaves the copy uncompiled.
+        dtype: Function from the name of a layer's dtype policy to the copy's; None keeps them.
+        leaves: Tensors of the model, if they are listed already.
 
     Raises:
-        CutError: a tensor or layer that the cut names is missing, or has another size.
-        ModelError: a layer cannot be made again from its configuration.
+        CutError: A tensor or layer that the cut names is missing, or has another size.
+        ModelError: A layer cannot be rebuilt from its configuration.
     """
     if cut.blocks and cut.tensors:
         left = cut_copy(model, Cut(blocks=cut.blocks), compiled=compiled, dtype=dtype)
@@ -129,16 +129,18 @@ def cut_copy(
 
 
 def _goes_whole(leaf: ModelTensor, blocks: Sequence[BlockCut]) -> bool:
-    """Whether a tensor goes with blocks, under each of its names."""
+    """Return whether a tensor is removed with blocks, under each of its names."""
     names = (leaf.name, *leaf.aliases)
     return all(any(block.takes_with_it(name) for block in blocks) for name in names)
 
 
 def _check_trains(model: keras.Model, small: keras.Model) -> None:
-    """Layers that a subclassed model calls in training alone were not seen by the trace.
+    """Check that a subclassed model also runs with ``training=True``.
+
+    The trace follows inference and has not seen layers that are called in training only.
 
     Raises:
-        CutError: they read channels that went.
+        CutError: Such a layer reads removed channels.
     """
     if not is_subclassed(model) or not accepts_training(model):
         return
@@ -148,7 +150,7 @@ def _check_trains(model: keras.Model, small: keras.Model) -> None:
     )
     try:
         infer(model, inputs, training=True)
-    except Exception:  # noqa: BLE001 - its code trains in some other way
+    except Exception:  # noqa: BLE001 - the dense model cannot be called so either
         return
     try:
         infer(small, inputs, training=True)
@@ -162,11 +164,11 @@ def _check_trains(model: keras.Model, small: keras.Model) -> None:
 
 
 class Copies:
-    """Layers made again in the sizes that a cut leaves, each once.
+    """Cache of layers rebuilt with the sizes after a cut.
 
     Args:
-        cut: what goes.
-        dtype: as for ``cut_copy``.
+        cut: Cut to apply.
+        dtype: As for ``cut_copy``.
     """
 
     def __init__(self, cut: Cut, dtype: Dtype | None = None) -> None:
@@ -179,7 +181,7 @@ class Copies:
         self._blocks = {block.owner: block for block in cut.blocks if not block.layers}
 
     def of(self, layer: Operation, path: str) -> Operation:
-        """What a layer becomes."""
+        """Return the copy of a layer."""
         if id(layer) not in self._made:
             if repeats_model(layer) and type(layer) is keras.layers.TimeDistributed:
                 self._made[id(layer)] = self._rebuild_repeating(layer, path)
@@ -203,18 +205,18 @@ class Copies:
         return shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
 
     def _bypass_blocks_(self, layer: Layer, path: str) -> None:
-        """Let something that hands its input on be in the place of blocks inside a layer."""
+        """Replace removed blocks inside a layer by layers that return their input."""
         for inner, inner_path in paths_inside(layer, path) if self._blocks else ():
             if (block := self._blocks.get(inner_path)) is not None:
                 made = Bypass(block.place, block.after, name=inner.name, dtype=inner.dtype_policy)
                 self._made[id(inner)] = made
 
     def restore(self) -> None:
-        """Give every layer its own initialisers back."""
+        """Restore the initialisers of all layers."""
         self._blank.restore()
 
     def _rebuild_repeating(self, layer: Layer, path: str) -> Layer:
-        """Unlike other composites, its configuration tells all, once its model is made again."""
+        """Rebuild a ``TimeDistributed`` model: the rest of its configuration is complete."""
         ((name, model),) = named_children(layer)
         inner = self._rebuild(model, path_below(path, name))
         return type(layer)(**{**layer.get_config(), "layer": inner})
@@ -236,7 +238,7 @@ class Copies:
         return copy_activation(layer, path, self._cut.tensors, self._made)
 
     def _inputs_of(self, model: keras.Model, path: str) -> list[keras.KerasTensor]:
-        """What a model inside a layer is called on in its new sizes."""
+        """Return symbolic inputs of a model inside a layer, with their new sizes."""
         inputs = graph_of(model).inputs
         sizes = with_input_sizes(
             [tuple(tensor.shape) for tensor in inputs], self._changes.get(path, ())
@@ -252,7 +254,7 @@ class Copies:
 
 
 def _lacks_parts(layer: Layer, made: Layer) -> bool:
-    """Whether a configuration does not tell all: a part that its constructor made is none now."""
+    """Return whether a layer rebuilt from its configuration lacks a sublayer of the original."""
 
     def missing() -> list[str]:
         held = attributes_of(made)
@@ -262,7 +264,7 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
             if isinstance(value, keras.layers.Layer) and held.get(name, value) is None
         ]
 
-    # It may make them when it is built, if it has anything to do then.
+    # A class with a ``build`` of its own may create the sublayers there.
     builds = type(made).build is not keras.layers.Layer.build
     if missing() and builds and layer.built and not made.built:
         made.build_from_config(layer.get_build_config())
@@ -288,7 +290,7 @@ def _make_again(model: keras.Model, cut: Cut, copies: Copies, changes: SizeChang
 
 
 def carry_again(model: keras.Model, small: keras.Model, changes: SizeChanges) -> None:
-    """What ``build`` may have begun anew, layer by layer."""
+    """Copy learned state that ``build`` may have reset, layer by layer."""
     present = dict(named_operations(small))
     for path, operation in named_operations(model):
         if type(present.get(path)) is type(operation):
@@ -313,7 +315,7 @@ def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
             )
 
 
-# -- the graph, made again
+# -- rebuilding the graph
 
 
 def rebuild(
@@ -323,14 +325,14 @@ def rebuild(
     called_on: Sequence[keras.KerasTensor] | None = None,
     blocks: Mapping[str, BlockCut] | None = None,
 ) -> keras.Model:
-    """A model of the same class and graph, of other layers.
+    """Rebuild a model with the same class and graph from other layers.
 
     Args:
-        model: sequential or functional, with any models inside.
-        make: what to call in the place of each layer; a shared layer is asked for once.
-        changes: positions in the arguments of calls that change.
-        called_on: what a model inside a layer takes; None for the same sizes as before.
-        blocks: residual blocks that go whole, by the path of their layer or sum.
+        model: Model with a graph, possibly with nested models.
+        make: Function that returns what to call in place of each layer; called once per layer.
+        changes: Positions in the arguments of calls that change.
+        called_on: Symbolic inputs of a model inside a layer; None keeps the model's input sizes.
+        blocks: Residual blocks to remove whole, by the path of their layer or sum.
     """
     if is_subclassed(model):
         return _rebuild_subclass(model, make)
@@ -338,13 +340,13 @@ def rebuild(
 
 
 def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
-    """What was made of the one call in a subclassed model's graph; called, so that it is built."""
+    """Rebuild a subclassed model, and call it once so that it is built."""
     (small,) = make("", model)
     begin_graph_(small, graph_of(model).input)
     built = {path: inner for inner, path in paths_inside(small, "")}
     for inner, path in paths_inside(model, ""):
         other = built.get(path)
-        # What inference does not call may be there for training.
+        # Layers that inference does not call may be needed in training.
         if inner.built and other is not None and not other.built:
             other.build_from_config(inner.get_build_config())
     return small
@@ -364,7 +366,7 @@ class _Rebuilding:
     def model(
         self, model: keras.Model, called_on: Sequence[keras.KerasTensor] | None
     ) -> keras.Model:
-        """The model again; one inside another is told what it is called on now."""
+        """Rebuild a model; ``called_on`` gives the new inputs of a nested one."""
         graph = graph_of(model)
         inputs = [
             _input_like(tensor, None if called_on is None else called_on[number])
@@ -389,7 +391,7 @@ class _Rebuilding:
         )
 
     def _is_gone(self, node: Node, known: Mapping[int, keras.KerasTensor]) -> bool:
-        """Whether a call goes with a block: its layer does, or it reads what such a one gave."""
+        """Return whether a call is removed with a block: its layer is, or a tensor it reads is."""
         path = self._paths.get(id(node.operation))
         if not self._gone or path in self._blocks:
             return False
@@ -441,7 +443,7 @@ class _Rebuilding:
 def _input_like(
     tensor: keras.KerasTensor, called_on: keras.KerasTensor | None
 ) -> keras.KerasTensor:
-    """A new input; lengths that were given are those of what it is called on now."""
+    """Return a new input; fixed lengths are those of the tensor it is now called on."""
     layer = tensor._keras_history.operation
     config = layer.get_config()
     if called_on is not None:
@@ -460,18 +462,18 @@ def rebuild_layer(
     remake: Remake | None = None,
     patterns: Patterns | None = None,
 ) -> Operation:
-    """A new layer (or operation) of the same class and configuration, but for some sizes.
+    """Rebuild a layer (or operation) from its configuration with some sizes changed.
 
     Args:
-        layer: the old one.
-        path: of the layer.
-        changes: of sizes, by path.
-        dtype: as for ``cut_copy``.
-        remake: what becomes of layers that are another's activation; None copies them as they are.
-        patterns: layers made before, which those of the same configuration are copied from.
+        layer: Original layer.
+        path: Path of the layer.
+        changes: Size changes by path.
+        dtype: As for ``cut_copy``.
+        remake: Function that copies layers used as activations; None copies them unchanged.
+        patterns: Cache of new layers, from which layers of the same configuration are copied.
 
     Raises:
-        ModelError: it cannot be made from its configuration.
+        ModelError: The layer cannot be rebuilt from its configuration.
     """
     if isinstance(layer, keras.layers.TorchModuleWrapper):
         return copy_torch_module(layer)
@@ -488,7 +490,7 @@ def rebuild_layer(
             new = _from_config(config, layer, path, remake or _copy_whole)
             fresh = new
             changed = any(f"{owner}.".startswith(f"{path}.") for owner in changes or {})
-            if changed and may_learn(layer):  # else nobody asks what came later
+            if changed and may_learn(layer):  # only then is the learned state compared
                 fresh = _from_config(_config_of(layer), layer, path, _copy_whole)
     except CutError:
         raise
@@ -507,18 +509,18 @@ def rebuild_layer(
 def _copy_pattern(
     config: Mapping[str, object], layer: Operation, patterns: Patterns
 ) -> Operation | None:
-    """A layer of this configuration, copied of one that was made before; None where it may not be.
+    """Copy a cached layer of this configuration; None where the layer cannot be copied.
 
     Args:
-        config: of the new layer.
-        layer: the old one.
-        patterns: those made before; one more is added.
+        config: Configuration of the new layer.
+        layer: Original layer.
+        patterns: Cache of patterns; extended.
     """
     if not only_computes(layer) or holds_functions(layer) or may_learn(layer):
         return None
     try:
         key = type(layer), json.dumps({**config, "name": ""})
-    except TypeError:  # something that its own constructor has to be given
+    except TypeError:  # holds an object, which the constructor needs
         return None
     if key not in patterns:
         with keras.saving.custom_object_scope(own_objects(layer)):
@@ -541,22 +543,22 @@ def _copy_whole(layer: Layer, path: str) -> Layer:
 
 
 def _config_of(layer: Operation) -> dict[str, object]:
-    """A layer's configuration; what follows the shape of its inputs there stands on its own.
+    """Return a layer's configuration, with sizes that default to an input's width made explicit.
 
-    Keras has none of an Identity that was given a policy.
+    An ``Identity`` with a dtype policy is special-cased, because its ``get_config`` fails.
     """
     if type(layer) is keras.layers.Identity:
         return {"name": layer.name, "dtype": keras.dtype_policies.serialize(layer.dtype_policy)}
     config = config_of_others(layer)
     is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
     if is_attention and layer.built and config.get("output_shape", "") is None:
-        # As wide as its query, which may lose channels where the result does not.
+        # The default is the query's width; the query may lose channels where the output does not.
         config["output_shape"] = list(layer._output_dense.kernel.shape[2:])
     return config
 
 
 def _with_dtypes(config: Mapping[str, object], dtype: Dtype) -> dict[str, object]:
-    """A configuration, and those inside it, with other types."""
+    """Change the dtype policies in a configuration and in those nested in it."""
     find = {key: _with_dtypes_inside(value, dtype) for key, value in config.items()}
     policy, kind = config.get("config"), config.get("dtype")
     if config.get("class_name") == "DTypePolicy" and isinstance(policy, Mapping):
@@ -595,14 +597,16 @@ def _fill_(small_leaves: Sequence[ModelTensor], leaves: Sequence[ModelTensor], c
 
 
 def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -> None:
-    """Refuse a copy in which a tensor would be lost, or keep the numbers that it began with.
+    """Raise unless a copy has exactly the tensors of the model.
+
+    A missing tensor would be lost; an additional one would keep its initial values.
 
     Args:
-        names: of each tensor of the model: all names it goes by.
-        present: names in the copy.
+        names: All names of each tensor of the model.
+        present: Names of the tensors in the copy.
 
     Raises:
-        ModelError: the copy lacks one, or has one more.
+        ModelError: The copy lacks a tensor, or has an additional one.
     """
     known = [list(aliases) for aliases in names]
     lost = [aliases[0] for aliases in known if present.isdisjoint(aliases)]
@@ -617,18 +621,19 @@ def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -
 
 
 def finalize_(model: keras.Model) -> None:
-    """Let layers that derive something from their weights do so."""
+    """Call ``finalize_state`` of the layers that derive state from their weights."""
     for _, operation in layers_by_path(model):
-        # Without weights, what it would derive is what it has learned, and was carried over.
+        # A layer without weights derives from learned state, which has been copied already.
         if callable(getattr(operation, "finalize_state", None)) and operation.weights:
             operation.finalize_state()
 
 
 def _keep_scale_(model: keras.Model, layer: str, before: int, after: int) -> None:
-    """Make up for the root of the head's size that attention divides its scores by.
+    """Scale the query's weights to compensate for the changed head size.
 
-    Without it a smaller head would sharpen the attention; with it, the scores are exactly the sums
-    over the channels that stay.
+    Attention divides its scores by the square root of the head size, so a smaller head would
+    sharpen the attention. With the scaling, the scores are exactly the sums over the kept channels
+    with the dense model's divisor.
     """
     for leaf in list_tensors(model):
         if leaf.name in (f"{layer}.query.kernel", f"{layer}.query.bias"):
@@ -641,7 +646,7 @@ def copy_flags_(
     leaves: Sequence[ModelTensor] | None = None,
     small_leaves: Sequence[ModelTensor] | None = None,
 ) -> None:
-    """What may be trained, layer by layer and variable by variable; of variables listed already."""
+    """Copy the ``trainable`` flags of all layers and variables."""
     _copy_trainable_(model, small)
     present = {leaf.name: leaf for leaf in small_leaves or list_tensors(small)}
     for leaf in leaves or list_tensors(model):
@@ -650,7 +655,7 @@ def copy_flags_(
 
 
 def _copy_trainable_(layer: Layer, other: Layer) -> None:
-    """From the outside in: setting a layer's flag sets those of the layers inside it."""
+    """Copy flags from the outside in: setting a layer's flag sets those of its sublayers."""
     if isinstance(layer, Layer) and isinstance(other, Layer):
         if other.trainable != layer.trainable:
             other.trainable = layer.trainable
@@ -662,7 +667,7 @@ def _copy_trainable_(layer: Layer, other: Layer) -> None:
 
 @contextmanager
 def keep_random_state() -> Iterator[None]:
-    """New layers draw seeds; the user's random numbers are left as they were."""
+    """Restore Python's random state at the end: constructing layers draws seeds from it."""
     state = random.getstate()
     try:
         yield
@@ -671,7 +676,7 @@ def keep_random_state() -> Iterator[None]:
 
 
 class Zeros:
-    """An initialiser without arithmetic: JAX compiles a program for each shape Keras's own draw."""
+    """Initialiser of zeros that JAX need not compile, unlike Keras's own, for every shape."""
 
     def __call__(
         self, shape: Sequence[int], dtype: str | None = None, **_: object
@@ -685,25 +690,25 @@ class Zeros:
         return made
 
     def get_config(self) -> dict[str, object]:
-        """Nothing to configure; some layers make initialisers anew for the layers inside them."""
+        """Return an empty configuration; some layers rebuild initialisers for their sublayers."""
         return {}
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Zeros:
-        """Another one."""
+        """Return a new initialiser."""
         del config
         return cls()
 
 
 class Blank:
-    """Lets layers start from zeros for a while: what they would draw is thrown away at once."""
+    """Temporarily replaces initialisers by zeros: the initial values are overwritten anyway."""
 
     def __init__(self) -> None:
         self._initialisers: list[tuple[Layer, str, keras.initializers.Initializer]] = []
         self._zeros = Zeros()
 
     def blank(self, layer: Layer) -> Layer:
-        """The layer, with zeros for initialisers, in the layers inside it too."""
+        """Replace the initialisers of a layer and its sublayers by zeros; return the layer."""
         for inner in [layer, *all_sublayers(layer)]:
             for name, value in list(vars(inner).items()):
                 if isinstance(value, keras.initializers.Initializer):
@@ -712,7 +717,7 @@ class Blank:
         return layer
 
     def restore(self) -> None:
-        """Give every layer its own initialisers back."""
+        """Restore the initialisers of all layers."""
         for layer, name, value in self._initialisers:
             vars(layer)[name] = value
         self._initialisers.clear()

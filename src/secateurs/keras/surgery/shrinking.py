@@ -1,9 +1,9 @@
-"""Cutting a layer whose sizes its configuration does not tell: of a user's, or of a library's.
+"""Cut composite layers: a user's or library's layers whose configuration does not list their sizes.
 
-Its object is copied, attribute by attribute. The layers inside that have rules are made again from
-their own configurations, in their new sizes; the weights it uses itself are made smaller. Its code
-is the class's, and runs as it is. Keras cannot make such a layer again from ``get_config``; a cut
-that is applied to the dense model can, which is what ``secateurs.save`` and ``load`` do.
+The object is copied attribute by attribute. Sublayers with rules are rebuilt from their own
+configurations with new sizes; weights that the layer uses directly are sliced. The layer's code
+runs unchanged. Keras cannot rebuild such a layer from ``get_config``, but applying the cut to the
+dense model can, which is what ``secateurs.save`` and ``secateurs.load`` do.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.tracing.composites import is_composite
 
 SHRUNK = "_secateurs_shrunk"
-"""The attribute that marks a layer whose configuration tells other sizes than it has."""
+"""Attribute that marks a layer whose sizes differ from its configuration."""
 
 Remake = Callable[[Layer, str], Layer]
-"""(layer, path) -> the layer made again from its configuration, in its new sizes."""
+"""Function (layer, path) -> layer rebuilt from its configuration with new sizes."""
 
 
 def is_shrunk(layer: Layer) -> bool:
-    """Whether a layer, or one inside it, has other sizes than its configuration tells."""
+    """Return whether the sizes of a layer or a sublayer differ from its configuration."""
     return bool(getattr(layer, SHRUNK, False)) or any(
         is_shrunk(child) for _, child in named_children(layer)
     )
@@ -59,14 +59,14 @@ def shrink(
     remake: Remake,
     made: dict[int, Layer],
 ) -> Layer:
-    """A copy of a composite layer in its new sizes.
+    """Copy a composite layer with its new sizes.
 
     Args:
-        layer: unchanged.
-        path: of the layer.
-        tensors: what leaves the model's tensors, by name.
-        remake: for the layers inside that are no composites.
-        made: layer (by ``id``) -> what was made of it so far, so that what is shared stays so.
+        layer: Layer to copy; unchanged.
+        path: Path of the layer.
+        tensors: Cuts of the model's tensors, by name.
+        remake: Function that rebuilds sublayers that are not composite.
+        made: ``id`` of a layer -> its copy, so that shared layers stay shared; extended.
     """
     new = new_layer_like(layer)
     made[id(layer)] = new
@@ -86,7 +86,7 @@ def shrink(
     if layer.input_spec is not None:
         new.input_spec = keras.tree.map_structure(_without_sizes, layer.input_spec)
     finish_copy_(layer, new, known)
-    # What the class says of its shapes may be by its configuration; its code knows better.
+    # The class may compute its shapes from the old configuration; running the code is exact.
     vars(new)["compute_output_spec"] = partial(shapes_by_code, new)
     return new
 
@@ -94,13 +94,13 @@ def shrink(
 def copy_activation(
     layer: Layer, path: str, tensors: Mapping[str, TensorCut], made: dict[int, Layer]
 ) -> Layer:
-    """A copy, in its new size, of a layer of Keras's that is the activation of others.
+    """Copy, with its new size, a built-in layer that is the activation of others.
 
     Args:
-        layer: unchanged.
-        path: of the layer.
-        tensors: what leaves the model's tensors, by name.
-        made: as for ``shrink``.
+        layer: Layer to copy; unchanged.
+        path: Path of the layer.
+        tensors: Cuts of the model's tensors, by name.
+        made: As for ``shrink``.
     """
     if id(layer) not in made:
         shrink(layer, path, tensors, lambda child, _: child, made)
@@ -110,14 +110,14 @@ def copy_activation(
 
 
 def shapes_by_code(layer: Layer, *arguments: object, **keywords: object) -> object:
-    """The shapes and types that a layer's code gives, with open lengths left open.
+    """Infer output shapes and dtypes by running a layer's code, keeping open lengths open.
 
-    Keras tries a length of its own in the place of open ones, which may be more than a table of
-    positions has; so a few are tried too.
+    Keras replaces an open length by a fixed number, which may exceed a table of positions. If that
+    fails, two small lengths are tried; output lengths that differ between them are open.
     """
     try:
         return infer(layer, *arguments, **keywords)
-    except Exception:  # noqa: BLE001 - what is raised below is what counts
+    except Exception:  # noqa: BLE001 - user code; the attempts below raise again
         found = [_with_lengths(layer, arguments, keywords, length) for length in (2, 3)]
     return keras.tree.map_structure(
         lambda few, more: keras.KerasTensor(
@@ -145,7 +145,7 @@ def _with_lengths(
 
 
 def _without_sizes(spec: object) -> object:
-    """What a layer's ``build`` says of its input, but for lengths, which may be others now."""
+    """Return an input specification without lengths, which may have changed."""
     if not isinstance(spec, keras.layers.InputSpec):
         return spec
     numbers = {name: getattr(spec, name) for name in ("dtype", "ndim", "max_ndim", "min_ndim")}
@@ -153,7 +153,7 @@ def _without_sizes(spec: object) -> object:
 
 
 def _translate(value: object, known: Mapping[int, object]) -> object:
-    """An attribute's value with new parts in the places of old ones."""
+    """Copy an attribute's value, with old layers and variables replaced by new ones."""
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, dict):

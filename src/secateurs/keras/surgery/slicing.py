@@ -1,4 +1,4 @@
-"""Cutting the values of a tensor."""
+"""Slice the values of a tensor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from secateurs.keras.protocols import BackendTensor
 
 
 def slice_tensor(tensor: BackendTensor, cut: TensorCut | None) -> NDArray[np.generic]:
-    """A copy of a tensor without the removed indices, as an array.
+    """Return a copy of a tensor without the removed indices, as an array.
 
-    A copy in any case: on JAX a variable takes the very array it is given, and training one model
-    would free the other's.
+    It is always a copy: on JAX a variable keeps the array it is assigned, and training one model
+    would free the buffer of the other.
     """
     values = present_numbers(tensor)
     if cut is None or not cut.removed:

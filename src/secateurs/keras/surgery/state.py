@@ -1,8 +1,8 @@
-"""What a layer has learned that is neither a weight nor part of its configuration.
+"""Learned state of layers that is neither a weight nor part of the configuration.
 
-``adapt`` leaves bins, vocabularies and the like in plain attributes. Making a layer again from its
-configuration loses them, so they are carried over: to a layer of Keras's own where it is known to
-keep some, to a layer of the user's for every attribute that holds plain data.
+``adapt`` stores bins, vocabularies and the like in plain attributes. Rebuilding a layer from its
+configuration loses them, so they are copied: for a built-in layer where it is known to keep some,
+for a user-defined layer every attribute that holds plain data.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _KEPT_BY_KERAS = frozenset(
 )
 
 _BY_TENSORFLOW = ("_self_", "_tf_")
-"""How names begin under which TensorFlow keeps what a layer depends on."""
+"""Prefixes of the attributes in which TensorFlow tracks a layer's dependencies."""
 
 
 def name_alike_(
     layer: Operation, new: Operation, dtype: Callable[[str], str] | None = None
 ) -> None:
-    """Give a layer that was just made the name and precision of the old one, and those inside.
+    """Give a rebuilt layer and its sublayers the names and dtype policies of the original ones.
 
-    A configuration may leave them out: ``get_config`` of a user's that forgets ``super()``'s, or
-    Keras's own of a class whose ``__init__`` takes them under other names.
+    A configuration may lack them: a user's ``get_config`` without ``super().get_config()``, or the
+    default one of a class whose ``__init__`` takes them under other names.
 
     Args:
-        layer: the old layer.
-        new: made again from its configuration; not built.
-        dtype: the name of a layer's type -> that of the type a copy is to have; None is the same.
+        layer: Original layer.
+        new: Layer rebuilt from its configuration; not built.
+        dtype: Function from the name of a layer's policy to that of its copy; None keeps it.
     """
     if type(new) is not type(layer):
         return
@@ -58,7 +58,7 @@ def name_alike_(
 
 
 def may_learn(layer: Operation) -> bool:
-    """Whether a layer, or one inside it, may keep state in plain attributes.
+    """Return whether a layer or a sublayer may keep state in plain attributes.
 
     >>> may_learn(keras.layers.Dense(2)), may_learn(keras.layers.Normalization())
     (False, True)
@@ -70,16 +70,17 @@ def may_learn(layer: Operation) -> bool:
 
 
 def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
-    """Give a layer that was just made, and the layers inside it, what the old ones have learned.
+    """Copy the learned state of a layer and its sublayers to a rebuilt layer.
 
     Args:
-        layer: the old layer.
-        new: of the same class and, but for sizes, of the same configuration; not built.
-        path: of the layer, for messages.
-        fresh: the same of the same sizes: what differs in the old one came later.
+        layer: Original layer.
+        new: Layer of the same class and, except for sizes, the same configuration; not built.
+        path: Path of the layer, for error messages.
+        fresh: Layer rebuilt with the original sizes: attributes in which the original differs from
+            it were set after construction.
 
     Raises:
-        ModelError: something cannot be carried over.
+        ModelError: An attribute cannot be copied.
     """
     begun = {inner_path: as_made for _, as_made, inner_path in _pairs(layer, fresh, path)}
     for old, made, inner_path in _pairs(layer, new, path):
@@ -90,15 +91,18 @@ def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
 
 
 def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) -> None:
-    """The same once the new layer is built: ``build`` may have begun anew what was learned.
+    """Copy the learned state once more after ``build``, which may have reset it.
 
-    Layers that have other sizes now are left out: there, other numbers are right.
+    Layers whose sizes changed are skipped: their state is expected to differ.
 
     Args:
-        layer: the old layer.
-        new: the new one, built.
-        path: of the layer.
-        changed: layers whose configuration changed.
+        layer: Original layer.
+        new: New layer, built.
+        path: Path of the layer.
+        changed: Paths of the layers whose configuration changed.
+
+    Raises:
+        ModelError: An attribute was lost.
     """
     for old, made, inner_path in _pairs(layer, new, path):
         if not isinstance(old, Layer) or _is_keras_own(old) or inner_path in changed:
@@ -110,12 +114,12 @@ def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) 
 
 
 def find_lost_attributes(layer: Operation, again: Operation, path: str) -> list[str]:
-    """Attributes of a layer of a user's, and of those inside, that came back other than they were.
+    """List the attributes of user-defined layers that a saved file does not restore.
 
     Args:
-        layer: as it was.
-        again: as Keras made it of a file.
-        path: of the layer.
+        layer: Layer that was saved.
+        again: Layer that Keras loaded from the file.
+        path: Path of the layer.
     """
     return [
         f"{inner_path}.{name}"
@@ -127,7 +131,7 @@ def find_lost_attributes(layer: Operation, again: Operation, path: str) -> list[
 
 
 def is_users(layer: object) -> bool:
-    """Whether it, or a layer inside it, is of a class that is not Keras's own."""
+    """Return whether the class of a layer or a sublayer is user-defined."""
     if isinstance(layer, Layer) and not _is_keras_own(layer):
         return True
     return any(is_users(child) for _, child in named_children(layer))
@@ -139,7 +143,7 @@ def _pairs(layer: Layer, new: Layer, path: str) -> Iterator[tuple[Layer, Layer, 
         return
     theirs = dict(named_children(new))
     for name, child in named_children(layer):
-        if type(theirs.get(name)) is type(child):  # else a block went, and what is left is another
+        if type(theirs.get(name)) is type(child):  # another class, where a block was removed
             yield from _pairs(child, theirs[name], path_below(path, name))
 
 
@@ -170,7 +174,7 @@ def _carry_attributes_(old: Layer, made: Layer, path: str, begun: Layer) -> None
 
 
 def _own_attributes(layer: Layer) -> Iterator[tuple[str, object]]:
-    """What the layer's class, or its user, keeps there; what Keras and its backend do not."""
+    """Iterate over the attributes that the layer's class or its user set, without Keras's own."""
     for name, value in vars(layer).items():
         kept = name in _KEPT_BY_KERAS or name in _bookkeeping() or name.startswith(_BY_TENSORFLOW)
         of_models = isinstance(layer, keras.Model) and name in _bookkeeping_of_models()
@@ -181,32 +185,32 @@ def _own_attributes(layer: Layer) -> Iterator[tuple[str, object]]:
 _LEFT_BY_RUNNING = frozenset(
     ("history", "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting")
 )
-"""What ``fit``, ``evaluate`` and ``predict`` leave in a model: records, not what it learned."""
+"""Records that ``fit``, ``evaluate`` and ``predict`` leave in a model; not learned state."""
 
 
 @cache
 def _bookkeeping() -> frozenset[str]:
-    """What every layer keeps of itself."""
+    """Return the names of attributes that every layer has."""
     return frozenset(vars(keras.layers.Identity())) | {"_torch_params"}
 
 
 @cache
 def _bookkeeping_of_models() -> frozenset[str]:
-    """What every compiled model keeps of itself, its metrics and trackers among it."""
+    """Return the names of attributes that every compiled model has, such as metrics."""
     model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Identity()])
     model.compile("sgd", "mse", metrics=["mae"])
     return frozenset(vars(model)) | _LEFT_BY_RUNNING
 
 
 def _check_nothing_lost(old: Layer, made: Layer, path: str) -> None:
-    """Refuse state that could not be carried over, and that the built layer does not have."""
+    """Raise for state that could not be copied and that the built layer lacks."""
     for name, value in _own_attributes(old):
         if value is not None and getattr(made, name, None) is None:
             raise _copy_error(made, name, path, "it holds layers, weights or the layer itself")
 
 
 def _plain(value: object) -> object:
-    """A copy, out of the lists and dictionaries with which Keras watches for layers."""
+    """Deep-copy a value, with plain containers in place of Keras's tracked ones."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     for kind in (list, set):

@@ -1,11 +1,11 @@
-"""Residual blocks, found in what a pass does: sums of a value and of something made from it.
+"""Find residual blocks in a forward pass: sums of a value and a function of that value.
 
-In a functional graph a block is such a sum with all that leads to its branch alone. A layer whose
-code is gone through is a block where it gives its input plus something. Of blocks inside each other
-the inner ones are chosen: a stack of blocks gives its input plus something, too.
+In a functional graph, a block is such a sum and all calls that lead to its branch alone. A
+composite layer is a block if it returns its input plus something. Of nested blocks the innermost
+are chosen, because a stack of blocks returns its input plus something, too.
 
-A block goes whole if each of its sums can hand its skip on, with nothing left behind: what follows
-does what it did on a branch of zeros.
+A block can be removed whole if each of its sums can be replaced by its skip, and nothing else needs
+the removed calls: the rest of the model then computes what it would on a branch of zeros.
 """
 
 from __future__ import annotations
@@ -38,28 +38,29 @@ from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter, call_la
 from secateurs.keras.tracing.symbolic import Calls, Enter
 
 MOST_KEPT = 3
-"""Layers in a row on a skip."""
+"""Maximum number of consecutive layers on a skip (a projection, its normalisation, ...)."""
 
 SUMS = (layers.Add, *operation_classes("Add"))
-"""What adds two values."""
+"""Operations that add two values."""
 
 HAND_ON = (Enter, layers.Identity, layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise)
-"""What gives in inference what it was given."""
+"""Operations that are the identity in inference."""
 
 ACTIVATIONS = {"Relu": "relu", "ReLU": "relu", "Silu": "silu", "Gelu": "gelu", "Tanh": "tanh"}
-"""What may follow the sums of a layer, by the class of the operation."""
+"""Class of an operation -> name of the activation; these may follow the sums of a layer."""
 
 SAMPLES = 4096
+"""Approximate number of elements that a cosine is computed from."""
 
 
 @dataclass(eq=False, slots=True)
 class Flow:
-    """A tensor on its way through a pass.
+    """A tensor of a forward pass, and the call that produced it.
 
     Attributes:
-        number: of the call that gave it; below zero for what the model was given.
-        tensor: itself.
-        spec: its shape and type.
+        number: Index of the call that produced it; negative for the model's inputs.
+        tensor: The tensor.
+        spec: Its shape and dtype.
     """
 
     number: int
@@ -72,20 +73,20 @@ class Flow:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its lengths."""
+        """Length of each axis."""
         return tuple(self.spec.shape)
 
 
 @dataclass(eq=False, slots=True)
 class MadeCall:
-    """One call of a pass.
+    """One call of a forward pass.
 
     Attributes:
-        operation: the layer or operation.
-        path: of it.
-        holder: of the layer in the model's own graph that it is, or is inside of.
-        reads: what it was given.
-        makes: what it gave.
+        operation: The layer or operation.
+        path: Its path.
+        holder: Path of the layer in the model's own graph that it is, or is nested in.
+        reads: Its input tensors.
+        makes: Its output tensors.
     """
 
     operation: Operation
@@ -96,20 +97,20 @@ class MadeCall:
 
     @property
     def is_sum(self) -> bool:
-        """Whether it adds two values of its own result's shape."""
+        """Whether it adds two tensors without broadcasting."""
         shapes = {flow.shape for flow in (*self.reads, *self.makes)}
         return isinstance(self.operation, SUMS) and len(self.reads) == 2 and len(shapes) == 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FoundBlock:
-    """A block that could go whole.
+    """A residual block that can be removed whole.
 
     Attributes:
-        cut: what takes it out.
-        branches: number of a sum's call -> which operand is the branch.
-        gone: numbers of the calls that nobody needs without it.
-        change: one minus the cosine between what comes in on its skip and what it gives.
+        cut: Cut that removes it.
+        branches: Index of a sum's call -> position of the operand that is the branch.
+        gone: Indices of the calls that are not needed without it.
+        change: One minus the cosine similarity of the block's skip and its output.
     """
 
     cut: BlockCut
@@ -119,13 +120,13 @@ class FoundBlock:
 
 
 class _Watcher(OpInterpreter):
-    """Runs a model on real tensors and notes what was made from what."""
+    """Runs a model on real tensors and records its calls with their inputs and outputs."""
 
     def __init__(self) -> None:
         super().__init__(self._watch)
         self.calls: list[MadeCall] = []
         self.layers: list[tuple[str, list[Flow], list[Flow]]] = []
-        """(path, what it was given, what it gave) of each layer that was gone through."""
+        """(path, inputs, outputs) of each composite layer."""
         self._holder = ""
         self._inside = 0
 
@@ -161,25 +162,25 @@ class _Watcher(OpInterpreter):
 def find_blocks(
     network: Network, model: keras.Model, arrays: Sequence[NDArray[np.generic]]
 ) -> list[Block]:
-    """The residual blocks of a model that can go whole, in the order in which they run.
+    """List the residual blocks of a model that can be removed whole, in execution order.
 
     Args:
-        network: its trace, which says what each costs.
-        model: unchanged.
-        arrays: inputs, flat.
+        network: Trace of the model, which gives the cost of each block.
+        model: Model to run; unchanged.
+        arrays: Flat list of inputs.
     """
     whole = network.cost()
     found = []
     for one in watch_blocks(model, arrays):
         left = network.cost_without([one.cut])
         params, macs = whole.params - left.params, whole.macs - left.macs
-        if macs:  # else it is no layer's work: a table of positions that is added, say
+        if macs:  # a block without MACs is no block of layers: an added position table, say
             found.append(Block(one.cut, params, macs, one.change))
     return found
 
 
 def watch_blocks(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[FoundBlock]:
-    """The same, with where in the pass their sums are."""
+    """Find the blocks, with the calls of the pass that their sums are."""
     watcher = _Watcher()
     with without_gradients():
         inputs = [Flow(-1 - n, tensor) for n, tensor in enumerate(convert_arrays(model, arrays))]
@@ -190,7 +191,7 @@ def watch_blocks(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> l
 
 
 class _Graph:
-    """The calls of a pass, and who needs whom."""
+    """The calls of a forward pass and their dependencies."""
 
     def __init__(self, calls: Sequence[MadeCall], outputs: Sequence[Flow]) -> None:
         self.calls = calls
@@ -202,11 +203,11 @@ class _Graph:
             self._before.append(mine.union(*(self._before[number] for number in mine)))
 
     def behind(self, flow: Flow) -> set[int]:
-        """The calls that a value depends on, the one that gave it too."""
+        """Return the indices of the calls that a tensor depends on, including its own."""
         return {flow.number} | self._before[flow.number] if flow.number >= 0 else {flow.number}
 
     def not_needed(self, branches: Mapping[int, int]) -> frozenset[int]:
-        """The calls that nobody needs where these sums hand their skip on; the sums too."""
+        """Return the calls not needed once these sums are replaced by their skips, and the sums."""
         waiting, needed = list(self._outputs), set()
         while waiting:
             number = waiting.pop()
@@ -233,11 +234,11 @@ def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
         branch = call.reads[1 - skip]
         gone = graph.not_needed({number: 1 - skip})
         private = graph.behind(branch) - graph.behind(call.reads[skip])
-        if not private - {number} <= gone:  # something else reads a part of it
+        if not private - {number} <= gone:  # something outside the block reads a part of the branch
             continue
         paths = list(dict.fromkeys(graph.calls[n].holder for n in sorted(gone - {number})))
         if any(graph.calls[n].holder in paths for n in set(range(len(graph.calls))) - gone):
-            continue  # one of its layers is used elsewhere as well
+            continue  # one of its layers is also used elsewhere
         stays = sorted(graph.behind(call.reads[skip]) - graph.behind(branch))
         keeps = tuple(graph.calls[n].holder for n in stays)
         with_weights = {c.holder for c in graph.calls if getattr(c.operation, "weights", None)}
@@ -248,7 +249,11 @@ def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
 
 
 def _skip_of(graph: _Graph, call: MadeCall) -> int | None:
-    """Which operand of a sum is the skip: what the other is made from, else the shorter way."""
+    """Return which operand of a sum is the skip; None if neither is.
+
+    It is the operand that the other is computed from, or the one with fewer calls of its own if
+    these are a chain of layers that starts at a value the other is computed from.
+    """
     one, other = call.reads
     if one is other or one.number == other.number:
         return None
@@ -266,7 +271,7 @@ def _skip_of(graph: _Graph, call: MadeCall) -> int | None:
 
 
 def _chain_from(graph: _Graph, flow: Flow, alone: set[int]) -> int | None:
-    """Where the layers in a row begin that lead to a value; None where they are not in a row."""
+    """Return the call from which a chain of private calls starts; None if they form no chain."""
     for _ in range(MOST_KEPT):
         reads = graph.calls[flow.number].reads
         if len(reads) != 1:
@@ -277,7 +282,7 @@ def _chain_from(graph: _Graph, flow: Flow, alone: set[int]) -> int | None:
     return None
 
 
-# -- layers that are gone through by their calls
+# -- composite layers
 
 
 def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
@@ -294,14 +299,18 @@ def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
             outside = {graph.calls[n].holder for n in gone} - {path}
             beyond = [holder for holder in outside if not path.startswith(f"{holder}.")]
             if beyond and any(holder for holder in beyond):
-                continue  # it is also fed by what is made for it alone
+                continue  # calls outside the layer serve this layer alone
             cut = BlockCut(path, after=after, place=place)
             yield FoundBlock(cut, branches, gone, _one_minus_cosine(flow, made[0]))
             break
 
 
 def _on_skip(graph: _Graph, output: Flow, start: Flow) -> tuple[dict[int, int], str] | None:
-    """(the sums and their branches, the activation behind them) from a value back to another."""
+    """Find a path from a layer's output back to its input through sums and one activation.
+
+    Returns:
+        ({index of a sum: position of its branch}, name of the activation or ''), or None.
+    """
     waiting: list[tuple[Flow, dict[int, int], tuple[str, ...]]] = [(output, {}, ())]
     seen: set[int] = set()
     while waiting:
@@ -334,21 +343,21 @@ def _activation_of(operation: Operation) -> str | None:
     return name if plain and not isinstance(operation, Layer) else None
 
 
-# -- which of those inside each other?
+# -- the innermost of nested blocks
 
 
 def _innermost(found: Sequence[FoundBlock]) -> list[FoundBlock]:
-    """Those without another in what goes with them; of the same sums, the one found first."""
+    """Drop blocks that contain another one; of blocks with the same sums, keep the first."""
     kept = list({frozenset(one.branches): one for one in reversed(found)}.values())
     return [one for one in kept if not any(_holds(one, other) for other in kept)]
 
 
 def _holds(one: FoundBlock, other: FoundBlock) -> bool:
-    """Whether a block holds another one, and has to stay for it to be one of several."""
+    """Return whether a block contains another one, which is then listed in its place."""
     if one is other:
         return False
     if set(other.branches) < set(one.branches):
-        # A layer of two sums goes whole; a stack is made of others.
+        # A layer with two sums is one block; a stack consists of other layers with sums.
         return one.cut.layers == () and other.cut.owner.startswith(f"{one.cut.owner}.")
     return bool(set(other.branches) & one.gone) and not set(one.branches) & set(other.branches)
 
@@ -357,10 +366,10 @@ def _holds(one: FoundBlock, other: FoundBlock) -> bool:
 
 
 def find_sums(model: keras.Model, blocks: Iterable[BlockCut]) -> tuple[BlockCut, ...]:
-    """The blocks by the sums that they have in a model where these have other names.
+    """Rename the sums of blocks to the names that they have in this model.
 
-    A sum that was given no name is called by a number, which is another in each session. It is the
-    one of which an operand is made of the block's layers, and the other one is not.
+    The automatic name of a sum has a number that differs between sessions. The sum of a block is
+    the one that has an operand computed by the block's layers, and another that is not.
     """
     known = dict(calls_of(model))
     found = []
@@ -374,7 +383,7 @@ def find_sums(model: keras.Model, blocks: Iterable[BlockCut]) -> tuple[BlockCut,
 
 
 def _sums_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, list[set[str]]]]:
-    """(path of a sum, the layers with weights that each operand is the nearest result of)."""
+    """Iterate over (path of a sum, nearest upstream layers with weights of each operand)."""
     nearest: dict[int, set[str]] = {}
     for node in nodes_of(graph_of(model)):
         path = prefix + name_in(model, node.operation)

@@ -1,15 +1,13 @@
-"""Layers without a rule of their own, whose code is gone through call by call.
+"""Composite layers: layers without a rule, whose code is traced call by call.
 
-A layer of the user's, or of a library's, that is made of other layers and of operations of
-``keras.ops`` needs no rule: its ``call`` is run on tensors without data, and what it does is
-followed like any graph. It stays one layer where something in it cannot be seen: code of the
-backend's own, a state that it writes, a mask that reaches
-layers inside layers inside without a word of its code.
+A user's or a library's layer that is made of other layers and of ``keras.ops`` needs no rule: its
+``call`` is run on tensors without data, and the recorded calls are traced like any graph. The layer
+is kept whole, as one opaque call, where something in it cannot be recorded: a backend's own
+functions, state that it writes, or a padding mask that Keras passes to nested layers implicitly.
 
-It also stays one layer where its class is not registered with Keras. Such a class cannot be found
-by its name, so no other process could make the layer again from a file of a model that was cut
-inside it. To leave it whole is the safe default; to register its class is how its owner asks for
-more.
+A layer whose class is not registered with Keras is kept whole too. Keras cannot find such a class
+by its name, so another process could not load a model that was cut inside the layer. Keeping it
+whole is the safe default; registering the class opts in.
 """
 
 from __future__ import annotations
@@ -41,11 +39,11 @@ NOT_REGISTERED = (
     "its class is not registered with Keras; decorate it with "
     "@keras.saving.register_keras_serializable() to have its code followed"
 )
-"""Why the code of a class that Keras cannot find by its name is not followed."""
+"""Reason for keeping a layer whole whose class Keras cannot find by name."""
 
 
 def is_composite(operation: Operation) -> bool:
-    """Whether it is a layer that only its own code says something of."""
+    """Return whether it is a layer without a rule, described by its own code only."""
     return (
         isinstance(operation, Layer)
         and not is_model(operation)
@@ -56,27 +54,27 @@ def is_composite(operation: Operation) -> bool:
 
 
 def repeats_model(operation: Operation) -> bool:
-    """Whether it calls a model once a step, so that what it does is what the model does."""
+    """Return whether it is a ``TimeDistributed`` model, which is traced as the model itself."""
     return isinstance(operation, keras.layers.TimeDistributed) and is_model(operation.layer)
 
 
 _IMPORTED = frozenset({"keras", "keras_hub", "keras_cv", "keras_nlp"})
-"""The packages in which Keras, loading a file, looks for classes that were not registered."""
+"""Packages that Keras searches for unregistered classes when it loads a file."""
 
 
 def is_registered(kind: type) -> bool:
-    """Whether Keras finds a class by its name: it was registered, or Keras imports its module.
+    """Return whether Keras finds a class by its name: registered, or in a module it imports.
 
     >>> is_registered(keras.layers.Dense)
     True
     """
     imported = kind.__module__.split(".")[0] in _IMPORTED
-    # Keras gives a class that was registered the name 'package>Name'.
+    # Keras names a registered class 'package>Name'.
     return imported or ">" in keras.saving.get_registered_name(kind)
 
 
 def is_followed(operation: Operation) -> bool:
-    """Whether it is a layer whose code is to be gone through."""
+    """Return whether the layer's code is to be traced."""
     known = is_subclassed(operation) or is_registered(type(operation))
     return known and is_composite(operation)
 
@@ -84,12 +82,15 @@ def is_followed(operation: Operation) -> bool:
 def open_layer(
     node: Node, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> Calls | str:
-    """What a layer does in a call, call by call; why not, where that cannot be seen.
+    """Record the calls that a composite layer makes; return the reason where that is not possible.
 
     Args:
-        node: Keras's note of the call.
-        arguments: with values or tensors in the places of tensors.
-        keywords: likewise.
+        node: Keras's record of the call.
+        arguments: Positional arguments, with values or tensors in place of tensors.
+        keywords: Keyword arguments, likewise.
+
+    Returns:
+        The recorded calls, or the reason as a string: '' for a layer that is not composite.
     """
     with RECORDING:
         return _open_layer(node, arguments, keywords) if is_composite(node.operation) else ""
@@ -102,7 +103,7 @@ def _open_layer(
     if not is_followed(layer):
         return NOT_REGISTERED
     if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
-        # What is found at one number of steps is looked up at every other.
+        # Calls recorded for one number of steps are replayed for any other.
         return "how many steps it goes is open; give its Input their number"
     specs = map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
@@ -129,9 +130,9 @@ def _open_layer(
 
 
 def _why_mask_is_lost(layer: Layer, inside: Sequence[Layer], beside: Sequence[Layer]) -> str:
-    """Why a mask would not go where Keras lets it go, or '': then the code is not followed."""
+    """Return why padding masks would not reach the layers that Keras passes them to, or ''."""
     if layer.compute_dtype != layer.variable_dtype:
-        # Keras drops a mask where it casts, and whether it does follows the types it foretells.
+        # Keras drops a mask where it casts; whether it casts depends on inferred dtypes.
         return "a mask of padding goes through its code, which computes in another type"
     if any(inner.supports_masking for inner in inside) and any(map(accepts_mask, beside)):
         return "a mask of padding goes through its code to layers inside, which is not followed"
@@ -139,11 +140,11 @@ def _why_mask_is_lost(layer: Layer, inside: Sequence[Layer], beside: Sequence[La
 
 
 def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:
-    """The layers inside whose code is to be gone through, and the others that may be called.
+    """Return (nested layers whose code is traced, nested layers that are called as a whole).
 
-    What is inside a layer that stays whole is for that layer's code alone. A subclassed model's
-    layers are mostly classes of the same file, made again by the same code as the model: all of
-    them are gone through, registered or not.
+    Layers inside a layer that is kept whole are left out. The layers of a subclassed model are
+    mostly classes of the same file, constructed by the same code as the model: all of them are
+    traced, registered or not.
     """
     every = is_subclassed(layer)
     inside: dict[int, Layer] = {}
@@ -162,7 +163,7 @@ def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:
 
 
 def _spec_of(item: object) -> object:
-    """A tensor without data in the place of a value or a tensor; anything else as it is."""
+    """Replace a value or a tensor by a symbolic tensor; return anything else unchanged."""
     spec = getattr(item, "spec", None)
     if isinstance(spec, keras.KerasTensor):
         return spec
@@ -174,7 +175,7 @@ def _spec_of(item: object) -> object:
 
 
 def _fit(expected: Sequence[Sequence[int | None]], received: Sequence[Sequence[int]]) -> bool:
-    """Whether results have the shapes that the layer was noted to give."""
+    """Return whether the recorded output shapes match those in the graph."""
     return len(expected) == len(received) and all(
         len(want) == len(have) and all(w in (None, h) for w, h in zip(want, have, strict=True))
         for want, have in zip(expected, received, strict=True)
@@ -182,13 +183,13 @@ def _fit(expected: Sequence[Sequence[int | None]], received: Sequence[Sequence[i
 
 
 def tensors_in(arguments: Sequence[object], keywords: Mapping[str, object]) -> list[object]:
-    """The values or tensors of a call, in the order of ``Calls.inputs``."""
+    """List the values or tensors among a call's arguments, in the order of ``Calls.inputs``."""
     flat = flatten([list(arguments), dict(keywords)])
     return [item for item in flat if _spec_of(item) is not item]
 
 
 def paths_inside(layer: Layer, path: str) -> Iterator[tuple[Layer, str]]:
-    """(layer, path) of everything inside a layer."""
+    """Iterate over (layer, path) of all layers nested in a layer."""
     for name, child in named_children(layer):
         inner_path = path_below(path, name)
         yield child, inner_path

@@ -1,9 +1,9 @@
-"""Whether a function works element by element: known by name, followed, or tried on values.
+"""Test whether a function is element-wise by running it on values.
 
-A function of ``keras.ops`` is followed call by call, like a model. One of a backend's, or of
-somebody else's, is tried: each element is changed alone and nothing else may change with it; the
-result for a number must be the same wherever it stands, whatever is beside it, and however long
-the axes are. What fails, or cannot be tried, is taken to mix everything.
+A function written with ``keras.ops`` is traced call by call, like a model. Any other function is
+tested on small arrays: changing one element may change only the same element of the result, and the
+result for a number must not depend on its position, on its neighbours, or on the lengths of the
+axes. A function that fails, or cannot be run, is assumed to mix everything.
 """
 
 from __future__ import annotations
@@ -16,42 +16,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCALES = (0.0, 0.3, 3.0, 40.0)
-"""Sizes of the numbers that a function is tried on."""
+"""Scales of the random values that a function is tested on."""
 
 LENGTHS = (2, 3, 2, 3, 2, 2)
 
 
 @cache
 def passes_on_values(function: Callable[..., object], rank: int) -> bool:
-    """Whether a function of one tensor of this rank works element by element, by trying it.
+    """Return whether a function of a tensor of this rank proves element-wise on test values.
 
     Args:
-        function: of a tensor; called many times on small ones.
-        rank: number of axes, the batch's too.
+        function: Function of one tensor; called many times on small ones.
+        rank: Number of axes, including the batch.
     """
     shape = (*LENGTHS[: rank - 1], 5)
     random = np.random.default_rng(0)
     return all(
-        _holds_at(function, (scale * random.standard_normal(shape)).astype(np.float32), random)
+        _is_elementwise_on(
+            function, (scale * random.standard_normal(shape)).astype(np.float32), random
+        )
         for scale in SCALES
     )
 
 
-def _holds_at(
+def _is_elementwise_on(
     function: Callable[..., object], numbers: NDArray[np.float32], random: np.random.Generator
 ) -> bool:
     expected = _run(function, numbers)
     if expected is None or expected.shape != numbers.shape:
         return False
     return (
-        _agree(_run(function, numbers), expected)  # nothing is drawn
-        and _each_alone(function, numbers, expected, random)
-        and _wherever_it_stands(function, numbers, expected)
-        and _however_long(function, numbers, expected)
+        _agree(_run(function, numbers), expected)  # deterministic
+        and _ignores_neighbours(function, numbers, expected, random)
+        and _ignores_position(function, numbers, expected)
+        and _ignores_lengths(function, numbers, expected)
     )
 
 
-def _each_alone(
+def _ignores_neighbours(
     function: Callable[..., object],
     numbers: NDArray[np.float32],
     expected: NDArray[np.generic],
@@ -69,18 +71,18 @@ def _each_alone(
     return True
 
 
-def _wherever_it_stands(
+def _ignores_position(
     function: Callable[..., object], numbers: NDArray[np.float32], expected: NDArray[np.generic]
 ) -> bool:
     flat = expected.ravel()
-    turned = [np.roll(numbers.ravel(), shift).reshape(numbers.shape) for shift in (1, 2, 7)]
+    rolled = [np.roll(numbers.ravel(), shift).reshape(numbers.shape) for shift in (1, 2, 7)]
     return all(
         _agree(_run(function, other), np.roll(flat, shift).reshape(numbers.shape))
-        for other, shift in zip(turned, (1, 2, 7), strict=True)
+        for other, shift in zip(rolled, (1, 2, 7), strict=True)
     )
 
 
-def _however_long(
+def _ignores_lengths(
     function: Callable[..., object], numbers: NDArray[np.float32], expected: NDArray[np.generic]
 ) -> bool:
     for axis in range(numbers.ndim):
@@ -97,12 +99,12 @@ def _run(
     try:
         given = function(keras.ops.convert_to_tensor(numbers))
         return np.array(keras.ops.convert_to_numpy(given))
-    except Exception:  # noqa: BLE001 - a function of somebody else's may raise anything
+    except Exception:  # noqa: BLE001 - a user's function may raise anything
         return None
 
 
 def _agree(received: NDArray[np.generic] | None, expected: NDArray[np.generic]) -> bool:
-    """Equal but for the rounding of vector instructions, which differs from place to place."""
+    """Return whether results are equal up to rounding, which varies with vector alignment."""
     return (
         received is not None
         and received.shape == expected.shape

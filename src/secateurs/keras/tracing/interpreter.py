@@ -1,7 +1,7 @@
-"""Running a model's graph, one numbered call of a layer or operation after the other.
+"""Interpreter of a model's graph: run it as a numbered sequence of calls.
 
-The trace, the small model's run and the masked twin all go through the same graph. They must number
-its calls alike, so that what one finds can be used by the next: this is the part they share.
+The trace, the small model's run and the masked twin all walk through the same graph. This module
+numbers its calls, so that what one of them records by number can be used by the others.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ class CallSite:
     """One call in the graph.
 
     Attributes:
-        index: its number.
-        path: dotted path of the layer or operation, 'encoder.conv1'.
-        operation: the layer or operation itself.
-        inside: the layer whose code makes the call; None in a model's own graph.
-        closed: why the code of a layer without a rule is not gone through.
-        written: whether it is made by code each time that runs, sizes and all.
-        place: which of the calls that this code makes it is.
+        index: Its number.
+        path: Dotted path of the layer or operation, 'encoder.conv1'.
+        operation: The layer or operation.
+        inside: Layer whose code makes the call; None in a model's own graph.
+        closed: Why the code of a layer without a rule is not traced.
+        written: Whether the operation is created by that code on each run, with its sizes; False
+            for a sublayer, which keeps its own configuration.
+        place: Index of the call among those that this code makes.
     """
 
     index: int
@@ -58,15 +59,15 @@ class CallSite:
 
 
 RunStep = Callable[[CallSite, Sequence[object], dict[str, object]], object]
-"""(call, arguments, keywords) -> what it gives: a tensor, or whatever stands for one, or several
-in lists, tuples and dictionaries."""
+"""Function (call site, arguments, keywords) -> output: a tensor or a stand-in, or a nested
+structure of them."""
 
 T = TypeVar("T")
-"""What goes through the graph: tensors, or whatever ``step`` can work with."""
+"""Type of what is passed through the graph: tensors, or anything else that ``step`` accepts."""
 
 
 class OpInterpreter:
-    """Numbers the calls of a graph and hands each to ``step``; models inside are gone through."""
+    """Numbers the calls of a graph and passes each to ``step``; nested models are entered."""
 
     def __init__(self, step: RunStep) -> None:
         self._step = step
@@ -74,13 +75,13 @@ class OpInterpreter:
         self._paths: dict[int, str] = {}
 
     def run(self, model: keras.Model, inputs: Sequence[T]) -> list[T]:
-        """The model's outputs, flat, in the order of ``model.outputs``.
+        """Run the model; return its outputs, flat, in the order of ``model.outputs``.
 
         Args:
-            model: sequential or functional.
-            inputs: flat, in the order of ``model.inputs``; whatever ``step`` can work with.
+            model: Model with a graph.
+            inputs: Flat list in the order of ``model.inputs``, of any type that ``step`` accepts.
         """
-        # What comes out is of the kind that goes in: that is for the step to see to.
+        # The step is responsible for outputs of the same type as the inputs.
         return cast("list[T]", self._through(model, "", inputs))
 
     def _through(self, model: keras.Model, prefix: str, inputs: Sequence[object]) -> list[object]:
@@ -106,7 +107,7 @@ class OpInterpreter:
         if is_model(operation):
             inner = inputs_of(operation, [*arguments, *keywords.values()][0])
             return self._through(operation, f"{path}.", inner)
-        # A layer shared between a model and one inside it goes by the first path it is met on.
+        # A layer shared with a nested model is called by the first path it is reached on.
         path = self._paths.setdefault(id(operation), path)
         return self._run_step(
             CallSite(self._index + 1, path, operation, None, seen), arguments, keywords
@@ -122,7 +123,7 @@ class OpInterpreter:
     def _through_calls(
         self, layer: Layer, path: str, seen: Calls, tensors: Sequence[object]
     ) -> list[object]:
-        """The calls that a layer's code makes, in the layers inside it too."""
+        """Run the calls that a layer's code makes, including those in its sublayers."""
         begin = self._index + 1
         paths = {id(inner): inner_path for inner, inner_path in paths_inside(layer, path)}
 
@@ -147,11 +148,11 @@ class OpInterpreter:
         return results
 
     def note_layer(self, path: str, given: list[object], made: list[object]) -> None:
-        """A layer was gone through by its calls; with what it was given and what it gave."""
+        """Hook: a layer was run call by call, with these inputs and outputs (flat lists)."""
 
 
 def inputs_of(model: keras.Model, given: object) -> list[object]:
-    """What a model was called on, flat, in the order of its inputs."""
+    """Flatten the argument of a model's call, in the order of the model's inputs."""
     inputs = graph_of(model).inputs
     if isinstance(given, Mapping):
         names = [tensor.name for tensor in inputs]
@@ -163,7 +164,7 @@ def inputs_of(model: keras.Model, given: object) -> list[object]:
 def call_layer(
     operation: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
-    """Call it on real tensors, in inference mode."""
+    """Call an operation on real tensors, in inference mode."""
     options = dict(keywords)
     if accepts_training(operation):
         options["training"] = False
@@ -172,20 +173,20 @@ def call_layer(
 
 
 def first_tensor(arguments: Sequence[object], keywords: Mapping[str, object]) -> BackendTensor:
-    """The tensor that a call on real tensors is given first."""
+    """Return the first tensor among the arguments of a call."""
     tensor: BackendTensor = flatten([list(arguments), dict(keywords)])[0]
     return tensor
 
 
 def as_it_is(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
-    """A step that changes nothing."""
+    """Step function that runs each call unchanged."""
     return call_layer(site.operation, arguments, keywords)
 
 
 def convert_arrays(
     model: keras.Model, arrays: Sequence[NDArray[np.generic] | BackendTensor]
 ) -> list[BackendTensor]:
-    """Arrays as tensors of the types that the model's inputs have."""
+    """Convert arrays to tensors of the dtypes of the model's inputs."""
     tensors: list[BackendTensor] = []
     for array, like in zip(arrays, graph_of(model).inputs, strict=True):
         tensor = keras.ops.convert_to_tensor(array, dtype=like.dtype)

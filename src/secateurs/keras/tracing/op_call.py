@@ -14,13 +14,13 @@ from secateurs.keras.tracing.op_record import Value, values_in
 
 
 class Call:
-    """One call of a layer or operation, with values in the places of tensors.
+    """One call of a layer or operation, with values in place of tensors.
 
     Attributes:
-        path: of the layer, 'encoder.conv1'.
-        layer: the layer or operation.
-        inputs: the values among its arguments, flat, in order.
-        outputs: what it gives, flat; a rule labels them.
+        path: Path of the layer, 'encoder.conv1'.
+        layer: The layer or operation.
+        inputs: The values among its arguments, flat, in order.
+        outputs: Its output values, flat; the rule labels them.
     """
 
     def __init__(
@@ -40,23 +40,23 @@ class Call:
 
     @property
     def input(self) -> Value:
-        """The first value it reads."""
+        """The first input value."""
         return self.inputs[0]
 
     @property
     def output(self) -> Value:
-        """The first value it gives."""
+        """The first output value."""
         return self.outputs[0]
 
     @cached_property
     def by_name(self) -> dict[str, Any]:
-        """Its arguments by name, as ``layer.call`` declares them."""
+        """The arguments by their names in ``layer.call``."""
         signature = inspect.signature(self.layer.call)
         return dict(signature.bind(*self.arguments, **self.keywords).arguments)
 
     @property
     def operands(self) -> list[Value]:
-        """Everything it computes with: values, and constants as values without channels."""
+        """All operands: values, and constants as values without channels."""
         flat = flatten([self.arguments, dict(self.keywords)])
         return [
             item if isinstance(item, Value) else Value(item, why=f"a constant in {self}")
@@ -66,11 +66,11 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """The class of the layer."""
+        """Name of the layer's class."""
         return type(self.layer).__name__
 
     def path_of(self, inner: Layer) -> str:
-        """The path of a layer inside this one."""
+        """Return the path of a sublayer."""
         names = {id(child): name for name, child in named_children(self.layer)}
         return path_below(self.path, names[id(inner)])
 

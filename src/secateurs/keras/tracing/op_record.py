@@ -1,4 +1,4 @@
-"""What is known of the values and the calls of a graph while channels are followed through it."""
+"""Records of the values and calls of a graph while channels are followed through it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Axes = dict[int, Ids]
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """What travels through the graph in place of a tensor.
+    """Stand-in for a tensor on its way through the graph.
 
     Attributes:
-        spec: its shape and type.
-        axes: axis -> the unit at each index; axes that are not listed carry no channels.
-        why: description used in freeze messages.
-        source: the number of the network's input that its numbers are picked from, if it is one
-            that carries no channels (so that indices into a table can be made up).
-        leaf: the weight that it is, where a layer's code uses one itself.
+        spec: Its shape and dtype.
+        axes: Axis -> unit at each index, of shape (length,); other axes carry no channels.
+        why: Description used in freeze messages.
+        source: Position of the network input that its values are taken from, for values without
+            channels; lets indices into a table be generated.
+        leaf: The weight behind it, where a layer's code uses one directly.
     """
 
     spec: keras.KerasTensor
@@ -39,7 +39,7 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its lengths, the batch's too."""
+        """Length of each axis, including the batch."""
         return tuple(self.spec.shape)
 
     @property
@@ -49,14 +49,14 @@ class Value:
 
 
 class Place(NamedTuple):
-    """One axis of a value or a weight; negative axes count from the end."""
+    """An axis of a value or a weight; negative axes count from the end."""
 
     thing: Value | ModelTensor
     axis: int
 
     @property
     def at(self) -> int:
-        """The axis, counted from the front."""
+        """The axis as a non-negative number."""
         return self.axis % len(self.thing.shape)
 
     @property
@@ -69,17 +69,17 @@ class OpRecord:
     """One call of the forward pass, as the masked twin needs it.
 
     Attributes:
-        name: of the layer's or operation's class.
-        layer: its path.
-        slots: which of its arguments, flat, are tensors.
-        inputs: for each of these, its shape and the units along its axes.
-        outputs: likewise, for each tensor it gave.
-        masks: operands the masked twin changes.
-        reading: weight's name and axis -> what of an operand it reads by that axis, so that the
-            twin may ignore the operand's removed channels instead of the weight's.
-        mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
+        name: Class name of the layer or operation.
+        layer: Its path.
+        slots: Positions of the tensors among its flattened arguments.
+        inputs: Shape and units by axis, for each of these.
+        outputs: Shape and units by axis, for each output tensor.
+        masks: Operands whose removed channels the masked twin sets to zero.
+        reading: (Name, axis) of a weight -> mask of the operand that the axis reads, which the twin
+            may apply instead of zeroing the weight.
+        mixes: Whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
             channels only.
-        call: the layer or operation itself.
+        call: The layer or operation.
     """
 
     name: str
@@ -94,15 +94,15 @@ class OpRecord:
 
 
 class Assumed(NamedTuple):
-    """A number in the code of a layer that is taken to follow the length of an axis.
+    """A size in the code of a layer that is assumed to follow the length of an axis.
 
     Attributes:
-        step: the number of the call that is told it.
-        units: along the axis.
-        why: what to say where it does not.
-        kind: which call of which class's code it is; layers of one class behave alike.
-        wholes: widths that the number may be a share of: of the tensor before, and of any two
-            sides of a grid behind (``shape(x)[-1] // heads`` of a width that is another's).
+        step: Index of the call that receives it.
+        units: Units along the axis.
+        why: Reason to freeze the units if the assumption fails.
+        kind: (Class of the layer, index of the call in its code); layers of one class behave alike.
+        wholes: Widths that the size may be a fraction of: that of the tensor before, and those of
+            any two sides of a grid after (``shape(x)[-1] // heads``, a width of another tensor).
     """
 
     step: int
@@ -113,5 +113,5 @@ class Assumed(NamedTuple):
 
 
 def values_in(structure: object) -> list[Value]:
-    """Every value in nested lists, tuples and dictionaries, in order."""
+    """List the values in nested lists, tuples and dictionaries, in order."""
     return [item for item in flatten(structure) if isinstance(item, Value)]

@@ -1,4 +1,4 @@
-"""Which rule goes with which class; empty until ``secateurs.keras.tracing.rules`` is imported."""
+"""Table of rules by class; importing ``secateurs.keras.tracing.rules`` fills it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RULES: dict[type, Callable[..., None]] = {}
 
 
 def rule_for(kind: type) -> Callable[..., object] | None:
-    """The rule of this class, or of one it stems from without computing anything else."""
+    """Return the rule of a class, or of a base class whose ``call`` it inherits unchanged."""
     for ancestor in kind.__mro__:
         if ancestor in RULES:
             same = getattr(kind, "call", None) is getattr(ancestor, "call", None)

@@ -1,12 +1,12 @@
-"""What code does to tensors, found by running it on tensors without data.
+"""Record what code does by running it on symbolic tensors: shapes and dtypes without data.
 
-Keras notes every call of a layer or an operation of ``keras.ops`` on such tensors. So the code of a
-layer's ``call``, or of an activation function, becomes a list of calls that can be followed, and
-run on real tensors, one by one. Layers inside that only their own code says something of are gone
-through likewise; weights that the code uses itself are tensors without data too, meanwhile.
+Keras records every call of a layer or of a ``keras.ops`` operation on such tensors. The code of a
+layer's ``call``, or of an activation function, thus becomes a list of calls that can be traced, and
+replayed on real tensors, one by one. Composite sublayers are recorded likewise; while recording,
+weights that the code uses directly are symbolic tensors too.
 
-All this holds in the thread that records alone: in any other the same layers answer as ever. Two
-recordings wait for each other.
+Layers change their class while they are recorded. That affects only the recording thread: in other
+threads the same layers work as usual. A lock allows one recording at a time.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from secateurs.keras.protocols import BackendTensor, Node
 T = TypeVar("T")
 
 RECORDING = threading.RLock()
-"""Held while layers are of other classes than their own."""
+"""Lock held while layers have a recording class in place of their own."""
 
 
 Entered = tuple[Layer, list[keras.KerasTensor], list[keras.KerasTensor]]
-"""(layer, the tensors that its code was given, those that it gave), without data."""
+"""(layer, symbolic inputs of its code, symbolic outputs)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Calls:
-    """What code does, call by call.
+    """A recording of code as a sequence of calls.
 
     Attributes:
-        inputs: the tensors without data that it was given.
-        weights: those that stood for weights of its own, or for constants that a layer inside is
-            called on, each with the weight or constant.
-        nodes: Keras's notes of its calls, each behind those that it depends on.
-        outputs: what it gave, in its own structure.
-        closed: layer inside (by ``id``) -> why it was not gone through.
-        entered: (layer inside that was gone through, what it was given, what it gave).
+        inputs: Symbolic tensors that the code was run on.
+        weights: (placeholder, weight or constant) for each weight that the code uses directly, and
+            each constant that a sublayer is called on.
+        nodes: Keras's records of the calls, in topological order.
+        outputs: Symbolic outputs, in the structure in which the code returns them.
+        closed: ``id`` of a sublayer -> why its code was not recorded.
+        entered: (sublayer whose code was recorded, its inputs, its outputs).
     """
 
     inputs: Sequence[keras.KerasTensor]
@@ -74,19 +74,18 @@ class Calls:
         call: Callable[[Node, Sequence[object], dict[str, object]], object],
         enter: Callable[[Layer, list[object], list[object]], None] | None = None,
     ) -> object:
-        """Go through the calls.
+        """Replay the calls.
 
         Args:
-            tensors: in the places of ``inputs``.
-            call: (Keras's note of the call, arguments, keywords) -> what it gives.
-            enter: is told of each layer inside that was gone through, with what is in the places
-                of what it was given and gave.
+            tensors: Inputs, in the order of ``inputs``.
+            call: Function (Keras's record of the call, arguments, keywords) -> output.
+            enter: Called at the end with each recorded sublayer, its inputs and its outputs.
 
         Returns:
-            What is in the places of ``outputs``, in their structure.
+            The outputs, in the structure of ``outputs``.
         """
         known = {id(old): new for old, new in zip(self.inputs, tensors, strict=True)}
-        known |= {id(stands_for): variable for stands_for, variable in self.weights}
+        known |= {id(placeholder): variable for placeholder, variable in self.weights}
         for node in self.nodes:
             arguments, keywords = node.arguments.fill_in(known)
             results = flatten(call(node, arguments, keywords))
@@ -100,7 +99,7 @@ class Calls:
 
 @dataclass(eq=False, slots=True)
 class _Recording:
-    """What is set aside while code runs on tensors without data."""
+    """State of a recording in progress."""
 
     is_masked: bool = False
     weights: list[tuple[keras.KerasTensor, Variable | BackendTensor]] = field(default_factory=list)
@@ -109,7 +108,7 @@ class _Recording:
     thread: int = field(default_factory=threading.get_ident)
 
     def is_here(self) -> bool:
-        """Whether this is the thread that records."""
+        """Return whether this is the recording thread."""
         return threading.get_ident() == self.thread
 
 
@@ -122,23 +121,23 @@ def calls_in(
     beside: Sequence[Layer] = (),
     is_masked: bool = False,
 ) -> Calls | str:
-    """The calls that code makes; why not, where they cannot all be seen.
+    """Record the calls that code makes; return the reason where they cannot all be recorded.
 
     Args:
-        function: the code.
-        arguments: with ``keras.KerasTensor`` in the places of tensors, of known shapes.
-        keywords: likewise.
-        owners: the layers whose code this is.
-        inside: layers to go through too.
-        beside: the other layers that it calls.
-        is_masked: whether a mask of padding travels with a tensor.
+        function: Code to record.
+        arguments: Arguments with ``keras.KerasTensor`` of known shapes in place of tensors.
+        keywords: Keyword arguments, likewise.
+        owners: Layers that the code belongs to.
+        inside: Sublayers whose code is recorded too.
+        beside: Other layers that the code calls.
+        is_masked: Whether a padding mask is attached to a tensor.
     """
     fresh: dict[int, keras.KerasTensor] = {}
 
     def renew(item: object) -> object:
         if not isinstance(item, keras.KerasTensor):
             return item
-        # Two operands that are one tensor stay one.
+        # A tensor that occurs twice has one replacement.
         if id(item) not in fresh:
             fresh[id(item)] = keras.KerasTensor(item.shape, dtype=item.dtype)
         return fresh[id(item)]
@@ -151,28 +150,28 @@ def calls_in(
             stack.enter_context(RECORDING)
             stack.enter_context(scope)
             for layer in inside:
-                stack.enter_context(_run_code_of(layer, recording))
+                stack.enter_context(_record_code_of(layer, recording))
             for layer in beside:
-                stack.enter_context(_infer_in_full(layer, recording))
+                stack.enter_context(_infer_fully(layer, recording))
             for layer in (*owners, *inside):
                 stack.enter_context(_hide_weights(layer, recording))
             if owners:
                 given, options = cast_inputs(owners[0], given, options)
             outputs = function(*given, **options)
-    except Exception as error:  # noqa: BLE001 - whatever it says of tensors without data
+    except Exception as error:  # noqa: BLE001 - user code may raise anything on such tensors
         return explain(error)
     return _collect_calls(inputs, outputs, scope, recording)
 
 
 class Enter(Operation):  # type: ignore[misc]
-    """What is handed to a model inside a layer, as it is.
+    """Identity operation on each input of a model nested in a layer.
 
-    The model's inputs have sizes of their own, which follow what it is called on when it is made
-    again.
+    It marks where the nested model's input sizes follow the tensor that it is called on, so that
+    surgery can rebuild the model with other input sizes.
 
     Args:
-        model: that it is handed to.
-        number: which of the model's inputs it is.
+        model: The nested model.
+        number: Position of the input.
     """
 
     def __init__(self, model: keras.Model, number: int) -> None:
@@ -181,19 +180,19 @@ class Enter(Operation):  # type: ignore[misc]
         self.number = number
 
     def call(self, x: T) -> T:
-        """The tensor itself."""
+        """Return the tensor unchanged."""
         return x
 
     def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        """Its shape and type."""
+        """Return a symbolic tensor of the same shape and dtype."""
         return keras.KerasTensor(x.shape, dtype=x.dtype)
 
 
 @contextmanager
-def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
-    """Let calls of this one layer run its code, where they would be noted as one call.
+def _record_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
+    """Make calls of this layer run its code, instead of being recorded as a single call.
 
-    Python looks ``__call__`` up on the class, so the object has another class for a while.
+    Python looks ``__call__`` up on the class, so the layer temporarily gets another class.
     """
     kind = type(layer)
 
@@ -211,7 +210,7 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
             made = self.call(*given, **options)
             recording.entered.append((self, _specs_in((arguments, keywords)), _specs_in(made)))
             return made
-        except Exception as error:  # noqa: BLE001 - as above; the layer stays one call then
+        except Exception as error:  # noqa: BLE001 - as above; the layer is one call then
             recording.closed[id(self)] = explain(error)
             return kind.__call__(self, *arguments, **keywords)
 
@@ -221,22 +220,22 @@ def _run_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
         flat = flatten(inputs)
         handed = [Enter(layer, number)(one) for number, one in enumerate(flat)]
         entered = keras.tree.pack_sequence_as(inputs, handed)
-        # Told of training, the graph would tell layers too that do not ask.
+        # With ``training``, the graph would pass it to layers that do not accept it.
         options = {key: value for key, value in keywords.items() if key != "training"}
         return kind.call(self, entered, None, *arguments[1:], **options)
 
-    # A wrapper calls the ``call`` of what it wraps, so a model's is where its graph begins.
+    # A wrapper calls ``call`` of the model that it wraps, so the graph is entered there.
     methods = {"call": enter} if is_model(layer) else {}
     with _override_methods(layer, {"__call__": run_its_code, **methods}):
         yield
 
 
 @contextmanager
-def _infer_in_full(layer: Layer, recording: _Recording) -> Iterator[None]:
-    """Let a layer tell its shapes in full, where it leaves lengths open by its configuration.
+def _infer_fully(layer: Layer, recording: _Recording) -> Iterator[None]:
+    """Make a layer infer complete shapes where its own shape inference leaves lengths open.
 
-    What it gives of constants alone (an embedding of all positions) has its channels too, so they
-    are tensors without data for it.
+    A call on constants alone (an embedding of all positions) yields channels too, so its constants
+    are replaced by symbolic tensors.
     """
     kind = type(layer)
 
@@ -249,34 +248,34 @@ def _infer_in_full(layer: Layer, recording: _Recording) -> Iterator[None]:
         ):
             return kind.__call__(self, *arguments, **keywords)
 
-        def stand_in(item: object) -> object:
+        def replace_constant(item: object) -> object:
             if not is_tensor(item):
                 return item
-            kept = keras.KerasTensor(
+            placeholder = keras.KerasTensor(
                 tuple(item.shape), dtype=keras.backend.standardize_dtype(item.dtype)
             )
-            recording.weights.append((kept, item))
-            return kept
+            recording.weights.append((placeholder, item))
+            return placeholder
 
-        return kind.__call__(self, *map_structure(stand_in, arguments), **keywords)
+        return kind.__call__(self, *map_structure(replace_constant, arguments), **keywords)
 
-    def tell_in_full(self: Layer, *arguments: object, **keywords: object) -> object:
+    def infer_fully(self: Layer, *arguments: object, **keywords: object) -> object:
         made = kind.compute_output_spec(self, *arguments, **keywords)
         given = flatten([arguments, keywords])
         specs = [x for x in given if isinstance(x, keras.KerasTensor)]
-        open_ones = any(None in spec.shape for spec in flatten(made))
-        if open_ones and not any(None in spec.shape for spec in specs):
+        is_open = any(None in spec.shape for spec in flatten(made))
+        if is_open and not any(None in spec.shape for spec in specs):
             return infer(self, *arguments, **keywords)
         return made
 
-    methods = {"compute_output_spec": tell_in_full, "__call__": take_constants}
+    methods = {"compute_output_spec": infer_fully, "__call__": take_constants}
     with _override_methods(layer, methods):
         yield
 
 
 @contextmanager
 def _override_methods(layer: Layer, methods: Mapping[str, object]) -> Iterator[None]:
-    """Let one layer have other methods for a while."""
+    """Temporarily override methods and properties of a single layer."""
     kind = type(layer)
     overriding = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
     object.__setattr__(layer, "__class__", overriding)
@@ -288,29 +287,29 @@ def _override_methods(layer: Layer, methods: Mapping[str, object]) -> Iterator[N
 
 @contextmanager
 def _hide_weights(layer: Layer, recording: _Recording) -> Iterator[None]:
-    """Let a layer's own weights be tensors without data for a while.
+    """Temporarily replace a layer's own weights by symbolic tensors.
 
-    A property comes before what the object itself holds, which stays where it is.
+    A property of the class takes precedence over the attribute, which is left in place.
     """
     names = {id(value): name for name, value in vars(layer).items() if isinstance(value, Variable)}
     properties: dict[str, property] = {}
     for _, variable, _ in named_own_variables(layer):
         if (name := names.get(id(variable))) is not None:
-            stands_for = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
-            recording.weights.append((stands_for, variable))
-            properties[name] = _stand_in(layer, stands_for, variable, recording)
+            placeholder = keras.KerasTensor(tuple(variable.shape), dtype=variable.dtype)
+            recording.weights.append((placeholder, variable))
+            properties[name] = _placeholder_property(layer, placeholder, variable, recording)
     with _override_methods(layer, properties):
         yield
 
 
-def _stand_in(
-    layer: Layer, stands_for: keras.KerasTensor, variable: Variable, recording: _Recording
+def _placeholder_property(
+    layer: Layer, placeholder: keras.KerasTensor, variable: Variable, recording: _Recording
 ) -> property:
     def read(_: Layer) -> object:
         if not recording.is_here():
             return variable
         is_cast = reads_in_another_type(layer, variable)
-        return keras.ops.cast(stands_for, layer.compute_dtype) if is_cast else stands_for
+        return keras.ops.cast(placeholder, layer.compute_dtype) if is_cast else placeholder
 
     return property(read)
 
@@ -318,12 +317,13 @@ def _stand_in(
 def cast_inputs(
     layer: Layer, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> tuple[list[object], dict[str, object]]:
-    """What a layer is called on, in the type that it computes in, as Keras gives it to its code."""
+    """Cast a layer's arguments to its compute dtype, as Keras does before it runs the code."""
 
     def cast(item: object) -> object:
         if not isinstance(item, keras.KerasTensor) or "float" not in item.dtype:
             return item
-        # Of mixed types always: a type foretold may be another, and calls are known by number.
+        # With mixed precision, cast always: the inferred dtype may differ from the one at run time,
+        # and a cast in one run only would shift the numbers of all later calls.
         is_mixed = layer.compute_dtype != layer.variable_dtype
         if not layer.autocast or (item.dtype == layer.compute_dtype and not is_mixed):
             return item
@@ -344,7 +344,7 @@ def _collect_calls(
     if not made or not all(is_tensor(x) or isinstance(x, keras.KerasTensor) for x in flat):
         return "its code gives something else than tensors that depend on what it is given"
     nodes: list[Node] = []
-    begin = [*inputs, *(stands_for for stands_for, _ in recording.weights)]
+    begin = [*inputs, *(placeholder for placeholder, _ in recording.weights)]
     seen = {id(tensor) for tensor in begin}
     found = [_collect_(tensor, seen, nodes) for tensor in made]
     for node in reversed(nodes):
@@ -362,9 +362,9 @@ def _specs_in(structure: object) -> list[keras.KerasTensor]:
 
 
 def _collect_(tensor: keras.KerasTensor, seen: set[int], nodes: list[Node]) -> bool:
-    """Add the calls behind a tensor, first those that they depend on; False where one is unknown.
+    """Append the calls that lead to a tensor, in topological order; False if one is unknown.
 
-    Without recursion, as long chains of calls are common.
+    Iterative, because long chains of calls would exceed Python's recursion limit.
     """
     waiting = [(tensor, False)]
     while waiting:

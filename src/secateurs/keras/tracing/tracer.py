@@ -1,4 +1,4 @@
-"""Following channels through a model's graph: the state that the rules work on."""
+"""Tracer: the state that rules work on while channels are followed through a model's graph."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ T = TypeVar("T")
 
 
 class Tracer:
-    """Goes through a model's graph and collects the equations between its units.
+    """Walks through a model's graph and collects the equations between its units.
 
-    A rule for each kind of layer says what it does to the labels; a layer without a rule freezes
-    what it touches.
+    A rule for each layer class propagates the labels; a layer without a rule freezes its operands.
     """
 
     def __init__(
@@ -50,30 +49,30 @@ class Tracer:
         self.mixings: list[Mixing] = []
         self.operations: list[OpRecord] = []
         self.read: dict[tuple[str, int], ModelTensor] = {}
-        """Weights whose removed channels the masked twin takes as zero, by (name, axis)."""
+        """Weights whose removed channels the masked twin sets to zero, by (name, axis)."""
         self._by_weight: set[tuple[str, int]] = set()
-        """Of these, those that read something which is no operand as it is."""
+        """Those that can be masked in the weight only, not in an operand of a call."""
         self.sizes: dict[tuple[str, str, int | None], tuple[Ids, ...]] = {}
         self.layer_channels: dict[str, Ids] = {}
-        """Layer -> the units that its users number as its channels, where no weight says it."""
+        """Layer -> units in the order of its channels, for layers whose weights do not show it."""
         self.index_ranges: dict[int, int] = {}
-        """Network input -> how many rows the table has that its numbers are indices into."""
+        """Position of a network input -> number of rows of the table that it indexes."""
         self._apply_rule = apply_rule
         self._remembered: dict[Hashable, object] = {}
         self._inside = 0
         self.assumed: list[Assumed] = []
-        """Numbers in the code of layers, which may follow the sizes around them or not."""
+        """Sizes in the code of layers that are assumed to follow the lengths of axes."""
         self.closed = ""
-        """Why the code of the layer of the present call is not gone through."""
+        """Why the code of the current call's layer is not traced; '' if it is, or need not be."""
         self._written_in: tuple[str, int] | None = None
-        """The class whose code makes the present call, numbers and all; which call it is."""
+        """(Class whose code makes the current call, index of the call); None outside such code."""
 
     # -- one call
 
     def step(
         self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
-        """Label what one call of the graph gives."""
+        """Run the rule of one call of the graph and return its labelled outputs."""
         self.operations.append(OpRecord(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
         self._written_in, self.closed = None, site.closed
@@ -90,9 +89,9 @@ class Tracer:
         return outputs
 
     def _with_weights(self, structure: T) -> T:
-        """Values in the places of weights that a layer's code uses itself.
+        """Replace weights that a layer's code uses directly by values.
 
-        In those of constants where there is nothing else: all positions of an embedding.
+        A call on constants alone (the positions of an embedding, say) has its constants replaced.
         """
         flat = flatten(structure)
         is_constant = not any(isinstance(item, (Value, Variable)) for item in flat)
@@ -119,13 +118,13 @@ class Tracer:
         arguments: Sequence[object],
         keywords: Mapping[str, object],
     ) -> object:
-        """What a layer gives for these values, labelled by its rule."""
+        """Return a layer's outputs for these values, labelled by its rule."""
         specs = _with_specs((list(arguments), dict(keywords)))
-        if not accepts_training(layer):  # whoever calls it may say so all the same
+        if not accepts_training(layer):  # the caller may pass it to any layer
             specs[1].pop("training", None)
         made = layer.compute_output_spec(*specs[0], **specs[1])
         if any(None in spec.shape for spec in flatten(made)):
-            # Some layers tell their shape from their configuration alone; their code knows better.
+            # Some layers infer it from their configuration alone; running their code is exact.
             made = infer(layer, *specs[0], **specs[1])
         outputs: object = map_structure(Value, made)
         call = Call(path, layer, arguments, keywords, values_in(outputs))
@@ -140,7 +139,7 @@ class Tracer:
         arguments: Sequence[object],
         keywords: Mapping[str, object],
     ) -> list[Value]:
-        """What a layer inside another gives. The masked twin sees the outer one only."""
+        """Return the outputs of a layer inside another; the masked twin sees only the outer one."""
         self._inside += 1
         try:
             return values_in(self.call(path, layer, arguments, keywords))
@@ -148,7 +147,7 @@ class Tracer:
             self._inside -= 1
 
     def _say_where_from(self, call: Call) -> None:
-        """A result without channels says what it is, as what it was made from did."""
+        """Pass the first input's description, and its source, on to outputs without channels."""
         if not call.inputs:
             return
         first = call.inputs[0]
@@ -161,11 +160,11 @@ class Tracer:
     # -- labels
 
     def weight(self, variable: Variable | None) -> ModelTensor | None:
-        """The model's tensor that a layer's variable is; None where there is none."""
+        """Return the model's tensor for a layer's variable; None if there is none."""
         return None if variable is None else self.leaves.get(id(variable))
 
     def put(self, value: Value, axes: Mapping[int, Ids | None], why: str = "") -> None:
-        """Label a result; axes of length one or without units stay unlabelled."""
+        """Label a result; axes of length one or without units are left unlabelled."""
         value.axes = {
             axis % value.rank: units
             for axis, units in axes.items()
@@ -174,21 +173,21 @@ class Tracer:
         value.why = why or value.why
 
     def carry(self, call: Call, axes: Mapping[int, int] | None = None) -> None:
-        """Every result has the labels of the first input: input axis -> axis of the result."""
+        """Give every output the first input's labels; ``axes`` maps input axis -> output axis."""
         known = call.input.axes
         moved = {axis: axis for axis in known} if axes is None else axes
         for output in call.outputs:
             self.put(output, {new: known[old] for old, new in moved.items() if old in known})
 
     def _own_units(self, leaf: ModelTensor, axis: int) -> Ids:
-        """The units of a weight's axis; new ones if it has none yet."""
+        """Return the units of a weight's axis, created if it has none yet."""
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.shape[axis])
             leaf.roles.setdefault(axis, Role.OTHER)
         return leaf.axes[axis]
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made under this key before, or is made now: for layers that are called twice."""
+        """Return the value cached under this key, or make it: for layers that are called twice."""
         if key not in self._remembered:
             self._remembered[key] = make()
         return cast("T", self._remembered[key])
@@ -196,10 +195,10 @@ class Tracer:
     # -- equations
 
     def unify(self, places: Iterable[Place | None]) -> Ids | None:
-        """These axes are one: the same units lie along all of them. Returns these; None if none do.
+        """Equate the units along these axes and return them; None if no axis carries channels.
 
-        Axes of length one are broadcast and do not count. An axis that carries no channels has a
-        fixed length, so all that meet it are frozen.
+        Axes of length one are broadcast and ignored. A value's axis without units has a fixed
+        length, so it freezes the units of all the others.
         """
         known: list[Ids] = []
         unbound: list[tuple[ModelTensor, int]] = []
@@ -223,14 +222,14 @@ class Tracer:
         for units in known[1:]:
             self.equations.equate(known[0], units)
         for leaf, axis in unbound:
-            # Twice the same leaf: the first time has bound it.
+            # The same tensor may occur twice; its first occurrence has bound the axis.
             self.equations.equate(known[0], leaf.axes.setdefault(axis, known[0]))
         return known[0] if known else None
 
     def join(
         self, leaf: ModelTensor | None, axis: int, units: Ids, role: Role = Role.FILTER
     ) -> None:
-        """A weight's axis carries these units: bound to them if it had none, else equal to them."""
+        """Label a weight's axis with these units, or equate them with the units it has."""
         if leaf is None:
             return
         place = Place(leaf, axis)
@@ -240,7 +239,7 @@ class Tracer:
         self.play(place, role)
 
     def freeze_known(self, thing: Value | ModelTensor, reason: str, axes: Iterable[int]) -> None:
-        """Nothing may go along those of these axes that carry channels."""
+        """Freeze the units along those of these axes that already carry channels."""
         for axis in axes:
             if (units := thing.axes.get(axis % len(thing.shape))) is not None:
                 self.equations.freeze(units, reason)
@@ -248,7 +247,7 @@ class Tracer:
     def freeze(
         self, thing: Value | ModelTensor | None, reason: str, axes: Iterable[int] | None = None
     ) -> None:
-        """Nothing along these axes (all, if not given) may go."""
+        """Freeze everything along these axes (all axes by default)."""
         if thing is None:
             return
         chosen = range(len(thing.shape)) if axes is None else axes
@@ -259,25 +258,25 @@ class Tracer:
         self.freeze_known(thing, reason, chosen)
 
     def play(self, place: Place, role: Role) -> None:
-        """Note what an axis of a weight does."""
+        """Record the role of a weight's axis; the first role other than OTHER is kept."""
         thing = place.thing
         leaf = thing.leaf if isinstance(thing, Value) else thing
         if leaf is not None and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
             leaf.roles[place.at] = role
 
-    # -- notes for what comes after
+    # -- records for the proof and the surgery
 
     def reads(
         self, leaf: ModelTensor, axis: int, call: Call | None = None, of: Place | None = None
     ) -> None:
-        """Along this axis a weight reads channels; the masked twin ignores removed ones.
+        """Record that a weight reads channels along this axis; the twin ignores removed ones.
 
         Args:
-            leaf: the weight.
-            axis: of the weight.
-            call: the present one.
-            of: the axis of one of its operands that is read, if it is read as it is and this is all
-                that the weight's axis does; None where that is not so.
+            leaf: Weight that reads.
+            axis: Axis of the weight.
+            call: Current call.
+            of: Axis of an operand, if the weight's axis reads exactly that axis and nothing else;
+                the masked twin may then mask the operand instead of the weight. None otherwise.
         """
         place = Place(leaf, axis)
         key = leaf.name, place.at
@@ -290,9 +289,9 @@ class Tracer:
             self.operations[-1].reading[key] = mask
 
     def reading(self) -> dict[tuple[str, int], list[tuple[int, Mask]]]:
-        """Weights (by name and axis) -> the operands (call, which) that they read, all of them.
+        """Map (name, axis) of a weight to all operands it reads, as (index of the call, mask).
 
-        Those that also read something else are left out.
+        Weights that also read something else are left out.
         """
         find: dict[tuple[str, int], list[tuple[int, Mask]]] = {}
         for number, operation in enumerate(self.operations):
@@ -302,14 +301,14 @@ class Tracer:
         return find
 
     def silences(self, leaf: ModelTensor | None, axis: int) -> None:
-        """The masked twin takes the weight as zero at removed channels, which makes these zero."""
+        """Record that zeroing a weight along this axis makes the removed channels zero."""
         if leaf is not None:
             key = leaf.name, Place(leaf, axis).at
             self.read[key] = leaf
             self._by_weight.add(key)
 
     def mask(self, call: Call, value: Value, axis: int) -> None:
-        """The masked twin ignores the removed channels of this operand here."""
+        """Record that the masked twin sets the removed channels of this operand to zero."""
         units = value.axes.get(axis % value.rank)
         if units is None:
             return
@@ -320,7 +319,7 @@ class Tracer:
         self.operations[-1].masks += [Mask(n, axis % value.rank, units) for n in numbers]
 
     def mixes(self, call: Call, units: Iterable[Ids | None]) -> None:
-        """The result for a channel depends on the others along these axes."""
+        """Record that the result for a channel depends on the other channels along these axes."""
         arrays = [array for array in units if array is not None and len(array)]
         if not arrays:
             return
@@ -339,7 +338,10 @@ class Tracer:
         position: int | None = None,
         wholes: Sequence[Ids] = (),
     ) -> None:
-        """A layer's configuration keeps the number of these units; ``wholes`` as in ``Assumed``."""
+        """Record that a layer's configuration stores the number of these units.
+
+        Inside the code of a layer, the size is assumed instead; ``wholes`` as in ``Assumed``.
+        """
         if units is None:
             return
         if self._written_in is not None:
@@ -353,19 +355,19 @@ class Tracer:
             self.sizes.setdefault((owner, attribute, position), (units,))
 
     def numbers(self, layer: str, units: Ids | None) -> None:
-        """These units, in this order, are what users call channel 0, 1, ... of a layer."""
+        """Record that these units, in this order, are channels 0, 1, ... of a layer."""
         if units is not None:
             self.layer_channels.setdefault(layer, units)
 
     def costs(self, layer: str, total: int, axes: Iterable[Ids | None]) -> None:
-        """A contraction of so many multiply-accumulates; they follow the lengths of these axes."""
+        """Record ``total`` multiply-accumulates, proportional to the lengths of these axes."""
         followed = tuple(units for units in axes if units is not None)
         constant = total // math.prod(len(units) for units in followed)
         self.contractions.append(Contraction(layer, Product(constant, followed)))
 
 
 def _mask_of(call: Call, of: Place) -> Mask | None:
-    """The channels of an operand as what a masked twin may change; None where it is not one."""
+    """Return the mask for an operand's channels; None if it has none or occurs more than once."""
     operands = [number for number, known in enumerate(call.inputs) if known is of.thing]
     units = of.thing.axes.get(of.at)
     return None if len(operands) != 1 or units is None else Mask(operands[0], of.at, units)

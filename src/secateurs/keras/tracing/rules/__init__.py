@@ -1,4 +1,4 @@
-"""What each layer does to the labels. Importing this package registers every rule."""
+"""Rules: how each layer or operation propagates channels. Importing this registers all of them."""
 
 from secateurs.keras.tracing.rules import (
     attention,

@@ -1,4 +1,4 @@
-"""Attention: heads, key and value channels are axes of the kernels; positions are summed over."""
+"""Attention: heads, key channels and value channels are axes of the kernels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Tracer
 
 SCALED_BY = ("key_dim", "head_dim")
-"""Sizes whose root attention divides by: a cut of one is made up for in the query's weights."""
+"""Sizes whose square root divides the scores; the query's weights compensate for a cut of one."""
 
 
 def _arguments(call: Call) -> tuple[Value, Value, Value]:
-    """(query, key, value); the key is the value where none is given."""
+    """Return (query, key, value); the key defaults to the value."""
     named = call.by_name
     query, value = named["query"], named["value"]
     key = named.get("key")
@@ -31,7 +31,7 @@ def _arguments(call: Call) -> tuple[Value, Value, Value]:
 
 
 def _project(tracer: Tracer, x: Value, kernel: ModelTensor) -> Ids | None:
-    """The channels a projection reads, from the last axis of its input."""
+    """Return the units that a projection reads along the last axis of its input."""
     read = tracer.unify([Place(x, -1), Place(kernel, 0)])
     tracer.reads(kernel, 0)
     return read
@@ -45,7 +45,7 @@ def _bias(tracer: Tracer, dense: Layer, units: Iterable[Ids | None]) -> None:
 
 
 def _filters(tracer: Tracer, *leaves: ModelTensor) -> None:
-    """The last two axes of a projection make channels."""
+    """Mark the last two axes of projection kernels as filters."""
     for leaf in leaves:
         tracer.play(Place(leaf, -1), Role.FILTER)
         tracer.play(Place(leaf, -2), Role.FILTER)
@@ -62,7 +62,7 @@ def _dense_layers(layer: Layer) -> list[Layer]:
 
 
 def _kernels(tracer: Tracer, call: Call) -> list[ModelTensor] | None:
-    """The kernels of query, key, value, output (and gate); None if they cannot be followed."""
+    """Return the kernels of query, key, value, output (and gate); None if any is customised."""
     base = (
         layers.GroupQueryAttention
         if isinstance(call.layer, layers.GroupQueryAttention)
@@ -75,7 +75,7 @@ def _kernels(tracer: Tracer, call: Call) -> list[ModelTensor] | None:
 
 @rule(layers.MultiHeadAttention)
 def multi_head_attention(tracer: Tracer, call: Call) -> None:
-    """softmax(q k^T / sqrt(d)) v, with projections before and behind."""
+    """Multi-head attention: softmax(q k^T / sqrt(d)) v, with input and output projections."""
     kernels = _kernels(tracer, call)
     if kernels is None:
         return unknown(tracer, call, "its projections or its attention are not Keras's own")
@@ -85,7 +85,7 @@ def multi_head_attention(tracer: Tracer, call: Call) -> None:
     inner = tracer.unify([Place(query, -1), Place(key, -1)])
     carried = tracer.unify([Place(value, -1), *(Place(g, -1) for g in gate), Place(output, 1)])
     if keras.backend.backend() == "jax" and not call.layer.dropout:
-        # JAX's own attention, which Keras calls there, wants values as wide as keys.
+        # Keras calls JAX's attention here, which requires values as wide as keys.
         tracer.unify([Place(query, -1), Place(value, -1)])
     units = _Units(heads, heads, inner, carried)
     into += [_project(tracer, call.by_name["query"], kernel) for kernel in gate]
@@ -106,10 +106,10 @@ class _Units:
     """The units of an attention layer.
 
     Attributes:
-        heads: of the queries.
-        shared: heads of keys and values; fewer, where several heads of queries share one.
-        inner: channels of each head that queries and keys meet in.
-        carried: channels of each head that values carry.
+        heads: Query heads.
+        shared: Heads of keys and values; fewer where several query heads share one.
+        inner: Channels of a head of queries and keys, which the scores sum over.
+        carried: Channels of a head of values.
     """
 
     heads: Ids | None
@@ -119,7 +119,7 @@ class _Units:
 
 
 def _wire(tracer: Tracer, call: Call, units: _Units) -> None:
-    """Biases, what the masked twin ignores, and axes that may not change."""
+    """Label biases, record what the masked twin ignores, and freeze the positions."""
     layer = call.layer
     query, key, value, _, *gate = _dense_layers(layer)
     _bias(tracer, query, (units.heads, units.inner))
@@ -127,7 +127,7 @@ def _wire(tracer: Tracer, call: Call, units: _Units) -> None:
     _bias(tracer, value, (units.shared, units.carried))
     for dense in gate:
         _bias(tracer, dense, (units.heads, units.carried))
-    # A sum of products of two activations: with the query's part zero, a channel does not count.
+    # Scores sum products of queries and keys: with the query's factor zero, a channel adds nothing.
     tracer.silences(tracer.weight(query.kernel), -1)
     tracer.silences(tracer.weight(query.bias), -1)
     output = tracer.weight(layer._output_dense.kernel)
@@ -138,7 +138,7 @@ def _wire(tracer: Tracer, call: Call, units: _Units) -> None:
 
 
 def _give(tracer: Tracer, call: Call, output: ModelTensor, units: _Units) -> None:
-    """The result's channels; the attention's scores, where they are asked for, have heads."""
+    """Label the result's channels, and the heads of the attention scores if they are returned."""
     axes = {}
     made = range(2, len(output.shape))
     for axis in made:
@@ -179,7 +179,7 @@ def _count(
 
 @rule(layers.GroupQueryAttention)
 def group_query_attention(tracer: Tracer, call: Call) -> None:
-    """Several heads of queries share one of keys and values: the heads of queries form a grid."""
+    """Grouped-query attention: query heads are a grid of (key-value heads, queries per head)."""
     kernels = _kernels(tracer, call)
     if kernels is None:
         return unknown(tracer, call, "its projections or its attention are not Keras's own")
@@ -189,11 +189,11 @@ def group_query_attention(tracer: Tracer, call: Call) -> None:
     heads = tracer.unify([Place(k, -2) for k in (query, *gate)] + [Place(output, 0)])
     if heads is not None:
         _share(tracer, call, heads, shared)
-    # One size, head_dim, is the width of queries, keys and values alike.
+    # A single size, head_dim, is the width of queries, keys and values.
     inner = tracer.unify([Place(k, -1) for k in (query, key, value, *gate)] + [Place(output, 1)])
     units = _Units(heads, shared, inner, inner)
     into += [_project(tracer, call.by_name["query"], kernel) for kernel in gate]
-    # The result is as wide as the query's input, and that as the value's: Keras has it so.
+    # Keras requires the result, the query's input and the value's input to have the same width.
     named = call.by_name
     tracer.unify([Place(named["query"], -1), Place(named["value"], -1), Place(output, 2)])
     _filters(tracer, query, key, value, *gate)
@@ -219,7 +219,7 @@ def _share(tracer: Tracer, call: Call, heads: Ids, shared: Ids | None) -> None:
 
 @rule(layers.Attention, layers.AdditiveAttention)
 def attend(tracer: Tracer, call: Call) -> None:
-    """Without projections: queries and keys meet in their last axis, values are carried."""
+    """Attention without projections: scores sum over the last axis; values are carried."""
     query, value, *rest = call.inputs[:3]
     key = rest[0] if rest else value
     layer = call.layer
@@ -230,7 +230,8 @@ def attend(tracer: Tracer, call: Call) -> None:
     if scale is not None:
         tracer.reads(scale, 0)
     elif key is value and units is not None:
-        # The twin would silence the values with the keys: as removed ones, nobody reads them.
+        # Masking the keys also masks the values, which are the same tensor. Where a score needs it,
+        # that is harmless: nothing reads removed channels of the values afterwards.
         tracer.mask(call, query, -1)
         if isinstance(layer, layers.AdditiveAttention) or layer.score_mode != "dot":
             tracer.mask(call, key, -1)
@@ -246,7 +247,7 @@ def attend(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("DotProductAttention"))
 def dot_product_attention(tracer: Tracer, call: Call) -> None:
-    """softmax(q k^T scale) v of (batch, positions, heads, channels), without projections."""
+    """softmax(q k^T scale) v on tensors of shape (batch, positions, heads, channels)."""
     named = call.by_name
     query, key, value = (named[name] for name in ("query", "key", "value"))
     if not all(isinstance(x, Value) and x.rank == 4 for x in (query, key, value)):
@@ -263,7 +264,7 @@ def dot_product_attention(tracer: Tracer, call: Call) -> None:
             tracer.equations.freeze(inner, f"{call} divides by the root of how many there are")
     else:
         tracer.mask(call, query, 3)
-    # The backends' own attention wants values as wide as queries.
+    # The backends' attention functions require values as wide as queries.
     carried = tracer.unify([Place(query, 3), Place(value, 3)])
     tracer.put(call.output, {2: heads, 3: carried})
     pairs = math.prod(query.shape[:-1]) * key.shape[1]
@@ -273,7 +274,7 @@ def dot_product_attention(tracer: Tracer, call: Call) -> None:
 
 
 def _heads_of(tracer: Tracer, call: Call, query: Value, key: Value, value: Value) -> Ids | None:
-    """The queries' heads; where several share one of keys and values, they form a grid."""
+    """Return the query heads; where several share one of keys and values, they form a grid."""
     heads, shared = query.axes.get(2), tracer.unify([Place(key, 2), Place(value, 2)])
     if heads is not None and shared is not None:
         rows = heads

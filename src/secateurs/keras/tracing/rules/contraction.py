@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: the axis summed over is one axis, the others are carried on."""
+"""Convolutions and matrix products: contracted axes are equated, the others are carried."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ContractionOperand = tuple[Value | ModelTensor, str]
 def contract(
     tracer: Tracer, call: Call, operands: Sequence[ContractionOperand], result: str
 ) -> None:
-    """An einsum: axes of one letter are one; letters that the result lacks are summed over.
+    """Label an einsum: axes of the same letter are equated; letters not in the result are summed.
 
     The masked twin ignores removed channels in a weight that has the summed axis, or else in the
     first operand that has it.
@@ -63,7 +63,7 @@ def _ignore(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
 
 
 def shift(tracer: Tracer, value: Value, axis: int, bias: ModelTensor | None) -> None:
-    """A bias along an axis of the result."""
+    """Equate a bias with an axis of the result."""
     if bias is not None:
         tracer.unify([Place(value, axis), Place(bias, 0)])
         tracer.play(Place(bias, 0), Role.SHIFT)
@@ -85,7 +85,7 @@ def dense(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.EinsumDense)
 def einsum_dense(tracer: Tracer, call: Call) -> None:
-    """Any einsum with one weight; a bias along some of the result's axes."""
+    """Any einsum with one weight, and a bias along some of the result's axes."""
     layer, x = call.layer, call.input
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
@@ -107,7 +107,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
 
 
 def spell_out(equation: str, rank: int) -> tuple[str, str, str]:
-    """(input, weight, output) letters, with letters of their own in the place of an ellipsis."""
+    """Return the (input, weight, output) letters of an equation, with new letters for '...'."""
     read, weight, result = re.split(",|->", equation.replace(" ", ""))
     free = [letter for letter in "αβγδεζηθικλμ" if letter not in equation]
     elided = "".join(free[: rank - len(read.replace("...", ""))])
@@ -115,7 +115,7 @@ def spell_out(equation: str, rank: int) -> tuple[str, str, str]:
 
 
 def channel_axis(layer: Layer, rank: int) -> int:
-    """Where a layer with a data format has its channels."""
+    """Return the channel axis of a layer with a data format."""
     return 1 if layer.data_format == "channels_first" else rank - 1
 
 
@@ -149,7 +149,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
 
 
 def _give(tracer: Tracer, call: Call, channel: int, made: Ids | None) -> None:
-    """The result's channels, its bias and its activation."""
+    """Label the result's channels and the bias, and apply the activation."""
     tracer.put(call.output, {channel: made})
     shift(tracer, call.output, channel, tracer.weight(call.layer.bias))
     activate(tracer, call, call.layer.activation)
@@ -158,9 +158,10 @@ def _give(tracer: Tracer, call: Call, channel: int, made: Ids | None) -> None:
 def _wire_groups(
     tracer: Tracer, call: Call, kernel: ModelTensor, channel: int
 ) -> tuple[Ids | None, list[Ids | None]]:
-    """(units made, units that its cost counts).
+    """Label a grouped convolution; return (output units, units that its cost is proportional to).
 
-    Read: a grid of groups by channels in each. Made: a grid of the same groups by filters in each.
+    The input is a grid of (groups, channels per group), the output one of the same groups and
+    (groups, filters per group).
     """
     x, groups, equations = call.input, call.layer.groups, tracer.equations
     read = x.axes.get(channel)
@@ -190,7 +191,7 @@ def _wire_groups(
 
 @rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 def transposed_convolution(tracer: Tracer, call: Call) -> None:
-    """As a convolution, but the kernel is (..., output, input)."""
+    """Transposed convolution: like a convolution, with a kernel (..., output, input)."""
     layer, x = call.layer, call.input
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
@@ -209,7 +210,7 @@ def transposed_convolution(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 def depthwise_convolution(tracer: Tracer, call: Call) -> None:
-    """Each channel by itself, ``depth_multiplier`` times."""
+    """Depthwise convolution: ``depth_multiplier`` filters for each channel."""
     channel = channel_axis(call.layer, call.input.rank)
     kernel = tracer.weight(call.layer.kernel)
     if kernel is None:
@@ -222,7 +223,7 @@ def depthwise_convolution(tracer: Tracer, call: Call) -> None:
 def _each_channel(
     tracer: Tracer, call: Call, kernel: ModelTensor, channel: int, positions: int
 ) -> Ids | None:
-    """The channels that a kernel (..., input, multiplier) makes of each channel by itself."""
+    """Return the output units of a depthwise kernel of shape (..., input, multiplier)."""
     x, multiplier = call.input, kernel.shape[-1]
     tracer.freeze_known(x, f"{call} slides over it", _space(x, channel))
     read = x.axes.get(channel)
@@ -242,7 +243,7 @@ def _each_channel(
 
 @rule(layers.SeparableConv1D, layers.SeparableConv2D)
 def separable_convolution(tracer: Tracer, call: Call) -> None:
-    """A depthwise convolution and one of single points."""
+    """Separable convolution: a depthwise and a pointwise convolution."""
     layer = call.layer
     depthwise = tracer.weight(layer.depthwise_kernel)
     pointwise = tracer.weight(layer.pointwise_kernel)
@@ -265,14 +266,14 @@ def separable_convolution(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.Dot)
 def dot(tracer: Tracer, call: Call) -> None:
-    """Two values multiplied along an axis of each, example by example."""
+    """Dot product of two values along an axis of each, for each example."""
     left, right = call.inputs
     axes = call.layer.axes
     axes = (axes, axes) if isinstance(axes, int) else axes
     first, second = (axis % value.rank for axis, value in zip(axes, (left, right), strict=True))
-    if call.layer.normalize:  # each is divided by its norm over all of these channels
+    if call.layer.normalize:  # each operand is divided by its norm over these channels
         tracer.mixes(call, [left.axes.get(first), right.axes.get(second)])
-    if left.rank == right.rank == 2:  # one number an example, kept as an axis of length one
+    if left.rank == right.rank == 2:  # one number per example, as an axis of length one
         units = tracer.unify([Place(left, first), Place(right, second)])
         tracer.mask(call, left, first)
         return tracer.costs(call.path, math.prod(left.shape), [units])
@@ -288,7 +289,7 @@ def dot(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Matmul"))
 def matmul(tracer: Tracer, call: Call) -> None:
-    """Matrix products of every shape; leading axes are broadcast."""
+    """Matrix product of any shapes; leading axes are broadcast."""
     operands = call.operands
     left, right = operands
     lead = "abcdefgh"[: max(left.rank - 2, right.rank - 2, 0)]
@@ -303,7 +304,7 @@ def matmul(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Einsum"))
 def einsum(tracer: Tracer, call: Call) -> None:
-    """An einsum written out, without repeated letters inside one operand."""
+    """Explicit einsum without repeated letters in one operand."""
     inputs, arrow, result = call.layer.subscripts.replace(" ", "").partition("->")
     words = inputs.split(",")
     repeated = any(len(set(word)) < len(word) for word in words)

@@ -1,4 +1,4 @@
-"""Looking things up by number: the axis looked into may not change, the others are carried."""
+"""Look-ups by index: the indexed axis is frozen, the others are carried."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateurs.keras.tracing.tracer import Tracer
 
 @rule(layers.Embedding)
 def embedding(tracer: Tracer, call: Call) -> None:
-    """A row for each number: rows are picked by the data, columns are channels."""
+    """Embedding: rows are selected by the data and frozen; columns are channels."""
     table = tracer.weight(call.layer.embeddings)
     if table is None:
         return unknown(tracer, call, "its table is not a variable of its own")
@@ -32,9 +32,9 @@ def embedding(tracer: Tracer, call: Call) -> None:
 
 @rule(*find_classes([layers], "ReversibleEmbedding"))
 def reversible_embedding(tracer: Tracer, call: Call) -> None:
-    """An embedding; called in reverse, a matrix product with the same table or one of its own."""
+    """Reversible embedding: in reverse, a matrix product with its table, or with a second one."""
     if not call.by_name.get("reverse", False):
-        if not call.layer.tie_weights:  # as long as the table is wide, even if nobody calls it
+        if not call.layer.tie_weights:  # as tall as the table is wide, even if never called
             other = tracer.weight(call.layer.reverse_embeddings)
             table = tracer.weight(call.layer.embeddings)
             if table is not None and other is not None:
@@ -53,7 +53,7 @@ def reversible_embedding(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Take"))
 def take(tracer: Tracer, call: Call) -> None:
-    """Slices along one axis, of values or of a weight (a codebook), by numbers."""
+    """Select slices along one axis of a value or a weight (a codebook) by index."""
     x, axis = call.input, call.layer.axis
     numbers = call.inputs[1:]
     if not isinstance(axis, int) or any(value.axes for value in numbers):
@@ -72,6 +72,6 @@ OF_ALL_OPERANDS.add(take)
 
 @rule(layers.Masking)
 def masking(tracer: Tracer, call: Call) -> None:
-    """A step is masked where all its features have one value, so that it reads all of them."""
+    """Masking: a step is masked if all its features equal one value, so all of them are read."""
     tracer.freeze_known(call.input, f"{call} reads all features of a step", [-1])
     tracer.carry(call)

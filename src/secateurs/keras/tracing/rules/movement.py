@@ -1,4 +1,4 @@
-"""Layers and operations that only move elements about: run on the labels, they say what they do."""
+"""Layers and operations that only move elements: running them on the labels moves the labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Movement = Callable[[Ids], UnitLabels | Sequence[UnitLabels]]
 
 
 def move(tracer: Tracer, call: Call, movement: Movement) -> None:
-    """The rule for movements of one value: ``movement`` does to an array what the layer does."""
+    """Label the outputs by moving the labels; ``movement`` does to an array what the layer does."""
     found: list[list[Axes]] = [[] for _ in call.outputs]
     for axis, units in list(call.input.axes.items()):
         moved = movement(lay_out(call.input.shape, axis, units))
@@ -43,7 +43,7 @@ def move(tracer: Tracer, call: Call, movement: Movement) -> None:
 
 @rule(layers.Flatten)
 def flatten(tracer: Tracer, call: Call) -> None:
-    """Into one axis; from channels first, the channels are moved last before."""
+    """Flatten into one axis; with ``channels_first``, channels are moved last first."""
 
     def movement(labels: Ids) -> Ids:
         if call.layer.data_format == "channels_first" and labels.ndim > 1:
@@ -55,7 +55,7 @@ def flatten(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.Reshape)
 def reshape(tracer: Tracer, call: Call) -> None:
-    """All axes but the batch's; sizes that follow channels are kept in step."""
+    """Reshape all axes but the batch; sizes that equal a number of channels follow it."""
     move(tracer, call, lambda labels: labels.reshape(call.output.shape))
     for position, size in enumerate(call.layer.target_shape):
         if size != -1:
@@ -64,25 +64,25 @@ def reshape(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.Permute)
 def permute(tracer: Tracer, call: Call) -> None:
-    """All axes but the batch's."""
+    """Permute all axes but the batch."""
     move(tracer, call, lambda labels: labels.transpose(0, *call.layer.dims))
 
 
 @rule(layers.RepeatVector)
 def repeat_vector(tracer: Tracer, call: Call) -> None:
-    """A new axis of copies."""
+    """Repeat along a new axis."""
     move(tracer, call, lambda labels: np.repeat(labels[:, None], call.layer.n, axis=1))
 
 
 @rule(layers.Concatenate)
 def concatenate(tracer: Tracer, call: Call) -> None:
-    """One axis is put end to end; the others are one."""
+    """Concatenate along one axis; equate the others."""
     _join(tracer, call, call.inputs, call.layer.axis)
 
 
 @rule(*operation_classes("Concatenate", "Append"))
 def concatenate_operation(tracer: Tracer, call: Call) -> None:
-    """As the layer; constants keep their places."""
+    """Concatenate like the layer; constants are operands with frozen positions."""
     if call.layer.axis is None:
         return unknown(tracer, call, "it flattens what it joins")
     return _join(tracer, call, call.operands, call.layer.axis)
@@ -97,7 +97,7 @@ def _join(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> No
     }
     parts = [value.axes.get(axis) for value in values]
     if any(part is not None for part in parts):
-        # A part without channels keeps its place: units of its own that nothing may remove.
+        # A part without channels gets frozen units, so that its positions are kept.
         axes[axis] = np.concatenate(
             [
                 add_frozen_side(tracer.equations, value.shape[axis]) if part is None else part
@@ -109,7 +109,7 @@ def _join(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> No
 
 @rule(*operation_classes("Stack"))
 def stack(tracer: Tracer, call: Call) -> None:
-    """A new axis without channels; the others are one."""
+    """Stack along a new axis without channels; equate the others."""
     axis = call.layer.axis % call.output.rank
     others = [at for at in range(call.output.rank) if at != axis]
     tracer.put(
@@ -122,7 +122,7 @@ def stack(tracer: Tracer, call: Call) -> None:
 
 
 def _on_labels(call: Call) -> Movement:
-    """The operation itself, run on the labels in the place of its first argument."""
+    """Return a movement that runs the operation on the labels in place of its input."""
 
     def movement(labels: Ids) -> UnitLabels | Sequence[UnitLabels]:
         tensor = keras.ops.convert_to_tensor(np.ascontiguousarray(labels, np.int32))
@@ -154,7 +154,7 @@ def _on_labels(call: Call) -> Movement:
     )
 )
 def rearrange(tracer: Tracer, call: Call) -> None:
-    """Told nothing of the lengths of axes that carry channels."""
+    """Move elements without any argument that depends on the number of channels."""
     if len(call.inputs) > 1:
         return unknown(tracer, call, "it is told by a tensor what to do")
     return move(tracer, call, _on_labels(call))
@@ -174,7 +174,7 @@ def rearrange(tracer: Tracer, call: Call) -> None:
     )
 )
 def along_axis(tracer: Tracer, call: Call) -> None:
-    """Each line along one axis is picked from, sorted, summed up, ... on its own."""
+    """Sort, accumulate or pick along one axis, which is frozen; the others are carried."""
     x = call.input
     axis = getattr(call.layer, "axis", -1)
     if len(call.inputs) > 1 or not isinstance(axis, int):
@@ -190,7 +190,7 @@ def along_axis(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Roll"))
 def roll(tracer: Tracer, call: Call) -> None:
-    """As many come round the end as were asked for; these stay."""
+    """Roll along axes; the channels that wrap around the end are frozen."""
     shifts, axes = (
         value if isinstance(value, (list, tuple)) else (value,)
         for value in (call.layer.shift, call.layer.axis)
@@ -206,7 +206,7 @@ def roll(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Reshape", "BroadcastTo"))
 def reshape_operation(tracer: Tracer, call: Call) -> None:
-    """Told lengths as integers: those of axes that carry channels are kept in step."""
+    """Reshape to integer lengths; those of axes that carry channels follow the channels."""
     attribute = "newshape" if hasattr(call.layer, "newshape") else "shape"
     asked = getattr(call.layer, attribute)
     if len(call.inputs) > 1 or not all(isinstance(size, int) for size in asked):
@@ -221,7 +221,7 @@ def reshape_operation(tracer: Tracer, call: Call) -> None:
 
 
 def _wholes_of(tracer: Tracer, call: Call) -> list[Ids]:
-    """The widths that a number a reshape is told may be a share of."""
+    """Return the widths that a length in a reshape may be a fraction of."""
     axes = call.output.axes
     grids = [(axes[at], axes[at + 1]) for at in axes if at + 1 in axes]
     return [*call.input.axes.values(), *(tracer.equations.compose(sides) for sides in grids)]
@@ -229,7 +229,7 @@ def _wholes_of(tracer: Tracer, call: Call) -> list[Ids]:
 
 @rule(*operation_classes("Slice"))
 def slice_operation(tracer: Tracer, call: Call) -> None:
-    """So many positions from one on, along each axis."""
+    """Slice along each axis from a start position, with a given length."""
     x, lengths = call.input, call.layer.shape
     starts = call.arguments[1] if len(call.arguments) > 1 else call.keywords["start_indices"]
     if (
@@ -254,7 +254,7 @@ def slice_operation(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Split", "ArraySplit"))
 def split(tracer: Tracer, call: Call) -> None:
-    """Equal pieces all lose the same channels, so that they stay equal; others go by position."""
+    """Split into equal pieces, which lose the same channels, or at positions that are updated."""
     asked = call.layer.indices_or_sections
     axis = call.layer.axis % call.input.rank
     units = call.input.axes.get(axis)
@@ -271,7 +271,7 @@ def split(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Pad"))
 def pad(tracer: Tracer, call: Call) -> None:
-    """Along an axis of channels, a constant pad adds positions that nothing may remove."""
+    """Pad; along an axis of channels, constant padding adds frozen positions."""
     x = call.input
     amounts = np.broadcast_to(np.asarray(call.layer.pad_width), (x.rank, 2)).tolist()
     axes: Axes = {}
@@ -289,7 +289,7 @@ def pad(tracer: Tracer, call: Call) -> None:
 
 @rule(GetItem)
 def get_item(tracer: Tracer, call: Call) -> None:
-    """``x[..., 8:16]``: positions along an axis of channels are kept in step."""
+    """Index with integers and slices; positions along an axis of channels are updated."""
     key = call.by_name["key"]
     entries = list(key) if isinstance(key, (tuple, list)) else [key]
     plain = all(isinstance(e, (int, slice, type(None), type(Ellipsis))) for e in entries)
@@ -306,7 +306,7 @@ def get_item(tracer: Tracer, call: Call) -> None:
 
 
 PARTS = ("start", "stop", "index")
-"""What of an entry of an index a size stands for: its position is 3 * entry + this."""
+"""Parts of an index entry that hold a size; its position is 3 * entry + the part's index here."""
 
 
 def _follow_entry(tracer: Tracer, call: Call, number: int, entry: int | slice, axis: int) -> None:

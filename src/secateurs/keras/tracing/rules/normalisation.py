@@ -1,4 +1,4 @@
-"""Normalisation: the channels of the input, the scale, the shift and the statistics are one."""
+"""Normalisation: scale, shift and statistics have the channels of the input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateurs.keras.tracing.tracer import Tracer
 
 
 def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Variable | None, Role]) -> None:
-    """Vectors along one axis of the input."""
+    """Equate vectors of weights with one axis of the input."""
     for variable, role in weights:
         leaf = tracer.weight(variable)
         if leaf is not None:
@@ -23,7 +23,7 @@ def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Variable | No
 
 @rule(layers.BatchNormalization)
 def batch_normalization(tracer: Tracer, call: Call) -> None:
-    """Each channel on its own, with numbers kept for it."""
+    """Batch normalisation: each channel has its own statistics, scale and shift."""
     layer = call.layer
     _affine(
         tracer,
@@ -39,7 +39,7 @@ def batch_normalization(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.LayerNormalization, *find_classes([layers], "RMSNormalization"))
 def layer_normalization(tracer: Tracer, call: Call) -> None:
-    """The mean and variance over some axes: each channel's result depends on all of them."""
+    """Layer normalisation: mean and variance over axes mix the channels along them."""
     layer, x = call.layer, call.input
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     vectors = (
@@ -58,7 +58,7 @@ def layer_normalization(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.GroupNormalization)
 def group_normalization(tracer: Tracer, call: Call) -> None:
-    """Channels form a grid of groups by channels in each; only those in one group are mixed."""
+    """Group normalisation: a grid of (groups, channels per group), mixed within each group."""
     layer = call.layer
     _affine(tracer, call, layer.axis, (layer.gamma, Role.SCALE), (layer.beta, Role.SHIFT))
     units = call.input.axes.get(layer.axis % call.input.rank)
@@ -77,7 +77,7 @@ def group_normalization(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.UnitNormalization, *operation_classes("Normalize"))
 def unit_normalization(tracer: Tracer, call: Call) -> None:
-    """Divided by the norm over some axes."""
+    """Division by the norm over axes mixes the channels along them."""
     axis = call.layer.axis
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
     x = call.input
@@ -87,7 +87,7 @@ def unit_normalization(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.Normalization)
 def normalization(tracer: Tracer, call: Call) -> None:
-    """Preprocessing by statistics of the data: it stands before everything that has channels."""
+    """Normalisation of input data by adapted statistics; it normally precedes any channels."""
     if call.input.axes:
         return unknown(tracer, call, "it keeps statistics of the data it was adapted to")
     return tracer.carry(call)

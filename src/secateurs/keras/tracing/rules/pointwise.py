@@ -1,4 +1,4 @@
-"""Layers that work element by element, and those that change nothing when a model is used."""
+"""Element-wise layers and operations, and layers that are the identity in inference."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from secateurs.keras.tracing.symbolic import calls_in
 from secateurs.keras.tracing.tracer import Tracer
 
 TensorFunction = Callable[[BackendTensor], BackendTensor]
-"""An activation function, as a layer is given it."""
+"""An activation function."""
 
 ALONG_THE_LAST_AXIS = ("softmax", "log_softmax", "sparsemax")
 CHANGES_SHAPE = ("glu",)
 
 
 def meet(tracer: Tracer, operands: Sequence[Value], result: Value) -> None:
-    """Axes of the operands that meet in one axis of the result, counted from the last, are one."""
+    """Equate the operands' axes as broadcasting aligns them, and label the result."""
     tracer.put(
         result,
         {
@@ -44,7 +44,7 @@ def meet(tracer: Tracer, operands: Sequence[Value], result: Value) -> None:
 
 @cache
 def elementwise_functions() -> frozenset[TensorFunction]:
-    """Keras's own activation functions that work element by element."""
+    """Return Keras's element-wise activation functions."""
     names = [name for name in dir(keras.activations) if not name.startswith("_")]
     others = {*ALONG_THE_LAST_AXIS, *CHANGES_SHAPE, "get", "serialize", "deserialize"}
     functions = [getattr(keras.activations, name) for name in names if name not in others]
@@ -54,14 +54,14 @@ def elementwise_functions() -> frozenset[TensorFunction]:
 
 @cache
 def along_the_last_axis() -> frozenset[TensorFunction]:
-    """Keras's activation functions in which results along the last axis depend on each other."""
+    """Return Keras's activation functions that mix the elements along the last axis."""
     places = (keras.activations, keras.ops)
     found = (getattr(place, name, None) for place in places for name in ALONG_THE_LAST_AXIS)
     return frozenset(function for function in found if function is not None)
 
 
 def activate(tracer: Tracer, call: Call, function: TensorFunction | None) -> None:
-    """What a layer's activation function does to its result."""
+    """Apply the effect of a layer's activation function to the labels of its outputs."""
     if function is None or function in elementwise_functions():
         return
     for output in call.outputs:
@@ -72,28 +72,28 @@ def activate(tracer: Tracer, call: Call, function: TensorFunction | None) -> Non
 
 
 def works_by_element(function: TensorFunction | None, rank: int) -> bool:
-    """Whether an activation function is known, or found, to work element by element."""
+    """Return whether an activation function is known, or tested, to be element-wise."""
     if function is None or function in elementwise_functions():
         return True
     return function not in along_the_last_axis() and passes_on_values(function, rank)
 
 
 def _follow(tracer: Tracer, call: Call, function: TensorFunction, output: Value) -> bool:
-    """Label a result by the operations that the function makes of it; False where it cannot be."""
+    """Trace the operations of an activation function; False if it may change the labels."""
     spec = keras.KerasTensor(output.shape, dtype=output.spec.dtype)
     seen = calls_in(function, [spec], {})
     if isinstance(seen, str) or len(keras.tree.flatten(seen.outputs)) != 1:
         return passes_on_values(function, output.rank)
     if any(map(_is_closed, seen.nodes)):
-        # What has weights may change them while it is tried.
+        # A function with weights is not tested: running it may change them.
         return not getattr(function, "weights", ()) and passes_on_values(function, output.rank)
     given = Value(output.spec, dict(output.axes), output.why)
 
-    def one(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> list[Value]:
+    def label(node: Node, arguments: Sequence[object], keywords: dict[str, object]) -> list[Value]:
         operation = node.operation
         return tracer.inside(f"{call.path}.{operation.name}", operation, arguments, keywords)
 
-    result = keras.tree.flatten(seen.run([given], one))[0]
+    result = keras.tree.flatten(seen.run([given], label))[0]
     if result.shape != output.shape:
         return False
     for axis, units in output.axes.items():
@@ -113,20 +113,20 @@ def _why_unknown(call: Call, function: TensorFunction) -> str:
 
 
 def over_the_last(tracer: Tracer, call: Call, value: Value, operation: str, axis: int = -1) -> None:
-    """Each result along the axis depends on all of it: nothing there may go."""
+    """Freeze an axis along which each result depends on all elements."""
     tracer.freeze_known(value, f"{operation} in {call}", [axis])
 
 
 @rule(layers.Activation)
 def activation(tracer: Tracer, call: Call) -> None:
-    """Any of Keras's functions, or one of the user's."""
+    """Activation layer with one of Keras's functions, or a user's."""
     tracer.carry(call)
     activate(tracer, call, call.layer.activation)
 
 
 @rule(layers.Softmax, *operation_classes("Softmax", "LogSoftmax", "Sparsemax"))
 def softmax(tracer: Tracer, call: Call) -> None:
-    """Over one axis or several."""
+    """Softmax over one or several axes."""
     tracer.carry(call)
     axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else [call.layer.axis]
     for axis in axes:
@@ -174,13 +174,13 @@ def softmax(tracer: Tracer, call: Call) -> None:
     ),
 )
 def carry_unchanged(tracer: Tracer, call: Call) -> None:
-    """The result has the input's channels: dropout, noise and augmentation only act in training."""
+    """Carry the input's channels: dropout, noise and augmentation act in training only."""
     tracer.carry(call)
 
 
 @rule(layers.Rescaling)
 def rescaling(tracer: Tracer, call: Call) -> None:
-    """A factor and an offset: numbers for all, or one a channel."""
+    """Scale and offset: scalars, or one value per channel."""
     each = [v for v in (call.layer.scale, call.layer.offset) if isinstance(v, (list, tuple))]
     if each and call.input.axes:
         return unknown(tracer, call, "it has a factor for each channel in its configuration")
@@ -189,7 +189,7 @@ def rescaling(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.PReLU)
 def prelu(tracer: Tracer, call: Call) -> None:
-    """A slope for each place along the axes that are not shared."""
+    """PReLU: one slope per position along the axes that are not shared."""
     slopes = tracer.weight(call.layer.alpha)
     for axis in range(1, call.input.rank):
         if slopes is not None and axis in call.input.axes:
@@ -207,7 +207,7 @@ def prelu(tracer: Tracer, call: Call) -> None:
     layers.Minimum,
 )
 def merge(tracer: Tracer, call: Call) -> None:
-    """Element by element; values of a lower rank get axes of length one behind the batch."""
+    """Element-wise merge; operands of lower rank get axes of length one after the batch."""
     axes = {}
     for axis in range(call.output.rank):
         lacking = [(value, call.output.rank - value.rank) for value in call.inputs]
@@ -333,13 +333,13 @@ def merge(tracer: Tracer, call: Call) -> None:
     )
 )
 def apply_pointwise(tracer: Tracer, call: Call) -> None:
-    """Element by element, with broadcasting; numbers alone do not count."""
+    """Element-wise operation with broadcasting; Python scalars do not count as operands."""
     meet(tracer, call.operands, call.output)
 
 
 @rule(*operation_classes("Glu"))
 def glu(tracer: Tracer, call: Call) -> None:
-    """Half of an axis times the sigmoid of the other: both lose the same channels."""
+    """GLU: one half of an axis times the sigmoid of the other; both lose the same channels."""
     x = call.input
     axis = call.layer.axis % x.rank
     axes = dict(x.axes)
@@ -353,8 +353,8 @@ def glu(tracer: Tracer, call: Call) -> None:
     tracer.put(call.output, axes)
 
 
-def _register_the_applications() -> None:
-    """The layers that ``keras.applications`` define for themselves."""
+def _register_applications() -> None:
+    """Register rules for layers that modules of ``keras.applications`` define."""
     from keras.src.applications import convnext, inception_resnet_v2
 
     rule(*find_classes([convnext], "StochasticDepth"))(carry_unchanged)
@@ -362,7 +362,7 @@ def _register_the_applications() -> None:
 
     @rule(*find_classes([convnext], "LayerScale"))
     def layer_scale(tracer: Tracer, call: Call) -> None:
-        """A factor for each channel."""
+        """LayerScale: one factor per channel."""
         scale = tracer.weight(call.layer.gamma)
         if scale is not None:
             units = tracer.unify([Place(call.input, -1), Place(scale, 0)])
@@ -371,5 +371,5 @@ def _register_the_applications() -> None:
         tracer.carry(call)
 
 
-_register_the_applications()
+_register_applications()
 OF_ALL_OPERANDS.add(apply_pointwise)

@@ -1,4 +1,4 @@
-"""Pooling, padding, cropping and resampling: channels are carried, positions are read."""
+"""Pooling, padding, cropping and resampling: channels are carried, spatial axes are frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateurs.keras.tracing.tracer import Tracer
 
 
 def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> None:
-    """The batch and the channels are carried; other axes may not change, if anything is done."""
+    """Carry the batch, the channels and untouched spatial axes; freeze the other spatial axes."""
     x = call.input
     space = [axis for axis in range(1, x.rank) if axis != channel]
     left = [axis for place, axis in enumerate(space) if _is_left(call.layer, place, len(space))]
@@ -22,7 +22,7 @@ def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> No
 
 
 _LEAVES_AS_IT_IS = {"pool_size": 1, "strides": 1, "size": 1, "padding": (0, 0), "cropping": (0, 0)}
-"""Settings of layers along an axis whose positions stay what they are."""
+"""Settings with which a layer leaves an axis unchanged."""
 
 _AXIS_BY_AXIS = (
     layers.MaxPooling1D,
@@ -38,13 +38,13 @@ _AXIS_BY_AXIS = (
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
 )
-"""What is done along one axis does not ask for the others."""
+"""Layers that treat each spatial axis independently."""
 
 
 def _is_left(layer: object, place: int, spatial: int) -> bool:
-    """Whether a layer does nothing along one of its axes of space.
+    """Return whether a layer leaves one of its spatial axes unchanged.
 
-    Channels may lie there: a ``Permute`` before it moves them among the positions.
+    Channels may lie along such an axis, if a ``Permute`` before the layer moved them there.
     """
     if not isinstance(layer, _AXIS_BY_AXIS):
         return False
@@ -82,7 +82,7 @@ def _is_left(layer: object, place: int, spatial: int) -> bool:
     ),
 )
 def windows(tracer: Tracer, call: Call) -> None:
-    """Over images, sequences and volumes, in either data format."""
+    """Windows over images, sequences and volumes, in either data format."""
     rank = call.input.rank
     first = getattr(call.layer, "data_format", None) == "channels_first"
     channel = (rank - 3 if rank == 3 and call.kind == "Resize" else 1) if first else rank - 1
@@ -91,7 +91,7 @@ def windows(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.UpSampling1D, layers.Cropping1D)
 def steps(tracer: Tracer, call: Call) -> None:
-    """Over sequences; these have their channels last, always."""
+    """Windows over sequences, which always have their channels last."""
     last = call.input.rank - 1
     _carry_channels(tracer, call, last, last)
 
@@ -105,6 +105,6 @@ def steps(tracer: Tracer, call: Call) -> None:
     layers.GlobalAveragePooling3D,
 )
 def everything(tracer: Tracer, call: Call) -> None:
-    """Over all positions."""
+    """Global pooling over all positions."""
     channel = channel_axis(call.layer, call.input.rank)
     _carry_channels(tracer, call, channel, channel if call.layer.keepdims else 1)

@@ -1,4 +1,4 @@
-"""Recurrent layers: a unit is its state, its row of the recurrent kernel, and a column a gate."""
+"""Recurrent layers: a unit is a state, a row of the recurrent kernel, and a column per gate."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Tracer
 
 GATES: dict[type, int] = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
-"""How many blocks of as many columns as there are units a cell's kernels have."""
+"""Cell class -> number of gates: blocks of ``units`` columns in its kernels."""
 
 
 CONVOLUTIONAL = find_classes([conv_lstm], "ConvLSTMCell")
 GATES |= dict.fromkeys(CONVOLUTIONAL, 4)
 
 TWO_STATES = (layers.LSTMCell, *CONVOLUTIONAL)
-"""Cells that hand on two states, not one."""
+"""Cells with two states instead of one."""
 
 
 def _cells_of(layer: Layer) -> list[Layer] | None:
-    """The cells of a recurrent layer, in the order they are run; None if one is unknown."""
+    """Return the cells of a recurrent layer in execution order; None if one has no rule."""
     cell = layer.cell
     cells = list(cell.cells) if isinstance(cell, layers.StackedRNNCells) else [cell]
     return cells if all(type(one) in GATES for one in cells) else None
@@ -49,7 +49,7 @@ def _cells_of(layer: Layer) -> list[Layer] | None:
     layers.ConvLSTM3D,
 )
 def follow_recurrent(tracer: Tracer, call: Call) -> None:
-    """The result and the states have the units of the last cell, and of each."""
+    """Recurrent layer: the result has the units of its last cell, each state those of its cell."""
     layer = call.layer
     cells = _cells_of(layer)
     if cells is None:
@@ -76,13 +76,13 @@ def follow_recurrent(tracer: Tracer, call: Call) -> None:
 
 
 def _path_of_cell(call: Call, cell: Layer) -> str:
-    """Where a cell of several has its weights."""
+    """Return the path of one of several stacked cells."""
     names = {id(child): name for name, child in named_children(call.layer.cell)}
     return path_below(call.path, names[id(cell)])
 
 
 def _channel_axis(layer: Layer, x: Value) -> int:
-    """Behind the batch and the steps, where the cell has its channels."""
+    """Return the channel axis of the sequences, whose first axes are the batch and the steps."""
     if isinstance(layer.cell, CONVOLUTIONAL):
         return 1 + channel_axis(layer.cell, x.rank - 1)
     return x.rank - 1
@@ -95,7 +95,7 @@ def _give(
     initial: Sequence[Value],
     axis: int,
 ) -> None:
-    """Label the result and the states; ``axis`` is where a state has its channels."""
+    """Label the result and the states; ``axis`` is the channel axis of a state."""
     last = states[-1]
     for value, units in zip(initial, states, strict=False):
         given = value.axes.get(axis)
@@ -103,14 +103,14 @@ def _give(
             tracer.equations.equate(units, given)
         elif units is not None:
             tracer.equations.freeze(units, f"{call} starts from {value.why}")
-    result, *handed_on = call.outputs
+    result, *final_states = call.outputs
     tracer.put(result, {axis + int(bool(call.layer.return_sequences)): last})
-    for value, units in zip(handed_on, states, strict=False):
+    for value, units in zip(final_states, states, strict=False):
         tracer.put(value, {axis: units})
 
 
 def _cell(tracer: Tracer, call: Call, cell: Layer, place: Place | Ids | None) -> Ids | None:
-    """The units of a cell that reads the channels at a place (or of the cell before it)."""
+    """Return the units of a cell that reads an axis, or the units of the cell before it."""
     kernel, recurrent_kernel = tracer.weight(cell.kernel), tracer.weight(cell.recurrent_kernel)
     if kernel is None or recurrent_kernel is None:
         raise ModelError(f"{call}: expected a cell whose kernels are variables of the model")
@@ -136,7 +136,7 @@ def _cell(tracer: Tracer, call: Call, cell: Layer, place: Place | Ids | None) ->
 
 
 def _columns(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> Ids:
-    """The columns of a cell's kernels: a block of units for each gate, and no gate may go."""
+    """Return the units of a kernel's columns: a frozen axis of gates times the cell's units."""
     gates = GATES[type(cell)]
     if gates == 1:
         return units
@@ -155,7 +155,7 @@ def _check_activations(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> N
 
 
 def _count(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
-    """The number of units stands in the layer's own configuration, or in that of its cell."""
+    """Record the number of units, in the configuration of the layer or of its cell."""
     attribute = "filters" if hasattr(cell, "filters") else "units"
     owner = call.path
     if not hasattr(call.layer, attribute):
@@ -166,7 +166,7 @@ def _count(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
 
 
 def _positions(call: Call, cell: Layer) -> int:
-    """How often a cell's kernels are applied: batch times steps times positions."""
+    """Return how often a cell's kernels are applied: batch times steps times positions."""
     x = call.input
     positions = x.shape[0] * x.shape[1]
     if hasattr(cell, "filters"):
@@ -178,7 +178,7 @@ def _positions(call: Call, cell: Layer) -> int:
 
 @rule(layers.Bidirectional)
 def bidirectional(tracer: Tracer, call: Call) -> None:
-    """Two recurrent layers. Keras wants them of equal width, so both lose the same units."""
+    """Bidirectional layer: Keras requires equal widths, so both directions lose the same units."""
     layer = call.layer
     if isinstance(getattr(layer.forward_layer, "cell", None), CONVOLUTIONAL):
         return unknown(tracer, call, "convolutional cells in both directions are not followed")

@@ -1,4 +1,4 @@
-"""Sums, means, maxima and the like over some axes."""
+"""Reductions over axes: sums, means, maxima and the like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _axes_argument(call: Call, rank: int) -> Sequence[int]:
 
 
 def _reduce(tracer: Tracer, call: Call, exact: bool) -> None:
-    """The other axes are carried. A sum over channels ignores removed ones; a mean does not."""
+    """Carry the other axes. A sum over channels ignores removed ones (zeros); a mean does not."""
     x = call.input
     gone = set(_axes_argument(call, x.rank))
     if exact:
@@ -34,7 +34,7 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> None:
 
 @rule(*operation_classes("Sum", "CountNonzero"))
 def total(tracer: Tracer, call: Call) -> None:
-    """Zeros do not count."""
+    """Sum over axes: zeros do not change the result."""
     _reduce(tracer, call, exact=True)
 
 
@@ -56,13 +56,13 @@ def total(tracer: Tracer, call: Call) -> None:
     )
 )
 def statistic(tracer: Tracer, call: Call) -> None:
-    """Depends on how many there are, or on zeros too."""
+    """Statistic over axes: it depends on the number of elements, or on zeros."""
     _reduce(tracer, call, exact=False)
 
 
 @rule(*operation_classes("Cumsum", "Cumprod"))
 def along(tracer: Tracer, call: Call) -> None:
-    """Each result along the axis depends on what is before it."""
+    """Cumulative sum or product: each result depends on the elements before it."""
     tracer.carry(call)
     if call.layer.axis is None:
         tracer.freeze(call.input, f"{call} over it")

@@ -1,4 +1,4 @@
-"""Which rule goes with which layer or operation."""
+"""Registration and lookup of the rules of layers and operations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rule = Callable[[Tracer, Call], None]
 
 
 def rule(*layers: type) -> Callable[[Rule], Rule]:
-    """Register what layers of these classes do to channels.
+    """Register a rule: how layers of these classes propagate channels.
 
     A rule reads ``call.input`` (or ``call.inputs``) and labels ``call.output`` (or
     ``call.outputs``). A layer that scales each channel by a weight of its own::
@@ -29,7 +29,7 @@ def rule(*layers: type) -> Callable[[Rule], Rule]:
             tracer.carry(call)                                       # the result has x's channels
 
     Args:
-        *layers: classes of layers (or of ``keras.ops`` operations).
+        *layers: Classes of layers (or of ``keras.ops`` operations).
     """
 
     def register(function: Rule) -> Rule:
@@ -41,13 +41,13 @@ def rule(*layers: type) -> Callable[[Rule], Rule]:
 
 
 OF_ALL_OPERANDS: set[Rule] = set()
-"""Rules that say something of every operand, not of the first alone."""
+"""Rules that label every operand, not only the first."""
 
 
 def apply(tracer: Tracer, call: Call) -> None:
-    """Label what a call gives; a layer without a rule freezes what it touches."""
+    """Label the outputs of a call by its rule; a layer without a rule freezes its operands."""
     found = rule_for(type(call.layer))
-    # With a single operand, a rule says all of it.
+    # With a single operand, every rule covers it.
     weights = len(call.inputs) > 1 and any(value.leaf is not None for value in call.inputs)
     if found is None or is_quantized(call.layer):
         unknown(tracer, call)
@@ -58,7 +58,7 @@ def apply(tracer: Tracer, call: Call) -> None:
 
 
 def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
-    """Nobody knows what it does, so nothing that it reads may change."""
+    """Freeze the operands and weights of a call whose effect on channels is not known."""
     reason = f"{call}: {why or _why_unknown(call, tracer.closed)}"
     for value in call.inputs:
         tracer.freeze(value, reason)
@@ -68,7 +68,7 @@ def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
 
 
 def freeze_weights(tracer: Tracer, layer: object, reason: str) -> None:
-    """Nothing of the weights of a layer and the layers inside it may change."""
+    """Freeze all weights of a layer and its sublayers."""
     for variable, _ in own_variables(layer):
         tracer.freeze(tracer.weight(variable), reason)
     for child in sublayers(layer):

@@ -1,4 +1,4 @@
-"""Layers around a layer."""
+"""Wrappers: layers that contain another layer or model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateurs.keras.tracing.tracer import Tracer
 
 @rule(layers.TimeDistributed)
 def time_distributed(tracer: Tracer, call: Call) -> None:
-    """The layer inside, once a step: seen as one call on a batch of batch times steps."""
+    """The inner layer runs on each step, so it is traced as one call with batch times steps."""
     x, inner = call.input, call.layer.layer
     if is_model(inner):
         why = f" ({tracer.closed})" if tracer.closed else ""
@@ -35,7 +35,7 @@ def time_distributed(tracer: Tracer, call: Call) -> None:
 
 
 def _number(tracer: Tracer, call: Call, inner: str) -> None:
-    """The channels of a layer that wraps another are those of the one inside."""
+    """Number the channels of a wrapper like the filters of the layer inside."""
     leaves = [leaf for leaf in tracer.leaves.values() if leaf.layer == inner]
     for leaf in leaves:
         for axis, role in leaf.roles.items():
@@ -49,12 +49,12 @@ def _without_steps(x: Value) -> Axes:
 
 
 INPUT = "input_"
-"""Sizes of a model's inputs go by this and the input's number."""
+"""Prefix of the attribute names for a nested model's input sizes, followed by the position."""
 
 
 @rule(Enter)
 def enter(tracer: Tracer, call: Call) -> None:
-    """A model inside a layer has sizes of its inputs, which follow what it is called on."""
+    """Equate the input sizes of a model nested in a layer with the tensor that it is called on."""
     layer, owner = call.layer, call.path.rpartition(".")[0]
     tracer.freeze_known(call.input, "a model inside a layer goes through it", [0])
     for axis, units in call.input.axes.items():
@@ -68,7 +68,7 @@ def enter(tracer: Tracer, call: Call) -> None:
 
 @rule(layers.SpectralNormalization)
 def spectral_normalization(tracer: Tracer, call: Call) -> None:
-    """Acts in training only; its vector runs along the kernel's last axis."""
+    """Spectral normalisation: acts in training only; its vector has the kernel's last axis."""
     inner = call.layer.layer
     results = tracer.inside(call.path_of(inner), inner, [call.input], {})
     vector, kernel = tracer.weight(call.layer.vector_u), tracer.weight(call.layer.kernel)
