@@ -1,4 +1,4 @@
-"""Oracle pruning made affordable: what the loss does without each channel, exactly or by racing."""
+"""Oracle scores: the change of the loss without each channel, measured exactly or by racing."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def ablate_channels(
     confidence: float = 0.97,
     loss: BatchLoss | None = None,
 ) -> Ablation:
-    """What the loss does when each channel is removed, alone, wherever it is read.
+    """Measure the change of the loss when each channel is removed alone, wherever it is read.
 
     Args:
-        network: as ``trace`` made it; its model comes back exactly as it was.
+        network: Network returned by ``trace``. Its model is left unchanged.
         data: (images, labels) as two arrays, or an iterable of such batches.
         mode: 'exact' removes every channel on every image. 'racing' finds the ``share`` of channels
-            whose removal costs least, removing only those in doubt; for the rest it gives an
-            estimate and its error.
-        share: in racing mode, the share of channels to find, in (0, 1).
-        scope: in racing mode, the lowest of the whole 'network' or of each 'group'.
-        confidence: in racing mode, the expected share of the channels found that are right, in
+            whose removal costs least, and removes only uncertain channels; the others get an
+            estimate with its error.
+        share: In racing mode, fraction of channels to find, in (0, 1).
+        scope: In racing mode, find the lowest of the whole 'network' or of each 'group'.
+        confidence: In racing mode, expected fraction of the found channels that are correct, in
             (0, 1).
-        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
+        loss: Function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
 
     Returns:
-        The ablation; in racing mode ``.lowest`` names the channels found.
+        The ablation; in racing mode, ``.lowest`` lists the channels found.
 
     Raises:
-        DataError: the data cannot be used, or an argument is out of range.
+        DataError: The data cannot be used, or an argument is out of range.
     """
     check_options(mode, share, scope, confidence)
     work, stream = start_pass(network, Need.ABLATION, data, loss, "oracle")

@@ -1,9 +1,9 @@
-"""Running a network without one channel, many times over.
+"""Run a network without one channel, for many channels.
 
-A channel is removed by a gate of zero on all that consumers read of it. On TensorFlow and PyTorch
-everything before its first consumer is taken from one dense run; on JAX one program, compiled once,
-runs the whole network. Where an operation mixes channels (a layer normalisation), the masked twin
-is run in their place: it normalises what is left.
+A channel is removed by setting the gates on all its consumers' inputs to zero. On TensorFlow and
+PyTorch, calls before the first consumer are reused from one dense run; on JAX, a program compiled
+once runs the whole network. For channels that an operation mixes (a layer normalisation), the
+masked twin is run instead, which normalises the kept channels.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ Sums = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DenseBatch:
-    """The dense network's run on one batch.
+    """Results of the dense network on one batch.
 
     Attributes:
-        batch: as given.
-        arrays: its images, as the model takes them.
-        targets: its labels, as the loss takes them.
-        saved: what every call gave; None where that is of no use.
-        losses: of the images.
-        right: which images are classified right; None where labels are not classes.
-        classes: how many classes the outputs score; 0 where labels are not classes.
+        batch: The batch.
+        arrays: Flat list of the model's inputs.
+        targets: Labels as the loss takes them.
+        saved: Outputs of every call; None where they are not reused.
+        losses: Loss of each image, shape (images,).
+        right: 1 for each image classified correctly, else 0, shape (images,); None where labels are
+            not classes.
+        classes: Number of classes; 0 where labels are not classes.
     """
 
     batch: CalibrationBatch
@@ -53,17 +54,18 @@ class DenseBatch:
 
     @property
     def labels(self) -> NDArray[np.generic] | None:
-        """Of the images, where there are any."""
+        """Labels of the images, if there are any."""
         return self.batch.labels
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Changes:
-    """What removing channels did, image by image.
+    """Effects of removing channels, for each image.
 
     Attributes:
-        loss: change of the loss, shape (channels, images).
-        right: 1 where an image is now classified right and was not, -1 the other way round.
+        loss: Change of the loss, shape (channels, images).
+        right: 1 where an image becomes correctly classified, -1 where it no longer is, else 0; of
+            shape (channels, images).
     """
 
     loss: Sums
@@ -71,10 +73,10 @@ class Changes:
 
 
 class Removals:
-    """Removes channels of a network one at a time and says what that does to each image's loss.
+    """Removes channels of a network one at a time and measures the effect on each image's loss.
 
     Args:
-        work: a pass over the same network, which knows what is read where.
+        work: Pass over the same network, which knows where channels are read.
     """
 
     def __init__(self, work: Pass) -> None:
@@ -89,7 +91,7 @@ class Removals:
         }
 
     def dense(self, batch: CalibrationBatch) -> DenseBatch:
-        """The dense network's run on a batch."""
+        """Run the dense network on a batch."""
         arrays, targets = self._work.arrays(batch), self._work.labels(batch)
         saved = None if self._runs_whole else Saved()
         losses, outputs = self._run_gated(self._open(), arrays, targets, saved)
@@ -99,7 +101,7 @@ class Removals:
         return DenseBatch(batch, arrays, targets, saved, losses, right, classes)
 
     def slopes(self, dense: DenseBatch) -> Sums:
-        """How each image's loss changes with a gate on each atom; (images, atoms)."""
+        """Return the gradient of each image's loss w.r.t. a gate on each atom, (images, atoms)."""
         gates = Gates(self._network.solution)
         return np.concatenate([gates.terms(slopes) for slopes in self._work.slopes(dense.batch)])
 
@@ -109,10 +111,11 @@ class Removals:
         """Remove each of these channels of a group, one at a time, on a batch.
 
         Args:
-            dense: the dense network's run on the batch.
-            group: whose channels.
-            channels: which of them.
-            where: on which images the changes are wanted, (channels, images); all are found.
+            dense: Results of the dense network on the batch.
+            group: Group of the channels.
+            channels: Indices of the channels to remove.
+            where: Images on which changes are wanted, shape (channels, images). Ignored: all are
+                computed.
         """
         changes = Changes(*np.zeros((2, len(channels), len(dense.losses))))
         for place, channel in enumerate(channels.tolist()):
@@ -124,11 +127,11 @@ class Removals:
         return changes
 
     def supports_subsets(self, group: Group) -> bool:
-        """Whether cost scales with the number of images: never."""
+        """Return whether the cost scales with the number of images: never on Keras."""
         return False
 
     def cost_per_image(self, group: Group) -> float:
-        """About how much work it is to remove one of the group's channels: calls to be run."""
+        """Estimate the work of removing a channel of the group, in calls to run."""
         calls = len(self._work.source.operations)
         if self._runs_whole or group.name in self._mixed:
             return 1.0 + calls
@@ -137,13 +140,13 @@ class Removals:
 
     @property
     def _runs_whole(self) -> bool:
-        """Whether the whole network is one compiled program."""
+        """Whether the whole network runs as one compiled program."""
         return bool(keras.backend.backend() == "jax")
 
     def _without(
         self, dense: DenseBatch, group: Group, channel: int
     ) -> tuple[Sums, Sequence[BackendTensor]]:
-        """(each image's loss, the outputs) without a channel."""
+        """Return (loss of each image, outputs) without a channel."""
         if group.name in self._mixed:
             return self._by_twin(dense, group, channel)
         gates = self._open()
@@ -162,7 +165,7 @@ class Removals:
         return _numpy(losses).astype(np.float64), outputs
 
     def _right(self, outputs: Sequence[BackendTensor], batch: CalibrationBatch) -> Sums | None:
-        """1 where an image is classified right; None where labels are not classes."""
+        """Return 1 for each correctly classified image, else 0; None if labels are not classes."""
         objective, labels, shape = self._work.objective, batch.labels, tuple(outputs[0].shape)
         if labels is not None and len(shape) == 2:
             labels = as_classes(labels, objective.classes(shape), shape[:-1])
@@ -170,11 +173,11 @@ class Removals:
         return None if right is None else right.astype(np.float64)
 
     def _open(self) -> list[NDArray[np.float32]]:
-        """Gates through which everything goes."""
+        """Return gates of ones."""
         return [np.ones((1, width), np.float32) for width in self._work.widths]
 
     def _close_(self, gates: list[NDArray[np.float32]], group: Group, channel: int) -> int:
-        """Zero the gates of a channel; the number of the call that reads it first."""
+        """Zero the gates of a channel; return the index of the first call that reads it."""
         for gate, reading in zip(gates, self._work.readings, strict=True):
             part = channel_index(self._network, group, reading.units)
             gate[0, part.index[part.channel == channel]] = 0
@@ -208,10 +211,11 @@ class Removals:
 
 
 class Saved:
-    """What every call of a dense run gave; later runs take it from here up to some call.
+    """Cache of the outputs of every call in a dense run, reused by later runs.
 
     Attributes:
-        until: the number of the first call to be run; None saves all of them.
+        until: Index of the first call to run; outputs before it are reused. None runs all calls and
+            caches their outputs.
     """
 
     def __init__(self) -> None:
@@ -225,7 +229,7 @@ class Saved:
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
-        """One call of the graph."""
+        """Run a call of the graph, or return its cached output."""
         if self.until is not None:
             if site.index < self.until:
                 return self._given[site.index]

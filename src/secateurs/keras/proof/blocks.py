@@ -1,6 +1,6 @@
-"""The proof that blocks went and nothing else: against the dense model with their branches silent.
+"""Prove the removal of residual blocks against the dense model with their branches set to zero.
 
-The dense model does all that it did, but at each sum of a block its branch counts as zero.
+The dense model runs unchanged, except that the branch is zero at each sum of a removed block.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from secateurs.keras.tracing.blocks import watch_blocks
 from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter, call_layer, convert_arrays
 
 NEVER_ZERO = ("moving_variance",)
-"""What others are divided by the root of."""
+"""Variables whose square root divides, and which therefore must not be zero."""
 
 InputArrays = Sequence[NDArray[np.generic]]
 LayerSamples = dict[tuple[str, int], NDArray[np.number]]
 
 
 class _Silent:
-    """A step that runs the model's calls, some sums of them with zero in one operand's place.
+    """Step function that runs each call, with zeros for the branch of the given sums.
 
     Attributes:
-        samples: (layer, how often it was called before) -> some numbers of what it gave.
+        samples: (path of a layer, number of its earlier calls) -> sampled output values.
     """
 
     def __init__(self, branches: Mapping[int, int]) -> None:
@@ -59,7 +59,7 @@ class _Silent:
         key = site.path, self._times[site.path]
         self._times[site.path] += 1
         first = flatten(made)[0]
-        # Calls that a layer's code makes itself have no names of their own.
+        # Operations created by a layer's code have no unique paths.
         if not site.written and "float" in keras.backend.standardize_dtype(first.dtype):
             shape = tuple(first.shape)
             index = np.ravel_multi_index(places_in(shape, SAMPLES_EACH), shape) if shape else [0]
@@ -78,16 +78,16 @@ def _silence(branch: object, item: object) -> object:
 def prove_blocks(
     model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> Proof:
-    """Run the model without its blocks and the dense one with their branches silent.
+    """Compare the model without the blocks to the dense model with their branches set to zero.
 
     Args:
-        model: the dense one.
-        small: without the blocks, and cut in no other way.
-        blocks: those that went.
-        arrays: inputs, flat.
+        model: Dense model.
+        small: Model without the blocks, and without any other cut.
+        blocks: Removed blocks.
+        arrays: Flat list of inputs.
 
     Raises:
-        CutError: a block is none of these inputs' pass, or the small model does something else.
+        CutError: A block is not found in a forward pass on these inputs, or the outputs differ.
     """
     found = {one.cut: one for one in watch_blocks(model, arrays)}
     unknown = [block.owner for block in blocks if block not in found]
@@ -130,18 +130,18 @@ def prove_blocks(
 def prove_blocks_independently(
     model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> Independent:
-    """Set every number that goes with the blocks to zero in a copy of the dense model, and compare.
+    """Zero all removed weights in a copy of the dense model, and compare its outputs.
 
-    Nothing is asked of how blocks were found: a branch of weights that are zero gives zero.
+    This does not depend on how blocks are found: a branch whose weights are all zero returns zero.
 
     Args:
-        model: the dense one; unchanged.
-        small: without the blocks.
-        blocks: those that went.
-        arrays: inputs, flat.
+        model: Dense model; unchanged.
+        small: Model without the blocks.
+        blocks: Removed blocks.
+        arrays: Flat list of inputs.
 
     Raises:
-        CutError: the answers are not the same.
+        CutError: The outputs differ.
     """
     zeroed = cut_copy(model, Cut(), compiled=False)
     for leaf in list_tensors(zeroed):
@@ -170,14 +170,14 @@ def _name_all(blocks: Sequence[BlockCut]) -> str:
 def _run(
     model: keras.Model, step: _Silent, arrays: InputArrays
 ) -> tuple[list[NDArray[np.number]], LayerSamples]:
-    """(what the model gives, samples of its calls), call by call."""
+    """Run the model call by call; return (outputs, samples of its calls)."""
     with without_gradients():
         outputs: list[BackendTensor] = OpInterpreter(step).run(model, convert_arrays(model, arrays))
     return [as_numbers(one) for one in outputs], step.samples
 
 
 def _run_whole(model: keras.Model, arrays: InputArrays) -> list[NDArray[np.number]]:
-    """What the model gives when it is called as its user calls it."""
+    """Run the model by a normal call, as a user does, and return its outputs."""
     with without_gradients():
         given = pack_inputs(model, convert_arrays(model, arrays))
         return [as_numbers(one) for one in flatten(model(given, training=False))]

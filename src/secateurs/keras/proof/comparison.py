@@ -1,9 +1,9 @@
-"""The proof of a cut: the small model against the masked twin of the dense one.
+"""Prove a cut by comparing the small model to the masked twin of the dense one.
 
 The masked twin is the dense model whose *consumers* ignore the removed channels: the slices of
-their weights that read these are zero. (Zeroing the filters that make them would be wrong: after
-batch normalisation and ReLU a zero is no longer zero.) A layer that mixes channels, such as layer
-normalisation, is run by the twin on the kept channels alone.
+their weights that read these are zero. (Zeroing the filters that produce them would be wrong: after
+batch normalisation and ReLU, a zero is no longer zero.) The twin runs a layer that mixes channels,
+such as layer normalisation, on the kept channels only.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ def prove(
     alive: NDArray[np.bool_],
     example_inputs: object = None,
 ) -> Proof:
-    """Run the small model and the masked twin on the same inputs.
+    """Run the small model and the masked twin on the same inputs, and compare.
 
-    A difference that rounding along many layers may explain is looked at again call by call, each
-    on the twin's own values, where rounding cannot add up.
+    A difference beyond the tolerance may be rounding that accumulated over many layers. It is then
+    checked call by call, each on the twin's own values, where rounding cannot accumulate.
 
     Args:
-        network: the dense model's, as traced.
-        small: the cut model.
-        cut: what went.
-        alive: the atoms that stay.
-        example_inputs: as the model takes; made up where there are none.
+        network: Trace of the dense model.
+        small: Cut model.
+        cut: The cut.
+        alive: Whether each atom is kept, shape (atoms,).
+        example_inputs: Inputs of the model; None uses those of the trace, or generates some.
 
     Raises:
-        CutError: the small model cannot run, the difference is larger than rounding explains, or
+        CutError: The small model does not run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
     comparison = TwinComparison.of(network, cut, alive, example_inputs)
@@ -85,7 +85,7 @@ def prove(
 
 
 def inputs_for(network: Network, example_inputs: object) -> list[NDArray[np.generic]]:
-    """What to run a network's model on: these, or what it was traced with, or made up."""
+    """Return inputs for a network's model: the given ones, those of its trace, or generated."""
     source = source_of(network)
     given = source.example_inputs if example_inputs is None else example_inputs
     if given is None:
@@ -96,23 +96,23 @@ def inputs_for(network: Network, example_inputs: object) -> list[NDArray[np.gene
 def outputs_without(
     network: Network, cut: Cut, arrays: list[NDArray[np.generic]]
 ) -> list[NDArray[np.number]]:
-    """What the masked twin gives: the dense model that ignores what the cut removes."""
+    """Return the outputs of the masked twin: the dense model without the removed channels."""
     alive = network.alive(network.removed_by(cut))
     return TwinComparison.of(network, cut, alive, arrays).twins_outputs()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TwinComparison:
-    """The dense model, inputs, and what its masked twin needs to be compared with a small one.
+    """Comparison of a small model with the masked twin of the dense one, on given inputs.
 
     Attributes:
-        network: the dense model's, as traced.
-        cut: what went.
-        kept: what stays.
-        arrays: the inputs.
-        stand_ins: call -> a layer of the kept channels alone, for those that mix channels.
-        silent: call -> operands that the twin changes so that it can leave large weights alone.
-        sizes_as_traced: False where the inputs are smaller images than those that were traced.
+        network: Trace of the dense model.
+        cut: The cut.
+        kept: Kept units.
+        arrays: Flat list of inputs.
+        stand_ins: Index of a call that mixes channels -> its layer rebuilt for the kept channels.
+        silent: Operands that the twin masks where that is cheaper than masking a large weight.
+        sizes_as_traced: False where the inputs are smaller images than those of the trace.
     """
 
     network: Network
@@ -131,7 +131,7 @@ class TwinComparison:
         alive: NDArray[np.bool_],
         example_inputs: object,
     ) -> TwinComparison:
-        """Make the inputs and the stand-ins."""
+        """Prepare the inputs and the rebuilt layers."""
         source, arrays = source_of(network), inputs_for(network, example_inputs)
         kept = Kept(network.solution.mark_kept(alive))
         return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept), _silent(source))
@@ -141,7 +141,7 @@ class TwinComparison:
         return source_of(self.network)
 
     def twins_outputs(self) -> list[NDArray[np.number]]:
-        """What the masked twin gives."""
+        """Run the masked twin and return its outputs."""
         return self._run(self.source.model, self._twin(), self._twins_values()).outputs
 
     def _twin(self) -> MaskedTwin:
@@ -154,9 +154,9 @@ class TwinComparison:
         )
 
     def on_smaller_images(self, small: keras.Model) -> Proof | None:
-        """The proof on cropped images; None where it does not hold, or the full ones are needed.
+        """Prove on cropped images; None where that fails or the full images are needed.
 
-        A layer may refuse smaller images however it likes: that says nothing of the cut.
+        A layer may reject smaller images with any exception, which does not refute the cut.
         """
         images = crop_images(self.arrays, self.source.operations)
         if images is None:
@@ -164,12 +164,12 @@ class TwinComparison:
         smaller = replace(self, arrays=images.arrays, sizes_as_traced=False)
         try:
             proof = smaller.whole(small)
-        except Exception:  # noqa: BLE001 - whatever a layer raises of images of another size
+        except Exception:  # noqa: BLE001 - a layer may raise anything on other image sizes
             return None
         return replace(proof, images=images.text) if proof.holds else None
 
     def whole(self, small: keras.Model) -> Proof:
-        """Each model run from its inputs to its outputs."""
+        """Prove by running each model from its inputs to its outputs."""
         sampled = Sampled(self.source.operations, self.kept, sizes_as_traced=self.sizes_as_traced)
         expected = self._run(self.source.model, self._twin(), self._twins_values())
         try:
@@ -189,10 +189,10 @@ class TwinComparison:
         return self._proof(received, expected)
 
     def _check_own_code(self, small: keras.Model, followed: TwinResults) -> None:
-        """Layers that were gone through call by call must give the same when they run as a whole.
+        """Check that composite layers give the same result when they run as a whole.
 
         Raises:
-            CutError: they do not, or cannot be run.
+            CutError: They do not, or cannot be run.
         """
         layers = [path for path, layer in named_operations(small) if is_followed(layer)]
         if not layers:
@@ -215,7 +215,7 @@ class TwinComparison:
             )
 
     def call_by_call(self, small: keras.Model) -> Proof:
-        """Each call of the small model on the values that the twin has there."""
+        """Prove by running each call of the small model on the twin's values."""
         calls: dict[str, Operation] = {}
         for path, layer in layers_by_path(small):
             calls.setdefault(path, layer)
@@ -229,14 +229,14 @@ class TwinComparison:
         return self._proof(received, expected)
 
     def _twins_values(self) -> VariableValues:
-        """Every variable of the dense model, zero where it reads a channel that goes."""
+        """Return the dense model's variable values, zero where they read removed channels."""
         values = present_values(self.source.model)
         for stand_in in self.stand_ins.values():
             values |= values_of([stand_in])
-        spared = {key for masks in self.silent.values() for key in masks}
+        left_alone = {key for masks in self.silent.values() for key in masks}
         for (name, axis), leaf in self.source.read.items():
             units = leaf.axes.get(axis)
-            if units is None or (name, axis) in spared:
+            if units is None or (name, axis) in left_alone:
                 continue
             if not self.kept.stays[units].all():
                 variable, value = values[id(leaf.variable)]
@@ -279,7 +279,7 @@ class TwinComparison:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TwinResults:
-    """What a run gave: outputs and samples, and those of what was run beside it."""
+    """Outputs and samples of a run, and those of the small model run beside it (``theirs``)."""
 
     outputs: list[NDArray[np.number]]
     samples: list[NDArray[np.number]]
@@ -288,7 +288,7 @@ class TwinResults:
 
 
 def _silent(source: TracedModel) -> SilentPlaces:
-    """The weights that are larger than all that they read: of these, what they read is changed."""
+    """Return the operands to mask in place of weights: where the weight has more elements."""
     silent: dict[int, dict[tuple[str, int], Mask]] = {}
     for (name, axis), operands in source.reading.items():
         numbers = sum(
@@ -306,10 +306,10 @@ def _largest_inside(
     expected: Sequence[NDArray[np.number]],
     tolerance: float,
 ) -> tuple[float, str]:
-    """How far the samples of the calls are apart, and where they first come apart.
+    """Return the largest relative difference of the calls' samples, and the layer it belongs to.
 
     Returns:
-        (largest difference of a call's samples relative to their size, the layer of the first call
+        (largest difference of a call's samples relative to their size, layer of the first call
         beyond the tolerance, or else of the largest difference).
     """
     pairs = list(zip(operations, received, expected, strict=True))

@@ -1,4 +1,4 @@
-"""How far two models' answers are apart, and what rounding explains."""
+"""Differences between the outputs of two models, and the precision they are judged by."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from secateurs.keras.protocols import BackendTensor
 
 
 def precision_of(model: keras.Model) -> str:
-    """The coarsest floating-point type that a layer of the model computes with."""
+    """Return the coarsest floating-point dtype that a layer of the model computes in."""
     types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
-    if "float64" in types:  # below PyTorch, Keras takes means in single precision even of doubles
+    if "float64" in types:  # on PyTorch, Keras computes means in float32 even so
         types.add(keras.backend.result_type("float64", "float32"))
     return max(types & set(TOLERANCE), key=TOLERANCE.__getitem__, default="float32")
 
@@ -25,7 +25,7 @@ def precision_of(model: keras.Model) -> str:
 def largest_difference(
     received: Sequence[NDArray[np.number]], expected: Sequence[NDArray[np.number]]
 ) -> tuple[float, float]:
-    """(largest absolute difference, largest absolute value) over all outputs of two runs."""
+    """Return (largest absolute difference, largest absolute value) over all outputs of two runs."""
     difference = scale = 0.0
     for mine, theirs in zip(received, expected, strict=True):
         if mine.shape != theirs.shape:
@@ -37,7 +37,7 @@ def largest_difference(
 
 
 def as_numbers(tensor: BackendTensor) -> NDArray[np.number]:
-    """A tensor as an array; half precision comes as single."""
+    """Convert a tensor to an array; half precision becomes float32."""
     kind = keras.backend.standardize_dtype(tensor.dtype)
     if kind in ("bfloat16", "float16"):
         tensor = keras.ops.cast(tensor, "float32")

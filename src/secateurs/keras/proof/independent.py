@@ -1,14 +1,14 @@
-"""A second proof that shares nothing with the rules: silence who reads, and nothing may change.
+"""A second proof that is independent of the tracing rules.
 
-Nothing is asked of the rules but which slices of which tensors go. In a copy of the dense model
-the *readers* among these slices are set to zero: by the layout of Keras's kernels, whose last axis
-is what they make. That is a guess, and poking tells whether it was right:
+It takes from the cut only which slices of which tensors are removed. In a copy of the dense model,
+those slices that *read* removed channels are set to zero. Which ones read is guessed from the
+layout of Keras's kernels, whose last axis is their output. Perturbation tests the guess:
 
-1. poking at every other slice that goes must leave the answers as they are: nobody reads it;
-2. the small model must answer what this copy answers.
+1. perturbing any other removed slice must not change the outputs, so nothing reads it;
+2. the small model must give the same outputs as this copy.
 
-Where a poke is seen, one more slice at a time is tried for the reader. What is read all the same is
-read by something besides weights: a norm, a sum, weights computed of others.
+Where a perturbation shows in the outputs, further slices are tried as its reader, one at a time. If
+none is found, something other than a weight reads the slice: a norm, a sum, computed weights.
 """
 
 from __future__ import annotations
@@ -36,43 +36,45 @@ from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.surgery.rebuilding import cut_copy
 
 FloatArray = NDArray[np.floating]
-Poke = Callable[[FloatArray, FloatArray], FloatArray]
+Perturbation = Callable[[FloatArray, FloatArray], FloatArray]
+"""Function (values of a slice, values of the whole tensor) -> new values of the slice."""
 
 
 def prove_independently(
     model: keras.Model, cut: Cut, arrays: Sequence[NDArray[np.generic]]
 ) -> Independent:
-    """Silence what reads the channels that go, and compare.
+    """Zero the weights that read the removed channels in the dense model, and compare outputs.
 
     Args:
-        model: the dense model; unchanged.
-        cut: of channels that no operation mixes.
-        arrays: inputs; real ones: what they do not reach proves nothing.
+        model: Dense model; unchanged.
+        cut: Cut without channels that an operation mixes.
+        arrays: Flat list of inputs. They should be real data: channels that do not affect the
+            outputs on them are not proven.
 
     Raises:
-        CutError: something else reads the channels, or the answers are not the same.
+        CutError: Something other than a weight reads the channels, or the outputs differ.
     """
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
     relative = TOLERANCE[precision_of(model)]
     silenced = _Silenced(cut_copy(model, Cut(), compiled=False), cut, arrays, relative)
-    unheard = silenced.find_unread()
+    unseen = silenced.find_unread()
     read = silenced.silence()
     if read:
         raise still_read(read)
-    received = _answers(cut_copy(model, cut, compiled=False), arrays)
-    difference, scale = largest_difference(received, silenced.answers())
+    received = _run(cut_copy(model, cut, compiled=False), arrays)
+    difference, scale = largest_difference(received, silenced.outputs())
     tolerance = relative * scale
     if not difference <= tolerance:
         raise other_answers(model.name, silenced.zero, difference, tolerance)
-    return Independent(cut.removed_channels, difference, scale, tolerance, unheard)
+    return Independent(cut.removed_channels, difference, scale, tolerance, unseen)
 
 
 class _Silenced:
-    """A copy of the dense model, and which of the slices that go read the others.
+    """A copy of the dense model in which the slices that read removed channels are set to zero.
 
     Attributes:
-        zero: those that were found to read, and are at zero.
+        zero: Slices that were found to read, and are zero.
     """
 
     def __init__(
@@ -84,19 +86,20 @@ class _Silenced:
         self._parts = [part for part in slices_of(cut) if self._is_float(part)]
         self.zero: list[Slice] = []
 
-    def answers(self) -> list[FloatArray]:
-        """What the copy answers as it is now."""
-        return _answers(self._model, self._arrays)
+    def outputs(self) -> list[FloatArray]:
+        """Return the present outputs of the copy."""
+        return _run(self._model, self._arrays)
 
     def silence(self) -> list[Slice]:
-        """Set the readers to zero; returns the slices that the answers depend on all the same."""
+        """Set the readers to zero; return the slices that the outputs still depend on."""
         kernels = [part for part in self._parts if self._is_kernel(part)]
         for part in kernels:
             if part.axis < self._rank(part) - 1:
                 self._keep_zero(part)
         read = self._find_read()
         tries = [*([part] for part in kernels), *self._factors(read)]
-        # One that is read twice falls silent with its second reader: the first is tried once more.
+        # A slice with two readers stops showing only when the second is zero, so the first, which
+        # made no difference on its own, is tried once more.
         for parts in [*tries, *tries]:
             if not read or all(is_all_in(part, self.zero) for part in parts):
                 continue
@@ -109,18 +112,18 @@ class _Silenced:
         return read
 
     def find_unread(self) -> tuple[str, ...]:
-        """Layers whose filters that go do not show in the answers though nobody is silenced yet."""
+        """Return layers whose removed filters do not affect the outputs even before any zeroing."""
         filters: dict[str, list[Slice]] = {}
         for part in self._parts:
             if self._is_kernel(part) and part.axis == self._rank(part) - 1:
                 filters.setdefault(part.layer, []).append(part)
-        expected = self.answers()
+        expected = self.outputs()
         return tuple(
             layer for layer, parts in filters.items() if not self._is_read(parts, (), expected)
         )
 
     def _factors(self, read: Sequence[Slice]) -> Iterator[list[Slice]]:
-        """All that a layer makes, in case that another is multiplied by it and so read by it."""
+        """Iterate over all slices of a layer at once, as its output may be a factor that reads."""
         for layer in dict.fromkeys(part.layer for part in read):
             yield [part for part in self._parts if part.layer == layer]
 
@@ -148,10 +151,10 @@ class _Silenced:
     # -- what is read
 
     def _find_read(self, but: Sequence[Slice] = ()) -> list[Slice]:
-        """Of the slices that are not zero, those that change the answers when they change."""
+        """Return the non-zero slices that change the outputs when they are perturbed."""
         zero = [*self.zero, *but]
         parts = [part for part in self._parts if not is_all_in(part, zero)]
-        expected = self.answers()
+        expected = self.outputs()
         if not self._is_read(parts, zero, expected):
             return []
         return [part for part in parts if self._is_read([part], zero, expected)]
@@ -162,25 +165,25 @@ class _Silenced:
         zero: Sequence[Slice],
         expected: Sequence[FloatArray],
     ) -> bool:
-        with self._change(parts, self._poke, spare=zero):
-            difference, scale = largest_difference(self.answers(), expected)
+        with self._change(parts, self._perturb, keep=zero):
+            difference, scale = largest_difference(self.outputs(), expected)
         return bool(difference > self._relative * scale)
 
-    def _poke(self, values: FloatArray, whole: FloatArray) -> FloatArray:
+    def _perturb(self, values: FloatArray, whole: FloatArray) -> FloatArray:
         size = float(np.abs(whole).mean()) or 1.0
         return np.asarray(values + size * (0.5 + self._random.random(values.shape)))
 
     @contextmanager
     def _change(
-        self, parts: Sequence[Slice], change: Poke, spare: Sequence[Slice] = ()
+        self, parts: Sequence[Slice], change: Perturbation, keep: Sequence[Slice] = ()
     ) -> Iterator[None]:
-        """With other values in these slices, but not in those spared."""
+        """Temporarily change the values of some slices, except where they overlap with ``keep``."""
         before = {name: _numbers(self._variables[name].value) for name in {p.tensor for p in parts}}
         after = {name: values.copy() for name, values in before.items()}
         for part in parts:
             values = after[part.tensor]
             values[_index(part)] = change(values[_index(part)], before[part.tensor])
-        for part in spare:
+        for part in keep:
             if part.tensor in after:
                 after[part.tensor][_index(part)] = before[part.tensor][_index(part)]
         try:
@@ -209,7 +212,7 @@ def _numbers(tensor: BackendTensor) -> FloatArray:
     return np.array(keras.ops.convert_to_numpy(tensor))
 
 
-def _answers(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[FloatArray]:
+def _run(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[FloatArray]:
     given = [keras.ops.convert_to_tensor(array) for array in arrays]
-    answers = model(pack_inputs(model, given), training=False)
-    return [_numbers(one) for one in keras.tree.flatten(answers)]
+    outputs = model(pack_inputs(model, given), training=False)
+    return [_numbers(one) for one in keras.tree.flatten(outputs)]

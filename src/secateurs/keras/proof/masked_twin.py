@@ -1,7 +1,7 @@
 """The masked twin: the dense model run as if the removed channels were not there.
 
-What a run keeps to be compared, and running the small model beside the twin, are here too; what is
-compared with what, and what rounding explains, is the proof's.
+This module also samples the values of a run, and runs the small model beside the twin.
+``comparison.py`` compares them, with tolerances for rounding.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from secateurs.keras.tracing.op_record import Axes, OpRecord
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Kept:
-    """Which units stay, and where.
+    """The kept units, and operations that select them.
 
     Attributes:
-        stays: for each unit, whether it does.
+        stays: Whether each unit is kept, shape (units,).
     """
 
     stays: NDArray[np.bool_]
 
     def places(self, units: Ids) -> NDArray[np.int32]:
-        """Places along an axis of these units that stay."""
+        """Return the kept positions along an axis with these units."""
         return np.flatnonzero(self.stays[units]).astype(np.int32)
 
     def shape(self, dense: Sequence[int], axes: Axes) -> tuple[int, ...]:
-        """The shape of what stays of a tensor."""
+        """Return the shape of a tensor after the cut."""
         return tuple(
             int(self.stays[axes[axis]].sum()) if axis in axes else length
             for axis, length in enumerate(dense)
         )
 
     def along_axis(self, units: Ids, rank: int, axis: int) -> NDArray[np.bool_]:
-        """Whether each unit stays, along one axis of a tensor of this rank."""
+        """Return whether each unit is kept, shaped to broadcast along one axis of a tensor."""
         shape = [1] * rank
         shape[axis] = len(units)
         return self.stays[units].reshape(shape)
 
     def all(self, axes: Axes) -> bool:
-        """Whether nothing goes along these axes."""
+        """Return whether nothing is removed along these axes."""
         return all(bool(self.stays[units].all()) for units in axes.values())
 
     def compress(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
-        """The tensor without the removed channels."""
+        """Remove the removed channels from a tensor."""
         small = tensor
         for axis, units in axes.items():
             if not self.stays[units].all():
@@ -73,7 +73,7 @@ class Kept:
         return small
 
     def expand(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
-        """The tensor with something, that nobody reads, at the removed channels."""
+        """Undo ``compress``, with arbitrary values, which are not read, at the removed channels."""
         for axis, units in axes.items():
             if not self.stays[units].all():
                 back = np.cumsum(self.stays[units]).astype(np.int32) - 1
@@ -82,19 +82,19 @@ class Kept:
 
 
 class OtherCallError(Exception):
-    """A model makes another call than was traced in its place."""
+    """Raised where a model makes a different call than the one traced at this index."""
 
 
 class Sampled:
-    """Runs a model and keeps a few values of every call's result.
+    """Step function that runs each call and keeps a sample of its result.
 
-    A model's output alone can prove nothing where it hardly depends on the weights (a head that
-    starts at zero, activations that have died away), so the proof also compares what is inside.
+    A model's output alone proves nothing where it hardly depends on the weights (a head initialised
+    with zeros, dead activations), so the proof also compares intermediate values.
 
     Args:
-        operations: the calls of the trace.
-        kept: which units stay.
-        sizes_as_traced: False where images are smaller than those that were traced.
+        operations: Calls of the trace.
+        kept: Kept units.
+        sizes_as_traced: False where images are smaller than in the trace.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class Sampled:
         self.samples: list[BackendTensor] = []
 
     def begin(self) -> None:
-        """Forget the samples of a run before this one."""
+        """Discard the samples of an earlier run."""
         self.samples = []
 
     def beside(self, outputs: Sequence[BackendTensor]) -> tuple[list[BackendTensor], ...]:
-        """What was found beside the outputs themselves."""
+        """Return further results of a run that gave these outputs."""
         del outputs
         return ()
 
@@ -131,12 +131,12 @@ class Sampled:
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
-        """The call itself."""
+        """Run the call."""
         del operation
         return call_layer(site.operation, arguments, keywords)
 
     def sample(self, tensor: BackendTensor, operation: OpRecord) -> BackendTensor:
-        """Values at places that depend on the small model's shape alone."""
+        """Sample a result at positions that depend on the shape in the small model only."""
         kind = keras.backend.standardize_dtype(tensor.dtype)
         shape, axes = operation.outputs[0]
         if self._sizes_as_traced:
@@ -158,31 +158,31 @@ class Sampled:
         return sample
 
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
-        """The shape that this model's result has."""
+        """Return the shape of a result in this model: the small shape or the dense one."""
         del dense
         return small
 
     def _move(
         self, places: Sequence[NDArray[np.integer]], axes: Axes
     ) -> tuple[NDArray[np.integer], ...]:
-        """Where this model has what the small one has at these places."""
+        """Map positions in the small model's result to those in this model's."""
         del axes
         return tuple(places)
 
 
 SilentPlaces = Mapping[int, Mapping[tuple[str, int], Mask]]
-"""Call -> weight (name, axis) that the twin leaves alone -> the operand that it changes instead."""
+"""Index of a call -> (name, axis) of a weight -> mask of the operand, masked instead of it."""
 
 
 class MaskedTwin(Sampled):
-    """Runs the dense model as if the removed channels were not there.
+    """Step function that runs the dense model as if the removed channels were not there.
 
     Args:
-        operations: the calls of the trace.
-        kept: which units stay.
-        stand_ins: call -> a layer of the kept channels alone, for those that mix channels.
-        silent: operands to change beside those that the trace names.
-        sizes_as_traced: as for ``Sampled``.
+        operations: Calls of the trace.
+        kept: Kept units.
+        stand_ins: Index of a call that mixes channels -> its layer rebuilt for the kept channels.
+        silent: Operands to mask, in addition to those of the trace.
+        sizes_as_traced: As for ``Sampled``.
     """
 
     def __init__(
@@ -207,15 +207,15 @@ class MaskedTwin(Sampled):
     ) -> object:
         if site.index in self._stand_ins:
             layer = self._stand_ins[site.index]
-            if not isinstance(layer, Layer):  # it takes what it is given
+            if not isinstance(layer, Layer):  # an operation accepts any number of channels
                 layer = site.operation
             return self._on_kept_channels(operation, layer, arguments, keywords)
         if masks := [*operation.masks, *self._silent.get(site.index, {}).values()]:
-            ignoring = partial(self._ignoring, masks)
-            arguments, keywords = with_tensors(operation, arguments, keywords, ignoring)
+            mask = partial(self._mask, masks)
+            arguments, keywords = with_tensors(operation, arguments, keywords, mask)
         return call_layer(site.operation, arguments, keywords)
 
-    def _ignoring(self, masks: Sequence[Mask], number: int, tensor: BackendTensor) -> BackendTensor:
+    def _mask(self, masks: Sequence[Mask], number: int, tensor: BackendTensor) -> BackendTensor:
         masked = tensor
         for mask in masks:
             if mask.operand == number and not self._kept.stays[mask.units].all():
@@ -259,7 +259,7 @@ class MaskedTwin(Sampled):
 
 
 def first_of(output: object) -> BackendTensor:
-    """The first tensor that a call gave."""
+    """Return the first tensor of an output."""
     tensors = [output] if hasattr(output, "shape") else flatten(output)
     return cast("BackendTensor", tensors[0])
 
@@ -270,7 +270,7 @@ def with_tensors(
     keywords: dict[str, object],
     change: Callable[[int, BackendTensor], BackendTensor],
 ) -> tuple[list[object], dict[str, object]]:
-    """The arguments of a call with its tensors changed; ``change`` is told which tensor it is."""
+    """Apply ``change(operand number, tensor)`` to the tensors among a call's arguments."""
     if len(arguments) == 1 and not keywords and hasattr(arguments[0], "shape"):
         return [change(0, cast("BackendTensor", arguments[0]))], {}
     structure = [list(arguments), keywords]
@@ -282,7 +282,10 @@ def with_tensors(
 
 
 class SideBySide(MaskedTwin):
-    """The masked twin, with each call of the small model run beside it on the twin's values."""
+    """The masked twin, with each call of the small model run beside it on the twin's values.
+
+    Differences by rounding cannot accumulate from layer to layer this way.
+    """
 
     def __init__(
         self,
@@ -313,7 +316,7 @@ class SideBySide(MaskedTwin):
         def compress(number: int, tensor: BackendTensor) -> BackendTensor:
             return self._kept.compress(tensor, operation.inputs[number][1])
 
-        # What a layer's code calls that is no layer itself is the same in both.
+        # Operations that a layer's code creates are the same in both models.
         layer = self._calls.get(site.path, site.operation)
         less, options = with_tensors(operation, arguments, keywords, compress)
         less = with_positions(layer, less, self._sizes.get(site.path, ()))
@@ -328,7 +331,7 @@ class SideBySide(MaskedTwin):
 
 
 def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Operation]:
-    """For each call that mixes channels of which some go: its layer, made for those that stay."""
+    """Rebuild, for the kept channels, the layer of each call that mixes removed and kept ones."""
     layers: dict[int, Operation] = {}
     for index, operation in enumerate(source.operations):
         if operation.mixes and not all(kept.all(axes) for _, axes in operation.inputs):
@@ -340,7 +343,7 @@ def _stand_in(
     source: TracedModel, cut: Cut, kept: Kept, operation: OpRecord, layer: Operation
 ) -> Operation:
     if not hasattr(layer, "build"):
-        return layer  # an operation of keras.ops: it takes what it is given
+        return layer  # an operation of keras.ops accepts any number of channels
     path = operation.layer
     with keep_random_state():
         new = rebuild_layer(layer, path, by_owner(cut.sizes))

@@ -1,8 +1,8 @@
-"""Smaller images for a proof: which channel goes where does not depend on how large they are.
+"""Crop images for a faster proof: how channels are connected does not depend on the image size.
 
-The sizes are those of PyTorch's proof, and so is what makes it count: both models make exactly the
-calls that were traced, and no map gets smaller than three by three. A model that says how large its
-images have to be, or whose layers' code is gone through, is proven on the full ones.
+The sizes and conditions are those of PyTorch's proof: both models make exactly the traced calls,
+and no feature map gets smaller than three by three. A model that fixes its image size, or one with
+composite layers, is proven on the full images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from secateurs.keras.tracing.op_record import OpRecord
 
 @dataclass(frozen=True, slots=True)
 class SmallerImages:
-    """Example inputs whose images are cropped.
+    """Example inputs with cropped images.
 
     Attributes:
-        arrays: as the model takes them, flat.
-        text: '96 x 96 of 224 x 224'.
+        arrays: Flat list of inputs, in the order of the model's inputs.
+        text: Description of the crop, '96 x 96 of 224 x 224'.
     """
 
     arrays: list[NDArray[np.generic]]
@@ -34,20 +34,20 @@ class SmallerImages:
 def crop_images(
     arrays: Sequence[NDArray[np.generic]], operations: Sequence[OpRecord]
 ) -> SmallerImages | None:
-    """The middle of the images, where the inputs are images alone, and large ones.
+    """Crop the images to their centre, if all inputs are images, and large enough.
 
     Args:
-        arrays: as they were traced.
-        operations: of that trace.
+        arrays: Inputs of the trace, each of shape (N, H, W, C) or (N, C, H, W).
+        operations: Calls of that trace.
 
     Returns:
-        None where there is nothing to crop.
+        The cropped inputs; None where there is nothing to crop.
     """
     if not arrays or not all(array.ndim == 4 and array.dtype.kind == "f" for array in arrays):
         return None
     if any(is_composite(operation.call) for operation in operations):
-        return None  # its code may ask for sizes, and the model is run as a whole as well
-    # Images have fewer channels than pixels along a side, wherever these are.
+        return None  # its code may use sizes, and it is also run as a whole
+    # Images have fewer channels than pixels along a side, which tells the two layouts apart.
     first = 1 if all(array.shape[3] < min(array.shape[1:3]) for array in arrays) else 2
     sides = {array.shape[first : first + 2] for array in arrays}
     if len(sides) != 1:

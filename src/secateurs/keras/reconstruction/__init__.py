@@ -1,4 +1,4 @@
-"""Repair of Keras models: the sums, the copies of weights and the walk that solvers need."""
+"""Repair of Keras models: the sums, weight copies and lockstep walk that the solvers need."""
 
 from secateurs.keras.reconstruction.dense_sums import contractions_of
 from secateurs.keras.reconstruction.lockstep import skip_blocks, walk

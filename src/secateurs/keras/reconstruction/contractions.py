@@ -1,9 +1,9 @@
-"""Layers as matrix products of patches, in NumPy: what least squares are solved for.
+"""Layers as matrix products of patches in NumPy, the form in which least squares are solved.
 
 A convolution of any rank, stride, padding, dilation and number of groups, a depthwise and a
 transposed one, a dense layer, an einsum with one weight, and the scale and shift of a
 normalisation all become ``y = u Z + b`` with ``u`` of shape (groups, rows, inputs). A transposed
-convolution reads its patches from values that are spread out, with zeros between them.
+convolution reads its patches from an input with zeros inserted between its values.
 """
 
 from __future__ import annotations
@@ -34,57 +34,57 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Map(Protocol):
-    """A contraction, or a normalisation's scale and shift, as a linear map of patches."""
+    """A contraction, or the scale and shift of a normalisation, as a linear map of patches."""
 
     kernel: Variable
     bias: Variable | None
 
     @property
     def groups(self) -> int:
-        """Of channels, each with a matrix of its own."""
+        """Number of groups of channels, each with its own matrix."""
 
     @property
     def inputs(self) -> int:
-        """How many inputs an output has."""
+        """Number of inputs of each output."""
 
     @property
     def outputs(self) -> int:
-        """How many outputs a group has."""
+        """Number of outputs of each group."""
 
     @property
     def is_norm(self) -> bool:
-        """Whether it is a normalisation's."""
+        """Whether it belongs to a normalisation."""
 
     @property
     def channel(self) -> int | None:
-        """The axis of the result along which all outputs lie; None where it is several."""
+        """Axis of the result along which all outputs lie; None if there are several."""
 
     def matrix(self, weights: Numbers) -> Sums:
-        """The weights as (groups, inputs, outputs)."""
+        """Return the weights in the shape (groups, inputs, outputs)."""
 
     def weight_from(self, matrix: Sums) -> Sums:
-        """The reverse, in the weights' shape."""
+        """Invert ``matrix``: return the weights in their own shape."""
 
     def bias_from(self, intercept: Sums) -> Sums:
-        """(groups, outputs) in the bias's shape."""
+        """Reshape an intercept (groups, outputs) to the shape of the bias."""
 
     def bias_rows(self, bias: Numbers) -> Numbers:
-        """The bias as (groups, 1, outputs)."""
+        """Return the bias in the shape (groups, 1, outputs)."""
 
     def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
-        """(groups, rows, inputs) of what is read; ``like`` is the shape of the result."""
+        """Return patches of the input, (groups, rows, inputs); ``like`` is the result's shape."""
 
     def rows(self, y: Numbers) -> Numbers:
-        """(groups, rows, outputs) of a value of the result's shape."""
+        """Return a value of the result's shape as rows, (groups, rows, outputs)."""
 
     def along_channels(self, vector: NDArray[Scalar], rank: int) -> NDArray[Scalar]:
-        """A number for each output, in a shape that broadcasts against the result."""
+        """Reshape a vector with one number per output to broadcast against the result."""
 
     def output_axes(self, axes_of: AxesOf) -> Axes:
-        """What lies along the axes of the result, as the weights have it."""
+        """Return the units along the axes of the result, taken from the weights."""
 
     def input_axes(self, axes_of: AxesOf) -> Axes:
-        """What lies along the axes of what it reads."""
+        """Return the units along the axes of the input, taken from the weights."""
 
 
 def tables(
@@ -95,15 +95,18 @@ def tables(
     seed: int,
     present: Present = EVERYWHERE,
 ) -> tuple[Numbers, list[Numbers]]:
-    """Rows of patches, (groups, rows, inputs), and of values that are as the result is.
+    """Sample rows of patches for least squares, with rows of the targets; padding is excluded.
 
     Args:
-        known: the contraction.
-        x: what it reads.
-        targets: values of the shape of its result.
-        per_image: how many rows to take of each image at most, drawn by lot.
-        seed: of the lots.
-        present: which places hold more than filling.
+        known: The contraction.
+        x: Its input.
+        targets: Values of the shape of its result.
+        per_image: Maximum number of rows per image, sampled at random.
+        seed: Seed of the random generator.
+        present: Positions that are not padding.
+
+    Returns:
+        (patches of shape (groups, rows, inputs), targets of shape (groups, rows, outputs)).
     """
     rows = [known.rows(target) for target in targets]
     each = max(1, rows[0].shape[1] // len(x))
@@ -118,13 +121,13 @@ def tables(
 
 @dataclass(eq=False, slots=True)
 class EinsumMap:
-    """A dense layer, or any einsum with one weight.
+    """A dense layer, or any einsum with one weight, as a linear map.
 
     Attributes:
-        kernel: its weight.
-        bias: its own, or None.
-        words: letters of what it reads, of the weight, and of the result.
-        front: the letter of the weight to number inputs by first; '' takes them in order.
+        kernel: The weight.
+        bias: The bias, or None.
+        words: Letters of the input, the weight and the result.
+        front: Letter of the weight that orders the inputs first; '' keeps their order.
     """
 
     kernel: Variable
@@ -137,7 +140,7 @@ class EinsumMap:
     def of(
         cls, kernel: Variable, bias: Variable | None, words: tuple[str, str, str]
     ) -> EinsumMap | None:
-        """None where a letter is summed over in one operand alone, or the bias lies otherwise."""
+        """Build the map; None if a letter is summed in one operand only, or the bias misfits."""
         read, weight, result = words
         known = all(len(set(word)) == len(word) for word in words)
         met = set(weight) <= set(read) | set(result) and set(read) <= set(weight) | set(result)
@@ -150,19 +153,19 @@ class EinsumMap:
 
     @classmethod
     def of_matrix(cls, weight: Variable, rank: int) -> EinsumMap | None:
-        """A plain product with a matrix."""
+        """Build the map of a plain matrix product."""
         if len(weight.shape) != 2 or rank < 2:
             return None
         lead = "abcdefgh"[: rank - 1]
         return cls.of(weight, None, (f"{lead}i", "io", f"{lead}o"))
 
     def with_front(self, letter: str) -> EinsumMap:
-        """The same with its inputs numbered by this letter first."""
+        """Return the map with its inputs ordered by this letter first."""
         return EinsumMap(self.kernel, self.bias, self.words, letter)
 
     @property
     def input_letters(self) -> str:
-        """Letters that are summed over, in the order of the inputs."""
+        """The summed letters, in the order of the inputs."""
         read, weight, result = self.words
         letters = [one for one in weight if one in read and one not in result]
         return "".join(sorted(letters, key=lambda one: one != self.front))
@@ -203,7 +206,7 @@ class EinsumMap:
         return self.words[2].index(both) if len(both) == 1 else None
 
     def taps(self, letter: str) -> int:
-        """How many inputs each index along a letter makes."""
+        """Return the number of inputs per index along a letter."""
         return self.inputs // self._size(letter)
 
     def matrix(self, weights: Numbers) -> Sums:
@@ -217,7 +220,7 @@ class EinsumMap:
         return _transpose(matrix.reshape(shape), order, self.words[1])
 
     def bias_from(self, intercept: Sums) -> Sums:
-        """Outputs are in the order of the result, as the bias's are."""
+        """Reorder outputs to the letters of the result, which is the order of the bias."""
         order = self._group_letters + self._output_letters
         shape = [self._size(one) for one in order]
         wanted = "".join(one for one in self.words[2] if one in order)
@@ -271,13 +274,13 @@ def _transpose(array: NDArray[Scalar], word: str, order: str) -> NDArray[Scalar]
 
 
 def dense_map(layer: Layer, rank: int) -> EinsumMap | None:
-    """Of a dense layer."""
+    """Return the map of a dense layer."""
     lead = "abcdefgh"[: rank - 1]
     return EinsumMap.of(layer.kernel, layer.bias, (f"{lead}i", "io", f"{lead}o"))
 
 
 def einsum_map(layer: Layer, rank: int) -> EinsumMap | None:
-    """Of an ``EinsumDense``."""
+    """Return the map of an ``EinsumDense``."""
     return EinsumMap.of(layer.kernel, layer.bias, spell_out(layer.equation, rank))
 
 
@@ -286,18 +289,18 @@ def einsum_map(layer: Layer, rank: int) -> EinsumMap | None:
 
 @dataclass(eq=False, slots=True)
 class ConvolutionMap:
-    """A convolution.
+    """A convolution as a linear map.
 
     Attributes:
-        kernel: its weight, (*kernel, inputs, outputs); transposed (*kernel, outputs, inputs).
-        bias: its own, or None.
-        channel: the axis of the channels, in what it reads and in what it gives.
-        strides: of the patches.
-        dilation: of the kernel.
+        kernel: Weight of shape (*kernel, inputs, outputs); transposed (*kernel, outputs, inputs).
+        bias: The bias, or None.
+        channel: Channel axis of the input and the result.
+        strides: Strides of the patches.
+        dilation: Dilation of the kernel.
         padding: 'valid', 'same' or 'causal'.
-        groups: of channels.
-        is_depthwise: whether each channel is a group.
-        is_transposed: whether strides spread what it reads.
+        groups: Number of groups of channels.
+        is_depthwise: Whether each channel is a group.
+        is_transposed: Whether it is a transposed convolution, whose strides spread the input.
     """
 
     kernel: Variable
@@ -313,7 +316,7 @@ class ConvolutionMap:
 
     @property
     def taps(self) -> int:
-        """How many inputs each channel makes."""
+        """Number of inputs per channel: the kernel's positions."""
         return math.prod(self.kernel.shape[:-2])
 
     @property
@@ -358,11 +361,11 @@ class ConvolutionMap:
         return bias.reshape(self.groups, 1, self.outputs)
 
     def long_geometry(self, x: Sequence[int], y: Sequence[int]) -> KernelGeometry | None:
-        """Of a convolution over a long kernel, of one group; None of anything else.
+        """Return the geometry of a convolution with a long kernel and one group; else None.
 
         Args:
-            x: the shape of what it reads.
-            y: the shape of what it gives.
+            x: Shape of the input.
+            y: Shape of the result.
         """
         if self.is_transposed or self.is_depthwise or self.groups > 1:
             return None
@@ -372,7 +375,7 @@ class ConvolutionMap:
         return geometry if geometry.is_long() else None
 
     def channels_second(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """A shape of what it reads or gives, as (images, channels, *sizes)."""
+        """Reorder the shape of an input or result to (images, channels, *sizes)."""
         return (shape[0], shape[self.channel], *self._space(shape))
 
     def patches(self, x: Numbers, like: Sequence[int], chosen: Places | None) -> Numbers:
@@ -388,7 +391,7 @@ class ConvolutionMap:
         return [length for axis, length in enumerate(shape) if axis not in (0, self.channel)]
 
     def _windows(self, x: Numbers, places: Sequence[int]) -> Numbers:
-        """(images, *places, channels, *kernel), a view where no zeros are put around."""
+        """Return windows (images, *places, channels, *kernel), a view where there is no padding."""
         space = tuple(range(1, 1 + len(places)))
         x = self._spread(x) if self.is_transposed else x
         x = np.pad(x, [(0, 0), *self._zeros(x.shape[1:-1], places), (0, 0)])
@@ -408,13 +411,13 @@ class ConvolutionMap:
         return spread
 
     def _zeros(self, space: Sequence[int], places: Sequence[int]) -> list[tuple[int, int]]:
-        """How many go before and behind each axis."""
+        """Return the padding (before, after) of each spatial axis."""
         found = []
         sizes = zip(space, places, self.kernel.shape, self.strides, self.dilation, strict=False)
         for length, count, kernel, stride, dilation in sizes:
             reach = dilation * (kernel - 1)
             if self.is_transposed:
-                # What 'same' takes off in front is half of what the kernel reaches past the stride.
+                # 'same' crops half of the kernel's reach beyond the stride at the front.
                 off = max(reach + 1 - stride, 0) // 2 if self.padding == "same" else 0
                 before = reach - off
                 found.append((before, max(0, count - 1 - (length - 1) + reach - before)))
@@ -432,7 +435,7 @@ class ConvolutionMap:
         return _along(vector, self.channel, rank)
 
     def output_axes(self, axes_of: AxesOf) -> Axes:
-        """Of a depthwise convolution each channel has its outputs side by side."""
+        """Return the units of the result; in a depthwise one, a channel's outputs are adjacent."""
         along, last = axes_of(self.kernel), len(self.kernel.shape) - 1
         if not self.is_depthwise:
             made = along.get(last - 1 if self.is_transposed else last)
@@ -455,7 +458,7 @@ def _along(vector: NDArray[Scalar], axis: int, rank: int) -> NDArray[Scalar]:
 
 
 def kernel_map(layer: Layer, rank: int) -> ConvolutionMap | None:
-    """Of a convolution, depthwise or transposed or neither."""
+    """Return the map of a convolution, which may be depthwise or transposed."""
     depthwise = hasattr(layer, "depth_multiplier")
     transposed = hasattr(layer, "output_padding")
     channel = channel_axis(layer, rank)
@@ -475,7 +478,7 @@ def kernel_map(layer: Layer, rank: int) -> ConvolutionMap | None:
 
 
 def depthwise_map(layer: Layer, rank: int) -> ConvolutionMap:
-    """Of the first step of a separable convolution, which has no bias."""
+    """Return the map of a separable convolution's depthwise step, which has no bias."""
     kernel = layer.depthwise_kernel
     return ConvolutionMap(
         kernel,
@@ -490,7 +493,7 @@ def depthwise_map(layer: Layer, rank: int) -> ConvolutionMap:
 
 
 def pointwise_map(layer: Layer, rank: int) -> ConvolutionMap:
-    """Of its second step."""
+    """Return the map of a separable convolution's pointwise step."""
     ones = (1,) * (rank - 2)
     channel = channel_axis(layer, rank)
     return ConvolutionMap(layer.pointwise_kernel, layer.bias, channel, ones, ones, "valid")
@@ -505,13 +508,13 @@ def _each(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 @dataclass(eq=False, slots=True)
 class NormMap:
-    """A normalisation's scale and shift: one input and one output a channel.
+    """The scale and shift of a normalisation as a linear map: one input and output per channel.
 
     Attributes:
-        kernel: its scale.
-        bias: its shift, or None.
-        channel: the axis of the channels.
-        normalise: gives its result without scale and shift.
+        kernel: The scale.
+        bias: The shift, or None.
+        channel: Channel axis.
+        normalise: Function that computes the result without scale and shift.
     """
 
     kernel: Variable
@@ -559,7 +562,7 @@ class NormMap:
 
 
 def norm_map(layer: Layer, rank: int) -> NormMap | None:
-    """Of a normalisation; None where it has no scale along one axis."""
+    """Return the map of a normalisation; None if it has no scale along a single axis."""
     kind = type(layer).__name__
     root_only = kind == "RMSNormalization" or bool(getattr(layer, "rms_scaling", False))
     kernel = layer.scale if kind == "RMSNormalization" else getattr(layer, "gamma", None)

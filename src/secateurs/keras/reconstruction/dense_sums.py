@@ -1,4 +1,4 @@
-"""The dense network's own sums at every contraction that reads channels, in one pass."""
+"""Sums over the dense network's values at every contraction that reads channels, in one pass."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from secateurs.reconstruction.long_kernels import LongKernel
 from secateurs.reconstruction.running_sums import RunningSums
 
 NUMBERS_OF_PATCHES = 2**23
-"""That are laid out at a time."""
+"""Maximum number of elements of patches held at a time."""
 
 
 @dataclass(eq=False, slots=True)
 class _Reader:
-    """A site that reads channels along one axis of its weight, and its sums so far."""
+    """A site that reads channels along one axis of its weight, with its running sums."""
 
     site: Site
     reading: Reading
@@ -61,15 +61,15 @@ def contractions_of(
     answers: int = 1,
     groups: Sequence[Group] | None = None,
 ) -> list[MeasuredContraction]:
-    """The sums that orders and curves need, of each contraction that reads channels.
+    """Return the sums that removal orders and error curves need, for each contraction.
 
     Args:
-        network: of the dense model; it comes back as it was.
-        images: to sum over.
-        kind: of its outputs: 'categorical', 'bernoulli' or 'relative'.
-        seed: of the answers that are drawn to weigh outputs by.
-        answers: that each image gives.
-        groups: whose channels' readers are summed up; None takes all.
+        network: Trace of the dense model, which is unchanged.
+        images: Images to sum over.
+        kind: Kind of the outputs: 'categorical', 'bernoulli' or 'relative'.
+        seed: Seed of the sampled answers that weigh the outputs.
+        answers: Number of answers that each image gives.
+        groups: Groups whose readers are summed; None for all.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
@@ -99,7 +99,7 @@ def _readers(
     images: int,
     groups: Sequence[Group],
 ) -> list[_Reader]:
-    """One for each axis that a weight reads channels along; attention's output has two."""
+    """Return a reader for each axis along which a weight reads channels (two for attention)."""
     found = []
     program = pieces.program(2)
     for site in Sites(program, norms=False).at.values():
@@ -129,7 +129,7 @@ def _long_kernel(known: Map, program: Program, site: Site, images: int) -> LongK
 
 
 def _axes_read(known: Map) -> list[tuple[Map, int, int]]:
-    """(inputs in the order of an axis, the axis of the weight, inputs of each index along it)."""
+    """Return (map with inputs ordered by an axis, axis of the weight, inputs per index of it)."""
     if isinstance(known, EinsumMap):
         weight = known.words[1]
         return [
@@ -145,7 +145,7 @@ def _axes_read(known: Map) -> list[tuple[Map, int, int]]:
 def _sum_up(
     readers: Sequence[_Reader], piece: Piece, images: int, number: int
 ) -> list[BackendTensor]:
-    """Add one piece's patches; what the network gives."""
+    """Add the patches of one piece of the images; return the network's outputs."""
     at: dict[int, list[_Reader]] = {}
     for reader in readers:
         at.setdefault(reader.site.step.number, []).append(reader)
@@ -181,11 +181,11 @@ def _sum_patches(
         part = slice(start, start + at_a_time)
         seed = number * 4099 + start
         u, (t,) = tables(known, x[part], [y[part]], rows, seed, present_part(present, part))
-        reader.sums.add(u, t[..., :0])  # what it gives follows from its weights
+        reader.sums.add(u, t[..., :0])  # outputs follow from inputs and weights
 
 
 def _along_axis(known: Map, x: Numbers, taps: int) -> Numbers:
-    """What is read, as (rows, indices of the axis)."""
+    """Return the input in the shape (rows, indices of the axis)."""
     if isinstance(known, ConvolutionMap):
         moved = np.moveaxis(x, known.channel, -1)
         return moved.reshape(-1, moved.shape[-1])
@@ -198,7 +198,7 @@ def _along_axis(known: Map, x: Numbers, taps: int) -> Numbers:
 def _add_slopes(
     readers: Sequence[_Reader], piece: Piece, slopes: Sequence[NDArray[np.float32]]
 ) -> None:
-    """The squared derivatives of the drawn loss by what each contraction gives."""
+    """Add the squared gradients of the sampled loss w.r.t. each contraction's outputs."""
     steps = {reader.site.step.number: piece.steps[reader.site.step.number] for reader in readers}
     numbers = list(steps)
     gates = [
@@ -238,7 +238,7 @@ def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> Measured
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Weights:
-    """A site's, for planning."""
+    """Weights of a site, in the form that planning takes."""
 
     site: Site
     names: Mapping[int, str]

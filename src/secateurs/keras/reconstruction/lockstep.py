@@ -1,10 +1,10 @@
-"""The walk: a dense and a cut Keras network, step by step on the same images.
+"""Lockstep walk: run a dense and a cut Keras network step by step on the same images.
 
-At every contraction whose input or sum is not what it was, the cut network's weights are fitted to
-what the dense network gives there, and only then is the step done. So each layer makes up for what
-all layers before it are still off by, and the error does not add up.
+At every contraction whose input or following sum has changed, the cut network's weights are fitted
+to the dense network's result, and only then is the step run. So each layer compensates for the
+remaining errors of all layers before it, and errors do not accumulate.
 
-Of both networks, the values that are still to be read are kept, for all images; nothing else.
+Only values that later steps still read are held in memory, for all images and both networks.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from secateurs.reconstruction.walking import LockstepWalk, Pair
 Numbers = NDArray[np.float32]
 
 NUMBERS_OF_PATCHES = 2**23
-"""That are laid out at a time."""
+"""Maximum number of elements of patches held at a time."""
 
 TOLERANCE = 1e-3
-"""How far a layer's matrix may be from what the layer does, relative to the size of that."""
+"""Relative error allowed between a layer's result and the product with its matrix."""
 
 
 def walk(
@@ -64,22 +64,22 @@ def walk(
     held: CalibrationBatch,
     cut: Cut | None = None,
 ) -> Walked:
-    """Refit the weights of a cut model, in place, to what the dense one gives.
+    """Refit the weights of a cut model, in place, to the dense model's intermediate results.
 
     Args:
-        network: of the dense model, which stays as it is.
-        small: the cut model; its weights change.
-        alive: which atoms of the network stay in it.
-        fit: images to fit.
-        held: images to choose by, layer by layer.
-        cut: of the network, where whole blocks went by it. Sums behind them make up for what their
-            branches gave, as far as what is added there can.
+        network: Trace of the dense model, which is unchanged.
+        small: Cut model; its weights change.
+        alive: Whether each atom is kept, shape (atoms,).
+        fit: Images to fit on.
+        held: Held-out images for choices made per layer.
+        cut: Cut of the network, if it removed whole blocks. The other operands of a block's sum
+            then compensate for its branch as far as they can.
 
     Returns:
-        What was done, layer by layer, and the bytes of values that were held at most.
+        What was done for each layer, and the peak memory of the held values in bytes.
 
     Raises:
-        ModelError: the two do not do the same, or a block that went is not found.
+        ModelError: The two models do not have the same steps, or a removed block is not found.
     """
     if cut is None or not cut.blocks:
         return _Walk(network, small, alive, fit, held).walk()
@@ -90,7 +90,7 @@ def walk(
 
 
 def skip_blocks(model: keras.Model, blocks: Sequence[BlockCut]) -> keras.Model:
-    """The model without these blocks, with weights of its own."""
+    """Return a copy of the model without these blocks, with its own weights."""
     return cut_copy(model, Cut(blocks=tuple(blocks)), compiled=False)
 
 
@@ -137,7 +137,7 @@ class _Walk(LockstepWalk[Piece, Site]):
     # -- values of both
 
     def _dense(self, piece: Piece, ref: GraphRef) -> Numbers:
-        """A value of the dense network, less what was cut from it."""
+        """Return a value of the dense network without the removed channels."""
         value = as_numbers(piece.find(ref))
         for axis, units in self._axes(piece, ref).items():
             kept = np.flatnonzero(self._stays[units])
@@ -159,7 +159,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return self._leaves[id(variable)].axes
 
     def _off(self, site: Site, pair: Pair[Piece]) -> Numbers | None:
-        """What the sum's other operands are off by, where that is known already."""
+        """Return the error of the sum's other operands; None if they are not computed yet."""
         if site.joint is None or any(ref not in pair.small.values for ref in site.joint.others):
             return None
         off: Numbers | None = None
@@ -169,7 +169,7 @@ class _Walk(LockstepWalk[Piece, Site]):
                 return None
             off = theirs - ours if off is None else off + (theirs - ours)
         shape = tuple(site.joint.step.specs[0].shape)[1:]
-        # A summand that is broadcast is no value of the sum's shape.
+        # A broadcast operand does not have the shape of the sum.
         return off if off is not None and off.shape[1:] == shape else None
 
     def reads_other_values(self, site: Site, pair: Pair[Piece]) -> bool | None:
@@ -196,7 +196,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return Following(site.scale.astype(np.float32), site.shift.astype(np.float32))
 
     def does_what_it_says(self, site: Site) -> bool:
-        """Whether the layer gives what its matrix makes of patches: looked at, not believed."""
+        """Check on two images that the layer's result is the product of its matrix and patches."""
         piece = self.pairs[0].small
         x = piece.find(site.source)
         two = x[: max(1, min(2, x.shape[0]))]
@@ -214,7 +214,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return bool(np.abs(found - rows).max() <= TOLERANCE * max(np.abs(rows).max(), 1e-12))
 
     def relaxes(self, site: Site) -> bool:
-        """Whether to look at what a ReLU cuts off, and the rows for it can be kept."""
+        """Return whether to fit through a following ReLU, whose rows have to fit in memory."""
         if not site.rectified or site.map.groups != 1 or site.map.is_norm or not site.has_intercept:
             return False
         places = int(np.prod(site.step.specs[0].shape[1:])) // (site.map.groups * site.map.outputs)
@@ -241,7 +241,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         for pair in self.pairs:
             wanted = self._target(site, pair)
             if wanted.shape[1:] != tuple(site.step.specs[0].shape)[1:]:
-                return None  # what it gives was cut otherwise than is known
+                return None  # its result has other channels than the trace predicts
             both = (as_numbers(pair.small.find(site.source)), wanted)
             moved = (np.moveaxis(one, known.channel, 1).astype(np.float32) for one in both)
             parts[pair.held].append(SignalRows(*moved))
@@ -259,7 +259,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return gathered
 
     def _target(self, site: Site, pair: Pair[Piece]) -> Numbers:
-        """What the dense network gives there, and what the sum behind it is off by as well."""
+        """Return the dense network's result, corrected by the error of the following sum."""
         target = self._dense(pair.dense, GraphRef(site.step.number))
         off = self._off(site, pair)
         if off is None:
@@ -271,7 +271,7 @@ class _Walk(LockstepWalk[Piece, Site]):
 
     @staticmethod
     def _sum_others(site: Site, pair: Pair[Piece]) -> Numbers:
-        """The sum's other operands, in the small network."""
+        """Return the total of the sum's other operands in the small network."""
         others = [] if site.joint is None else site.joint.others
         total: Numbers = np.sum([as_numbers(pair.small.find(ref)) for ref in others], axis=0)
         return total
@@ -290,7 +290,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         per_image = site.rows_per_image(self._images)
         outputs = site.map.groups * site.map.outputs
         if targets[0].shape[1:] != tuple(site.step.specs[0].shape)[1:]:
-            return False  # what it gives was cut otherwise than is known
+            return False  # its result has other channels than the trace predicts
         places = max(1, targets[0][:1].size // outputs)
         each = min(per_image, places) * site.map.inputs * site.map.groups
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
@@ -308,10 +308,10 @@ class _Walk(LockstepWalk[Piece, Site]):
 
 
 def check_alike(dense: Program, small: Program) -> None:
-    """Two programs must do the same, step by step.
+    """Check that two programs have the same steps.
 
     Raises:
-        ModelError: they do not.
+        ModelError: They do not.
     """
     ours, theirs = ([step.part.name for step in one.steps] for one in (small, dense))
     if ours != theirs:

@@ -1,4 +1,4 @@
-"""What Keras models answer, as arrays; and copies of them that a repair may change."""
+"""Outputs of Keras models as arrays, and copies of models that a repair may change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HALF = ("float16", "bfloat16")
 def outputs(
     model: keras.Model, batches: Sequence[CalibrationBatch]
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """What a model gives in inference, batch by batch: its floating-point tensors."""
+    """Iterate over a model's floating-point outputs in inference mode, batch by batch."""
     model = check_model(model)
     for batch in batches:
         found = _run(model, batch, as_it_is)
@@ -49,35 +49,35 @@ def _run(model: keras.Model, batch: CalibrationBatch, step: RunStep) -> list[Bac
 
 
 def copy_of(model: keras.Model) -> keras.Model:
-    """The same, apart, compiled alike; with the evidence of its cut."""
+    """Return an independent copy of a model, compiled like it, with the report of its cut."""
     new = cut_copy(model, Cut())
     keep_report_(new, report_of(model))
     return new
 
 
 def arrays(model: keras.Model) -> dict[str, NDArray[np.generic]]:
-    """Every tensor of a model by its first name; half precision comes as single."""
+    """Return every tensor of a model by its first name; half precision becomes float32."""
     return {leaf.name: leaf.array() for leaf in list_tensors(check_model(model))}
 
 
 def working_copy(
     model: keras.Model, example_inputs: object, used: tuple[str, ...] | None = None
 ) -> tuple[keras.Model, object]:
-    """(a copy that may be changed, the example inputs for it): no half precision.
+    """Return (a copy without half precision that may be changed, its example inputs).
 
-    All of a Keras model's outputs are used: ``trace`` says so.
+    ``used`` is ignored: all outputs of a Keras model are in use.
     """
     del used
     return cut_copy(check_model(model), Cut(), compiled=False, dtype=_precise), example_inputs
 
 
 def _precise(policy: str) -> str:
-    """The type to compute with in place of one of half precision."""
+    """Return float32 in place of a dtype policy of half precision."""
     return "float32" if any(half in policy for half in HALF) else policy
 
 
 def copy_weights_(source: keras.Model, target: keras.Model) -> None:
-    """Let a model have another's values, in its own types."""
+    """Copy one model's values to another, in the dtypes of the target."""
     theirs = {leaf.name: leaf for leaf in list_tensors(source)}
     for leaf in list_tensors(target):
         if keras.backend.is_float_dtype(leaf.variable.dtype):
@@ -90,7 +90,7 @@ def copy_weights_(source: keras.Model, target: keras.Model) -> None:
 def reestimate_moments(
     model: keras.Model, batches: Sequence[CalibrationBatch]
 ) -> keras.Model | None:
-    """A copy with the moments of batch normalisation taken anew; None where there is none."""
+    """Return a copy with recomputed batch-normalisation moments; None if there are none."""
     if not any(name.endswith(".moving_mean") for name in arrays(model)):
         return None
     twin = cut_copy(model, Cut(), compiled=False)
@@ -103,12 +103,12 @@ def reestimate_moments(
 def unlike_calibration(
     model: keras.Model, batches: Sequence[CalibrationBatch]
 ) -> tuple[float, str] | None:
-    """How far these images are from what batch normalisation saw in training.
+    """Measure how far these images are from the training data that batch normalisation saw.
 
     Returns:
-        (distance, layer): for each layer, the mean over channels of the squared difference of
-        means, relative to the moving variance; of the layer where it is largest. None where
-        nothing keeps moving means.
+        (distance, layer) of the layer with the largest distance: the mean over channels of the
+        squared difference of means, relative to the moving variance. None where no layer has
+        moving means.
     """
     sums: dict[str, list[tuple[NDArray[np.float64], int]]] = {}
     norms: dict[str, keras.layers.BatchNormalization] = {}

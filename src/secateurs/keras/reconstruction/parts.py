@@ -1,7 +1,7 @@
-"""What a call of a layer is made of: its contraction, its activation, attention's projections.
+"""Split the call of a layer into parts: its contraction, its activation, attention's projections.
 
-A repair fits what a contraction gives, before anything else is done to it. So a layer that does
-more in one call is taken apart here: run one after the other, its parts give what the call gives.
+A repair fits the output of a contraction before anything else is applied to it. So a layer that
+does more in one call is split here: running its parts in sequence gives the output of the call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from secateurs.keras.tracing.rules.contraction import channel_axis
 
 CallArguments = tuple[list[object], dict[str, object]]
 ArgumentsFrom = Callable[[Sequence[object]], CallArguments]
-"""(what the parts before gave) -> the arguments of a part."""
+"""Function (outputs of the parts before) -> arguments of a part."""
 
 CONVOLUTIONS = (
     *(layers.Conv1D, layers.Conv2D, layers.Conv3D),
@@ -65,17 +65,16 @@ MATMUL = operation_classes("Matmul")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Part:
-    """One thing that a call does.
+    """One part of a call.
 
     Attributes:
-        name: what it is; the same in a network and in one that was cut from it.
-        layer: the layer or operation.
-        run: (arguments, keywords) -> what it gives.
-        arguments: (what the parts before it gave) -> its own arguments.
-        map: of its weights, where it is a contraction or a normalisation.
-        spec: shape and type of what it gives, where that is not what the call gives.
-        axes: (the axes of a weight) -> those of what it gives, where that is not what the call
-            gives.
+        name: Description; the same in a network and in one that was cut from it.
+        layer: The layer or operation.
+        run: Function (arguments, keywords) -> output.
+        arguments: Function (outputs of the parts before) -> its arguments.
+        map: Linear map of its weights, for a contraction or a normalisation.
+        spec: Shape and dtype of its output, if that is not the call's output.
+        axes: Function (axes of a weight) -> axes of its output, if that is not the call's output.
     """
 
     name: str
@@ -94,14 +93,14 @@ def parts_of(
     specs: Sequence[keras.KerasTensor],
     shapes: Mapping[str, keras.KerasTensor],
 ) -> list[Part]:
-    """The parts of a call, in the order in which they are run.
+    """Return the parts of a call, in execution order.
 
     Args:
-        layer: the layer or operation.
-        given: the call's arguments.
-        options: its keywords.
-        specs: the arguments as tensors without data.
-        shapes: likewise of the keywords.
+        layer: The layer or operation.
+        given: Positional arguments of the call.
+        options: Keyword arguments of the call.
+        specs: The positional arguments as symbolic tensors.
+        shapes: The keyword arguments as symbolic tensors.
     """
 
     def take_given(before: Sequence[object]) -> CallArguments:
@@ -152,12 +151,12 @@ def _take_last(before: Sequence[object]) -> CallArguments:
 def map_of(
     layer: Operation, given: Sequence[object], specs: Sequence[keras.KerasTensor]
 ) -> Map | None:
-    """The contraction or normalisation that a layer is; None where it is none.
+    """Return the linear map of a contraction or normalisation; None for other layers.
 
     Args:
-        layer: the layer or operation.
-        given: its arguments; weights are themselves.
-        specs: the same as tensors without data.
+        layer: The layer or operation.
+        given: Its arguments, with weights as they are.
+        specs: The arguments as symbolic tensors.
     """
     if not specs or is_quantized(layer):
         return None
@@ -195,7 +194,7 @@ def _activate(layer: Layer, arguments: list[object], keywords: dict[str, object]
 
 @contextmanager
 def replace_attributes(layer: Layer, **attributes: object) -> Iterator[None]:
-    """For a while, a layer's attributes have other values."""
+    """Temporarily replace attributes of a layer."""
     present = vars(layer)
     before = {name: present[name] for name in attributes if name in present}
     present.update(attributes)
@@ -263,7 +262,7 @@ def _attention(
     specs: Sequence[keras.KerasTensor],
     shapes: Mapping[str, keras.KerasTensor],
 ) -> list[Part] | None:
-    """Its projections, what is between them, and the one behind."""
+    """Split attention into input projections, the attention itself, and the output projection."""
     signature = inspect.signature(layer.call)
     named = dict(signature.bind(*given, **options).arguments)
     kinds = dict(signature.bind(*specs, **shapes).arguments)
@@ -307,15 +306,15 @@ def _projection(dense: Layer, x: object, spec: keras.KerasTensor) -> Part:
 
 
 def _attend(layer: Layer, arguments: list[object], keywords: dict[str, object]) -> object:
-    """The layer between its projections, which are given, and without the one behind."""
+    """Run the layer with these projected inputs, and without its output projection."""
     query, key, value, *rest = arguments
-    around: dict[Layer, Callable[..., object]] = {
+    replacements: dict[Layer, Callable[..., object]] = {
         layer._query_dense: partial(_instead, query),
         layer._key_dense: partial(_instead, key),
         layer._value_dense: partial(_instead, value),
         layer._output_dense: _as_given,
     }
-    with intercept_calls(around):
+    with intercept_calls(replacements):
         return call_layer(layer, rest, keywords)
 
 

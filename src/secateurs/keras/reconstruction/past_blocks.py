@@ -1,7 +1,8 @@
-"""The walk past blocks that went: the small model as the dense one's steps, less those of blocks.
+"""Walk a dense model and one without some blocks in lockstep.
 
-Both networks are walked by the same numbers. Where the dense one adds a branch that the small one
-has not, the small one's value is its skip's.
+The small model is run as the dense model's steps without those of the removed blocks, so that both
+have the same step numbers. Where the dense model adds a removed branch, the small model's value is
+that of the skip.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from secateurs.keras.tracing.blocks import FoundBlock, watch_blocks
 
 @dataclass(eq=False, slots=True)
 class Detour:
-    """Which steps the small model does not take.
+    """Steps that the small model skips.
 
     Attributes:
-        gone: numbers of calls that it does not make.
-        branches: number of a sum's call -> which operand is the branch.
+        gone: Indices of calls that it does not make.
+        branches: Index of a sum's call -> position of the operand that is the branch.
     """
 
     gone: set[int] = field(default_factory=set)
     branches: dict[int, int] = field(default_factory=dict)
 
     def leaves(self, step: GraphStep) -> bool:
-        """Whether the small model takes a step."""
+        """Return whether the small model has a step."""
         return step.operation not in self.gone
 
     def take(self, piece: Piece, step: GraphStep) -> None:
-        """A step of the small model, or what there is in its place."""
+        """Run a step of the small model, pass the skip on in its place, or skip the step."""
         which = self.branches.get(step.operation)
         if which is not None:
             piece.keep(step, [piece.values[step.reads[1 - which]]])
@@ -55,16 +56,16 @@ class Detour:
 def find_detour(
     model: keras.Model, images: object, blocks: Sequence[BlockCut], program: Program
 ) -> Detour:
-    """The detour past some blocks of a model.
+    """Find the steps to skip for some blocks of a model.
 
     Args:
-        model: the dense one; unchanged.
-        images: as it takes them.
-        blocks: those that went.
-        program: the dense model's steps.
+        model: Dense model; unchanged.
+        images: Inputs of the model.
+        blocks: Removed blocks.
+        program: Steps of the dense model.
 
     Raises:
-        ModelError: they are not found in its pass.
+        ModelError: A block is not found in the model's forward pass.
     """
     arrays: list[NDArray[np.generic]] = as_arrays(images, model)
     found: dict[BlockCut, FoundBlock] = {one.cut: one for one in watch_blocks(model, arrays)}
@@ -83,8 +84,9 @@ def find_detour(
 
 
 def around_small(network: Network, small: keras.Model, cut: Cut) -> keras.Model:
-    """The dense model less the channels that go, its blocks still there, with the small one's
-    weights wherever that has them.
+    """Return the dense model without the cut's channels but with its blocks.
+
+    Its weights are those of the small model wherever that has them.
     """
     narrower = Cut()
     if cut.channels:
@@ -98,7 +100,7 @@ def around_small(network: Network, small: keras.Model, cut: Cut) -> keras.Model:
 
 
 def give_back_(whole: keras.Model, small: keras.Model) -> None:
-    """Let the small model have the weights of the one that was walked in its place."""
+    """Copy the weights of the model that was walked in place of the small one to the small one."""
     known = {leaf.name: leaf.variable for leaf in list_tensors(whole)}
     for leaf in list_tensors(small):
         leaf.variable.assign(known[leaf.name].value)

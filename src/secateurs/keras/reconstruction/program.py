@@ -1,9 +1,9 @@
-"""A Keras model's pass over many images, one step after the other, in pieces.
+"""A Keras model's forward pass as a flat list of steps, run on pieces of many images.
 
-A functional model is a graph already; here it is a flat list of steps that the walk can take one at
-a time, for all images. Layers that do several things in one call are several steps: a convolution
-and its activation, a separable convolution's two, attention and the projections around it. Only
-values that are still to be read are kept.
+A functional model is a graph; here it becomes a list of steps that the lockstep walk runs one at a
+time for all images. A layer that does several things in one call becomes several steps: a
+convolution and its activation, the two steps of a separable convolution, attention and its
+projections. Only values that later steps still read are kept.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from secateurs.keras.tracing.op_record import OpRecord
 from secateurs.reconstruction.drawing import Present
 
 MOST_AT_A_TIME = 256
+"""Maximum number of images in a piece."""
+
 NUMBERS_AT_A_TIME = 2**23
-"""Numbers in the largest value of a piece: 32 MB in single precision."""
+"""Maximum number of elements in the largest value of a piece: 32 MB in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphRef:
-    """The ``item``-th tensor that step number ``step`` gave; of the model's inputs, step -1."""
+    """Reference to output ``item`` of step number ``step``; step -1 is the model's inputs."""
 
     step: int
     item: int = 0
@@ -43,7 +45,7 @@ class GraphRef:
 
 @dataclass(eq=False, slots=True)
 class _Recorded:
-    """What travels through the graph while its steps are written down."""
+    """Stand-in for a tensor while the steps of a graph are recorded."""
 
     spec: keras.KerasTensor
     ref: GraphRef
@@ -51,17 +53,17 @@ class _Recorded:
 
 @dataclass(eq=False, slots=True)
 class GraphStep:
-    """One step, and where its arguments come from.
+    """One step, with references to its arguments.
 
     Attributes:
-        number: its place.
-        operation: the number of the call in the trace that it is (part of).
-        part: what it does.
-        arguments: with ``GraphRef`` in the place of what differs from run to run.
-        keywords: likewise.
-        specs: shapes and types of what it gives.
-        is_last: whether it gives what the call gives.
-        is_whole: whether it is all of the call.
+        number: Its index in the program.
+        operation: Index of the traced call that it is, or is a part of.
+        part: The part of the call that it runs.
+        arguments: Positional arguments, with ``GraphRef`` in place of computed values.
+        keywords: Keyword arguments, likewise.
+        specs: Shapes and dtypes of its outputs.
+        is_last: Whether its output is that of the call.
+        is_whole: Whether it is the whole call.
     """
 
     number: int
@@ -75,16 +77,16 @@ class GraphStep:
 
     @property
     def operands(self) -> list[object]:
-        """Its arguments, flat."""
+        """All arguments, flat."""
         return list(keras.tree.flatten([list(self.arguments), dict(self.keywords)]))
 
     @property
     def reads(self) -> list[GraphRef]:
-        """Those of them that depend on the run."""
+        """References among the arguments: values that differ from run to run."""
         return [operand for operand in self.operands if isinstance(operand, GraphRef)]
 
     def run(self, find: Callable[[object], object]) -> list[BackendTensor]:
-        """What it gives, flat."""
+        """Run the step; ``find`` resolves references. Returns its outputs, flat."""
         arguments, keywords = keras.tree.map_structure(
             find, (list(self.arguments), dict(self.keywords))
         )
@@ -93,11 +95,11 @@ class GraphStep:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Program:
-    """The steps of a pass over some number of images.
+    """The steps of a forward pass over a fixed number of images.
 
     Attributes:
-        steps: each behind those that it reads.
-        outputs: what the model gives.
+        steps: Steps in topological order.
+        outputs: References to the model's outputs.
     """
 
     steps: Sequence[GraphStep]
@@ -105,7 +107,7 @@ class Program:
 
     @classmethod
     def of(cls, model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> Program:
-        """Of a model, for inputs of these shapes."""
+        """Record the program of a model for inputs of these shapes."""
         recorder = _Recorder()
         inputs = [
             _Recorded(keras.KerasTensor(shape, dtype=like.dtype), GraphRef(-1, number))
@@ -117,7 +119,7 @@ class Program:
 
     @property
     def last_readers(self) -> Mapping[int, list[GraphRef]]:
-        """Step -> what it is the last to read."""
+        """Number of a step -> references that no later step reads."""
         last: dict[GraphRef, int] = {}
         for step in self.steps:
             last.update((ref, step.number) for ref in step.reads)
@@ -128,7 +130,7 @@ class Program:
         return found
 
     def bytes_at_once(self, until: int) -> int:
-        """Of the values that are to be kept at once, where they are most, up to a step."""
+        """Return the peak bytes of values that have to be kept, up to a step."""
         last, alive, most = self.last_readers, {}, 0
         for step in self.steps[: until + 1]:
             for item, spec in enumerate(step.specs):
@@ -141,11 +143,11 @@ class Program:
         return most
 
     def largest(self) -> int:
-        """Numbers in the largest value."""
+        """Return the number of elements of the largest value."""
         return max((math.prod(spec.shape) for step in self.steps for spec in step.specs), default=1)
 
     def readers(self) -> Mapping[GraphRef, list[GraphStep]]:
-        """Value -> the steps that read it, each as often as it does."""
+        """Map each value to the steps that read it; a step that reads it twice is listed twice."""
         found: dict[GraphRef, list[GraphStep]] = {}
         for step in self.steps:
             for ref in step.reads:
@@ -154,7 +156,7 @@ class Program:
 
 
 class _Recorder:
-    """Writes down each call as the steps that it is made of."""
+    """Records each call as a sequence of steps."""
 
     def __init__(self) -> None:
         self.steps: list[GraphStep] = []
@@ -204,10 +206,10 @@ def _outputs_of(
 
 
 def _in_order(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> Program:
-    """The steps branch by branch, and of branches that meet, the longest last.
+    """Order the steps branch by branch; of branches that meet in a sum, the longest comes last.
 
-    A branch's last contraction makes up for what the others are off by, if these are done already;
-    Keras itself goes through all branches at once.
+    The last contraction of a branch can compensate for errors of the other branches only if these
+    have been run before it. Keras interleaves the branches, so its order is not used.
     """
     depth: dict[int, int] = {}
     for step in steps:
@@ -246,15 +248,15 @@ StepChange = Callable[[GraphStep, list[BackendTensor]], list[BackendTensor]]
 
 @dataclass(eq=False)
 class Piece:
-    """Some of the images, and the values of the pass over them that are still to be read.
+    """A forward pass in progress over some of the images.
 
     Attributes:
-        program: what is to be done, for this many images.
-        images: how many.
-        values: those at hand, the model's inputs among them.
-        done: how many steps have been taken.
-        labels: of the images, if they have any.
-        present: which places of each text hold more than filling.
+        program: Program for this number of images.
+        images: Number of images.
+        values: Values that later steps still read, and the model's inputs.
+        done: Number of steps that have been run.
+        labels: Labels of the images, if they have any.
+        present: Positions of each text that are not padding.
     """
 
     program: Program
@@ -270,7 +272,7 @@ class Piece:
 
     @property
     def steps(self) -> Sequence[GraphStep]:
-        """What is to be done."""
+        """The steps of the program."""
         return self.program.steps
 
     @overload
@@ -278,29 +280,29 @@ class Piece:
     @overload
     def find(self, source: object) -> object: ...
     def find(self, source: object) -> object:
-        """The value of a source; anything else is itself."""
+        """Resolve a reference to its value; return anything else unchanged."""
         return self.values[source] if isinstance(source, GraphRef) else source
 
     def do(self, step: GraphStep) -> list[BackendTensor]:
-        """Take one step."""
+        """Run a step, keep its outputs, and return them."""
         with without_gradients():
             made = step.run(self.find)
         self.keep(step, made)
         return made
 
     def keep(self, step: GraphStep, made: Sequence[BackendTensor]) -> None:
-        """Let a step have given this."""
+        """Keep these as the outputs of a step, and count the step as done."""
         self.values.update((GraphRef(step.number, item), one) for item, one in enumerate(made))
         self.done += 1
 
     def forget(self, step: GraphStep) -> None:
-        """Drop what this step was the last to read."""
+        """Drop the values that no step after this one reads."""
         for ref in self._last.get(step.number, ()):
             if ref.step >= 0:
                 self.values.pop(ref, None)
 
     def measure_memory(self) -> int:
-        """Bytes of the values at hand, inputs left out."""
+        """Return the bytes of the kept values, without the inputs."""
         return sum(
             math.prod(value.shape) * size_of(keras.backend.standardize_dtype(value.dtype))
             for ref, value in self.values.items()
@@ -308,15 +310,15 @@ class Piece:
         )
 
     def result(self) -> list[BackendTensor]:
-        """The floating-point tensors that the model gives."""
+        """Return the model's floating-point outputs."""
         return [one for one in self.outputs() if keras.backend.is_float_dtype(one.dtype)]
 
     def outputs(self) -> list[BackendTensor]:
-        """What the model gives, flat."""
+        """Return the model's outputs, flat."""
         return [self.values[ref] for ref in self.program.outputs]
 
     def branch(self) -> Piece:
-        """The same, to go on from here in another way."""
+        """Return a copy of the pass, to continue from here separately."""
         return Piece(
             self.program,
             self.images,
@@ -328,10 +330,10 @@ class Piece:
         )
 
     def play(self, change: StepChange | None = None) -> list[BackendTensor]:
-        """The rest of the pass; what the model gives.
+        """Run the rest of the pass; return the model's floating-point outputs.
 
         Args:
-            change: (step, what it gave) -> what to take in its place.
+            change: Function (step, its outputs) -> outputs to use instead.
         """
         for step in self.steps[self.done :]:
             made = step.run(self.find)
@@ -341,12 +343,12 @@ class Piece:
 
 
 class Pieces:
-    """How a model treats any number of images.
+    """Splits images into pieces and builds the programs that run them.
 
     Args:
-        model: what to run.
-        operations: of the trace, of this model or of the dense one that it was cut from.
-        first: some images.
+        model: Model to run.
+        operations: Traced calls, of this model or of the dense one that it was cut from.
+        first: Some images, which give the shapes.
     """
 
     def __init__(
@@ -360,14 +362,14 @@ class Pieces:
         self.numbers = max(1, two.largest() // 2)
 
     def bytes_at_once(self, until: int) -> int:
-        """Of an image's values that are to be kept at once, where they are most, up to a step."""
+        """Return the peak bytes of an image's values that have to be kept, up to a step."""
         return self.program(2).bytes_at_once(until) // 2
 
     def program(self, images: int) -> Program:
-        """The steps for so many images.
+        """Return the program for a number of images; programs are cached.
 
         Raises:
-            DataError: the images do not pass through the model.
+            DataError: The model does not accept such images.
         """
         if images not in self._programs:
             shapes = [(images, *shape) for shape in self._shapes]
@@ -384,17 +386,17 @@ class Pieces:
         return self._programs[images]
 
     def operation(self, step: GraphStep) -> OpRecord:
-        """The call in the trace that a step is part of."""
+        """Return the traced call that a step is part of."""
         return self._operations[step.operation]
 
     def sizes(self, images: int) -> Iterator[slice]:
-        """The images in pieces of a size that suits the machine."""
+        """Iterate over slices of images, of a size limited by the largest value."""
         each = max(1, min(MOST_AT_A_TIME, NUMBERS_AT_A_TIME // self.numbers))
         for start in range(0, images, each):
             yield slice(start, min(images, start + each))
 
     def piece(self, batch: CalibrationBatch) -> Piece:
-        """These images, at the start of their pass."""
+        """Start a pass over these images."""
         tensors = convert_arrays(self.model, as_arrays(batch.images, self.model))
         values = {GraphRef(-1, number): tensor for number, tensor in enumerate(tensors)}
         return Piece(
@@ -407,7 +409,7 @@ class Pieces:
 
 
 def as_numbers(tensor: BackendTensor | Variable) -> NDArray[np.float32]:
-    """A tensor or weight as an array; half precision comes as single."""
+    """Convert a tensor or weight to an array; half precision becomes float32."""
     tensor = tensor.value if isinstance(tensor, Variable) else tensor
     if keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16"):
         tensor = keras.ops.cast(tensor, "float32")

@@ -1,9 +1,9 @@
-"""Where weights can be refitted in a Keras model's pass, and what becomes of what they give.
+"""Sites of a Keras model's forward pass whose weights can be refitted, and what follows them.
 
-After a contraction may come a batch normalisation, moves of axes, a sum and a ReLU. What a sum's
-other operands are off by, the contraction can make up for; what a ReLU cuts off need not be fitted;
-and a batch normalisation's moving mean is a place for an intercept where the contraction has no
-bias.
+A contraction may be followed by a batch normalisation, moves of axes, a sum and a ReLU. The
+contraction can compensate for errors of the sum's other operands; negative values before a ReLU
+need not be fitted; and the moving mean of a batch normalisation can hold an intercept where the
+contraction has no bias.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ RELUS = operation_classes("Relu")
 
 @dataclass(eq=False, slots=True)
 class Joint:
-    """A sum behind a contraction.
+    """A sum that follows a contraction.
 
     Attributes:
-        step: of the sum.
-        place: which of its operands comes from the contraction.
-        others: the other operands.
+        step: Step of the sum.
+        place: Position of the operand that comes from the contraction.
+        others: The other operands.
     """
 
     step: GraphStep
@@ -56,21 +56,21 @@ class Joint:
 
 @dataclass(eq=False, slots=True)
 class Site:
-    """One map whose weights can be refitted.
+    """A linear map whose weights can be refitted.
 
     Attributes:
-        step: its step.
-        map: as matrix and patches.
-        source: what it reads.
-        mean: of the batch normalisation behind it, or None; where an intercept goes without a bias.
-        scale: what each output is multiplied by up to the sum, shape (outputs,) or ().
-        shift: what is added to it then.
-        joint: the sum behind it, or None.
-        moves: steps that move axes between the two.
-        rectified: whether a ReLU comes next, and nothing else reads what it is given.
-        normalised: whether batch normalisation follows.
-        beyond: what batch normalisation behind that ReLU multiplies each output with; errors are
-            weighed by it.
+        step: Its step.
+        map: The map, as matrix and patches.
+        source: The value it reads.
+        mean: Moving mean of the batch normalisation after it, or None; holds an intercept where
+            there is no bias.
+        scale: Factor of each output between the map and the sum, shape (outputs,) or ().
+        shift: Shift added to each output there, of the same shape.
+        joint: The sum after it, or None.
+        moves: Steps between map and sum that move axes.
+        rectified: Whether a ReLU follows that alone reads the result.
+        normalised: Whether batch normalisation follows.
+        beyond: Factor of each output in a batch normalisation after that ReLU; weighs the errors.
     """
 
     step: GraphStep
@@ -87,22 +87,22 @@ class Site:
 
     @property
     def has_intercept(self) -> bool:
-        """Whether there is a place for one."""
+        """Whether the site can hold an intercept."""
         return self.map.bias is not None or self.mean is not None
 
     @property
     def importance(self) -> Sums:
-        """Of each output, by what it is multiplied with; shape (groups, outputs)."""
+        """Weight of each output's squared error, by its later factors; shape (groups, outputs)."""
         shape = (self.map.groups, self.map.outputs)
         flat = np.broadcast_to(np.square(self.scale * self.beyond), (shape[0] * shape[1],))
         return flat.reshape(shape)
 
     def matrix(self) -> Sums:
-        """The present weights, (groups, inputs, outputs)."""
+        """Return the current weights, of shape (groups, inputs, outputs)."""
         return self.map.matrix(as_numbers(self.map.kernel))
 
     def new_values(self, matrix: Sums, intercept: Sums) -> list[tuple[Variable, Sums]]:
-        """(variable, its values) with these weights and this intercept."""
+        """Return (variable, new values) for these weights and this intercept."""
         found: list[tuple[Variable, Sums]] = [(self.map.kernel, self.map.weight_from(matrix))]
         if self.map.bias is not None:
             found.append((self.map.bias, self.map.bias_from(intercept)))
@@ -111,20 +111,20 @@ class Site:
         return found
 
     def write_(self, matrix: Sums, intercept: Sums) -> None:
-        """Set the weights, and the intercept where there is a place for it."""
+        """Assign the weights, and the intercept if the site can hold one."""
         for variable, values in self.new_values(matrix, intercept):
             variable.assign(
                 keras.ops.convert_to_tensor(np.ascontiguousarray(values), dtype=variable.dtype)
             )
 
     def rows_per_image(self, images: int) -> int:
-        """How many rows of each image are wanted."""
+        """Return the number of rows to sample per image."""
         return rows_per_image(self.map.inputs, images)
 
     def move_back(
         self, value: NDArray[np.float32], like: NDArray[np.float32], piece: Piece
     ) -> NDArray[np.float32]:
-        """A value as it is at the sum, in the shape of the result (``like``)."""
+        """Move a value at the sum back to the shape of the map's result (``like``)."""
         if not self.moves:
             return value
         index: BackendTensor = keras.ops.convert_to_tensor(
@@ -147,11 +147,11 @@ class Site:
 
 
 class Sites:
-    """Every site of a model's pass.
+    """All sites of a model's forward pass, by step.
 
     Args:
-        program: the pass.
-        norms: whether normalisations that no contraction precedes are sites too.
+        program: Steps of the pass.
+        norms: Whether normalisations without a contraction before them are sites, too.
     """
 
     def __init__(self, program: Program, *, norms: bool = True) -> None:
@@ -177,11 +177,11 @@ class Sites:
         return Site(step, known, source)
 
     def _is_own(self, variable: Variable) -> bool:
-        """Whether one step alone reads it."""
+        """Return whether a single step reads a variable."""
         return self._uses[id(variable)] == 1
 
     def _follow(self, site: Site, behind: set[int]) -> None:
-        """Look at what becomes of what a site gives, as long as one step alone reads it."""
+        """Follow a site's result forwards, as long as a single step reads it."""
         ref = GraphRef(site.step.number)
         while ref not in self._outputs and len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
@@ -204,14 +204,14 @@ class Sites:
             site.moves.clear()
 
     def _scale_beyond(self, ref: GraphRef) -> Sums:
-        """By what batch normalisation multiplies a value that it alone reads; else one."""
+        """Return the scale of a batch normalisation that alone reads a value; else one."""
         readers = self._readers.get(ref, [])
         if len(readers) != 1 or not isinstance(readers[0].part.layer, layers.BatchNormalization):
             return np.ones(())
         return scale_of(readers[0].part.layer)
 
     def _through_norm(self, site: Site, step: GraphStep) -> bool:
-        """A batch normalisation right behind: a scale and a shift."""
+        """Record the scale and shift of a batch normalisation directly after the map."""
         layer = step.part.layer
         if site.normalised or site.joint is not None or site.moves or site.map.is_norm:
             return False
@@ -236,7 +236,7 @@ class Sites:
 
 
 def _uses(steps: Sequence[GraphStep]) -> Mapping[int, int]:
-    """Variable (by ``id``) -> how many calls read it."""
+    """Count the calls that read each variable (by ``id``)."""
     calls: dict[int, set[int]] = {}
     for step in steps:
         variables: list[Variable] = [one for one in step.operands if isinstance(one, Variable)]
@@ -251,7 +251,7 @@ def _uses(steps: Sequence[GraphStep]) -> Mapping[int, int]:
 
 
 def is_relu(step: GraphStep) -> bool:
-    """Whether a step is a plain ReLU."""
+    """Return whether a step is a plain ReLU."""
     layer = step.part.layer
     if isinstance(layer, layers.ReLU):
         return layer.max_value is None and not layer.negative_slope and not layer.threshold
@@ -261,7 +261,7 @@ def is_relu(step: GraphStep) -> bool:
 
 
 def scale_of(layer: Layer) -> Sums:
-    """What batch normalisation multiplies with."""
+    """Return the scale of a batch normalisation, shape (channels,)."""
     variance = as_numbers(layer.moving_variance).astype(np.float64)
     scale: Sums = 1 / np.sqrt(variance + layer.epsilon)
     return scale if layer.gamma is None else scale * as_numbers(layer.gamma)

@@ -1,7 +1,7 @@
-"""Answers of the dense network with some channels gone and some weights changed, many times over.
+"""Run many trials of the dense network, each with some channels removed and some weights changed.
 
-Nothing changes before the first step that a trial touches: up to there all trials share one pass,
-and each goes on from there by itself.
+A trial changes nothing before the first step that it affects, so all trials share one forward pass
+up to there, and each continues separately.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ def judge_trials(
     *,
     loss: Loss | None = None,
 ) -> list[Fidelity]:
-    """How faithful the network is in each trial, on these images.
+    """Measure the fidelity of the network's outputs in each trial, on these images.
 
     Args:
-        network: of the dense model, which stays as it is.
-        images: to judge by.
-        trials: what goes and what changes in each.
-        kind: of the outputs.
-        tick: called after each trial on each piece of the images.
-        loss: (outputs, labels) -> one loss for each image; None goes by the outputs themselves.
+        network: Trace of the dense model, which is unchanged.
+        images: Images to measure on.
+        trials: Removed channels and changed weights of each trial.
+        kind: Kind of the outputs.
+        tick: Called after each trial on each piece of the images.
+        loss: Function (outputs, labels) -> losses of shape (images,); None compares the outputs.
 
     Raises:
-        DataError: the loss does not go with the outputs and labels.
+        DataError: The loss does not fit the outputs and labels.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     steps = pieces.program(2).steps
-    read = _answers if loss is None else _Losses(loss, source.model)
+    read = _read_outputs if loss is None else _Losses(loss, source.model)
     players = [_Player(network, trial, steps, read) for trial in trials]
     passes = (pieces.piece(images.rows(rows)) for rows in pieces.sizes(len(images)))
     with without_gradients():
@@ -61,15 +61,15 @@ def judge_trials(
 
 
 ReadPiece = Callable[[Piece], list[NDArray[np.float32]]]
-"""What is looked at of a pass that has ended."""
+"""Function that reads the results of a completed pass."""
 
 
-def _answers(piece: Piece) -> list[NDArray[np.float32]]:
+def _read_outputs(piece: Piece) -> list[NDArray[np.float32]]:
     return [as_numbers(one) for one in piece.result()]
 
 
 class _Losses:
-    """The losses of a pass that has ended, one for each image."""
+    """Reads the loss of each image from a completed pass, shape (images,)."""
 
     def __init__(self, loss: Loss, model: keras.Model) -> None:
         self._objective = PerExampleLoss(loss, "error curves", model)
@@ -82,7 +82,7 @@ class _Losses:
 
 
 class _Player:
-    """One trial: from where on, and what is done instead."""
+    """One trial: the first step that it affects, and how it runs the steps from there."""
 
     def __init__(
         self, network: Network, trial: GroupTrial, steps: Sequence[GraphStep], read: ReadPiece
@@ -115,7 +115,7 @@ class _Player:
         return any(id(variable) in changed for variable in variables)
 
     def play(self, rest: Piece) -> list[NDArray[np.float32]]:
-        """The rest of a pass; returns what the model would."""
+        """Run the rest of a pass as in this trial; return its results."""
         if self._layers is None:
             self._layers = self._stand_ins()
         twin = MaskedTwin(self._source.operations, self._kept, self._layers)
@@ -143,7 +143,7 @@ class _Player:
         return list(keras.tree.flatten(twin.do(operation, site, arguments, keywords)))
 
     def _stand_ins(self) -> dict[int, Operation]:
-        """Layers of the channels that stay alone, for calls that mix them."""
+        """Rebuild the layers of calls that mix channels, for the kept channels."""
         gone = {
             group.name: np.flatnonzero(np.isin(group.channels, self._trial.removed))
             for group in self._network.groups
@@ -152,7 +152,7 @@ class _Player:
         return stand_ins_of(self._source, cut, self._kept)
 
     def _values(self) -> dict[str, NDArray[np.generic]]:
-        """Tensor name -> its values in this trial: refitted, and zero where what goes is read."""
+        """Return the values of changed tensors: refitted, and zero where they read removed ones."""
         values = {name: np.asarray(one) for name, one in self._trial.changes().items()}
         for leaf, axis in self._silenced:
             present = values.get(leaf.name)

@@ -1,9 +1,9 @@
-"""Repair of a cut without any image: by the moments that batch normalisation keeps.
+"""Repair of a cut without images, from the moments that batch normalisation stores.
 
-Where a layer reads what batch normalisation and an activation made of another layer's result, the
-means and, by the likeness of filters, the covariances of what it reads are known. What a removed
-channel gave is put in terms of those that stay: their weights take it over, and the intercept the
-rest.
+Where a layer reads the result of another through batch normalisation and an activation, the means
+of its inputs are known, and their covariances are estimated from the similarity of filters. Each
+removed channel is regressed on the kept ones: their weights take over its contribution, and the
+intercept takes the remaining constant.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ AVERAGES = (
     *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D),
     *(layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D),
 )
-"""Leave means as they are."""
+"""Layers that preserve the means of channels."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Read:
-    """Channels that a contraction reads: a producer, its batch normalisation, an activation."""
+    """Input channels of a contraction: their producer, its batch normalisation, an activation."""
 
     producer: Site
     norm: Layer
     activation: ActivationFunction
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(means, covariances) of its channels behind the activation."""
+        """Return (means, covariances) of the channels after the activation."""
         known = self.producer.map
         channels = known.groups * known.outputs
         alike = np.eye(channels)
@@ -65,15 +65,15 @@ class _Read:
 
 
 def repair_without_images_(network: Network, small: keras.Model, cut: Cut) -> list[str]:
-    """Let the channels that stay stand in for those that have gone, where moments are known.
+    """Let kept channels compensate for removed ones, where moments are known.
 
     Args:
-        network: of the dense model, which stays as it is.
-        small: what the cut left; its weights change.
-        cut: of the network.
+        network: Trace of the dense model, which is unchanged.
+        small: Cut model; its weights are changed in place.
+        cut: Cut of the network.
 
     Returns:
-        The names of the weights that changed.
+        Names of the weights that changed.
     """
     source = source_of(network)
     if source.example_inputs is None:
@@ -96,7 +96,7 @@ def repair_without_images_(network: Network, small: keras.Model, cut: Cut) -> li
 
 
 def _axes_of(site: Site) -> tuple[int, int, int] | None:
-    """(axis of the weight that reads, axis that makes, inputs of each channel)."""
+    """Return (input axis of the weight, output axis, inputs per channel); None if unsupported."""
     known = site.map
     if isinstance(known, ConvolutionMap) and not known.is_transposed and known.groups == 1:
         rank = len(known.kernel.shape)
@@ -107,7 +107,7 @@ def _axes_of(site: Site) -> tuple[int, int, int] | None:
 
 
 def _read_by(site: Site, sites: Sites, steps: Sequence[GraphStep]) -> _Read | None:
-    """What a contraction reads, if it is batch normalisation's result behind an activation."""
+    """Trace a contraction's input back to a batch normalisation; None if that is not possible."""
     axes = _axes_of(site)
     if axes is None or not site.has_intercept:
         return None
@@ -152,7 +152,7 @@ def _numeric(step: GraphStep) -> ActivationFunction:
 
 
 def _take_over_(site: Site, read: _Read, known: TensorCut, target: Site) -> bool:
-    """Write what the kept channels take over; whether any of them had to."""
+    """Write the compensated weights; return whether channels of this input were removed."""
     axes = _axes_of(site)
     if axes is None or not known.removed.get(axes[0]):
         return False

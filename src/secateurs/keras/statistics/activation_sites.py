@@ -1,8 +1,8 @@
-"""Where a Keras model reads channels: the values that removing a channel would take away.
+"""Sites where a Keras model reads channels: the values that removing a channel takes away.
 
-Most of these are what a layer is called on. Inside attention and separable convolutions channels
-are read as well; these are listened to from within. The state that a recurrent layer hands from
-step to step is not seen: its channels are judged by what later layers read of them.
+Most of them are inputs of layers. Attention and separable convolutions also read channels
+internally; their inner calls are intercepted. The state that a recurrent layer passes from step to
+step cannot be observed: its channels are judged by what later layers read.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from secateurs.keras.tracing.op_record import OpRecord
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 
 RESULT = -1
-"""In the place of an operand's number: what the layer inside gives."""
+"""Operand number that stands for the output of an inner layer."""
 
 ActivationChange = Callable[["ActivationPlace", BackendTensor], BackendTensor]
-"""(where, tensor) -> what is read instead."""
+"""Function (site, tensor) -> tensor to read instead."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ActivationPlace:
-    """One value that is read along an axis of channels.
+    """A site: one tensor that is read along an axis of channels.
 
     Attributes:
-        step: the number of the call.
-        layer: its path.
-        operand: which of the tensors the call is given; ``RESULT`` for what an inner layer gives.
-        axis: along which of its axes; counted from the end inside layers.
-        units: the channels there.
-        reader_norm: for each index, the squared norm of what the consumer's weight does with it; 1
-            where no weight meets it.
-        inner: the layer inside the call's layer that reads; None where the call itself does.
+        step: Index of the call.
+        layer: Path of its layer.
+        operand: Number of the operand; ``RESULT`` for the output of an inner layer.
+        axis: Axis of the tensor; negative for inner layers.
+        units: Units along the axis, shape (length,).
+        reader_norm: Squared norm of the consumer's weight for each index, shape (length,); 1 where
+            no weight reads it.
+        inner: Inner layer that reads; None where the call itself does.
     """
 
     step: int
@@ -67,14 +67,14 @@ class ActivationPlace:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Unseen:
-    """A weight that reads channels where nothing can listen."""
+    """A weight that reads channels where the values cannot be observed."""
 
     layer: str
     units: Ids
 
 
 def places_of(network: Network) -> tuple[list[ActivationPlace], list[Unseen]]:
-    """Every place of a model's graph where channels are read, in the order of its calls."""
+    """Return all sites in execution order, and the weights whose values cannot be observed."""
     source = source_of(network)
     places: list[ActivationPlace] = []
     unseen: list[Unseen] = []
@@ -103,7 +103,7 @@ NOTHING = _Found((0, 0), np.zeros(0, np.int64), (np.zeros(0), None))
 
 
 def _readers(source: TracedModel, layer: Layer) -> Iterator[tuple[Layer, ModelTensor, int]]:
-    """(layer, weight, axis) of each weight of a call that reads channels along an axis."""
+    """Iterate over (layer, weight, axis) of each weight of a call that reads channels."""
     reads: dict[int, list[tuple[ModelTensor, int]]] = {}
     for (_, axis), leaf in source.read.items():
         if axis in leaf.axes:
@@ -128,7 +128,7 @@ def _find_site(
     leaf: ModelTensor,
     axis: int,
 ) -> _Found | None:
-    """Where what this weight reads can be seen; None where it cannot."""
+    """Return where the values that a weight reads can be observed; None where they cannot."""
     attention = isinstance(layer, (layers.MultiHeadAttention, layers.GroupQueryAttention))
     if attention and isinstance(owner, layers.EinsumDense):
         return _in_einsum(owner, leaf, axis)
@@ -153,10 +153,10 @@ def _same(solution: Solution, one: Ids, other: Ids) -> bool:
 
 
 def _in_einsum(owner: Layer, leaf: ModelTensor, axis: int) -> _Found:
-    """A projection inside attention: it reads what it is given, or is silenced in what it gives."""
+    """Return the site of an attention projection: its input, or its output if the axis is there."""
     if len(leaf.shape) < 2 or leaf.variable is not owner.kernel:
-        return NOTHING  # the bias goes with its kernel
-    # Attention's own equations have no ellipsis; ranks follow from their letters.
+        return NOTHING  # the bias is observed with its kernel
+    # Attention's equations have no ellipsis, so the rank follows from the letters.
     read, weight, result = spell_out(owner.equation, len(owner.equation.partition(",")[0]))
     letter, units = weight[axis], leaf.axes[axis]
     if letter in read:
@@ -180,7 +180,7 @@ def _strength_of_groups(leaf: ModelTensor, groups: int) -> NDArray[np.float64]:
 
 
 class Listening:
-    """Runs a model's graph and shows, and lets change, what is read at some places."""
+    """Step function that passes the tensors read at some sites through ``change``."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class Listening:
 def _convolve_in_steps(
     layer: Layer, x: BackendTensor, change: Callable[[BackendTensor], BackendTensor]
 ) -> BackendTensor:
-    """A separable convolution in its two steps."""
+    """Run a separable convolution in two steps, with ``change`` applied between them."""
     between = keras.ops.depthwise_conv(
         x,
         layer.depthwise_kernel,
@@ -271,6 +271,6 @@ def run(
     values: Sequence[BackendTensor],
     arrays: Sequence[NDArray[np.generic]],
 ) -> list[BackendTensor]:
-    """The model's outputs, flat, its variables taken to have these values."""
+    """Run the model with these values of its variables; return its outputs, flat."""
     with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
         return OpInterpreter(step).run(model, convert_arrays(model, arrays))

@@ -1,4 +1,4 @@
-"""What values are pooled from, found while a model's calls are run."""
+"""Find the activations that values are pooled from, while a model's calls are run."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ EFFECTS = {
     Effect.JOINS: (movement.concatenate, movement.concatenate_operation, movement.stack),
     Effect.SCALES: (pointwise.rescaling,),
 }
-"""By the rule of a call."""
+"""Effect of a call on values -> the rules of such calls."""
 
 OF_RULES: dict[Callable[..., object], Effect] = {
     rule: effect for effect, rules in EFFECTS.items() for rule in rules
 }
 
 ACTIVATIONS = (layers.ReLU, layers.LeakyReLU, layers.ELU)
-"""Their channels are unchanged, their values are not."""
+"""Activation layers that have the rule of identity layers but change values."""
 
 BY_NAME = {
     **dict.fromkeys(("Add", "Subtract", "Average"), Effect.ADDS),
     **dict.fromkeys(("Maximum", "Minimum"), Effect.CHOOSES),
     **dict.fromkeys(("Multiply", "Divide", "TrueDivide"), Effect.SCALES),
 }
-"""Of layers and of operations, which have the same names."""
+"""Class name of a layer or operation -> its effect."""
 
 
 def effect_of(operation: Operation) -> Effect:
-    """What a call does to the values that it is given."""
+    """Return the effect of a call on the values of its inputs."""
     if isinstance(operation, ACTIVATIONS):
         return Effect.ACTS
     rule = rule_for(type(operation))
@@ -80,13 +80,13 @@ def effect_of(operation: Operation) -> Effect:
 
 
 class Pooling:
-    """A step that remembers, for each tensor, what it was pooled from."""
+    """Wrapper of a step function that records, for each tensor, what it was pooled from."""
 
     def __init__(self, operations: Sequence[OpRecord], solution: Solution) -> None:
         self._operations = operations
         self._solution = solution
         self._origins = Origins()
-        self._live: dict[int, BackendTensor] = {}  # kept, so that no two tensors have one id
+        self._live: dict[int, BackendTensor] = {}  # references, so that no id is reused
 
     def __call__(
         self,
@@ -106,7 +106,7 @@ class Pooling:
         return result
 
     def activations_of(self, tensor: BackendTensor, units: Ids) -> tuple[Activation, ...]:
-        """What it was pooled from where these units lie; none where it is read as it is."""
+        """Return the activations that a tensor was pooled from; none if it is not pooled."""
         origins = [
             (origin, self._operations[origin.step].inputs[origin.operand][1])
             for origin in self._origins.of(id(tensor))
@@ -115,7 +115,11 @@ class Pooling:
 
 
 class ZerosBefore:
-    """A step that counts the zeros of activations; ``found``: for each, (values, zeros)."""
+    """Step function that counts zeros of activations, per image and channel.
+
+    Attributes:
+        found: Activation -> (number of values per channel, zeros of shape (images, channels)).
+    """
 
     def __init__(
         self, step: RunStep, operations: Sequence[OpRecord], wanted: Iterable[Activation]

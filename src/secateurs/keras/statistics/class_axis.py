@@ -1,4 +1,4 @@
-"""Where a model's outputs hold classes: losses and metrics over them, place by place."""
+"""The class axis of a model's outputs: losses and metrics over classes, per position."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from secateurs.training.tally import IGNORED_PIXEL, IGNORED_TOKEN, Tally
 from secateurs.training.task import LearningTask
 
 OutputTensors = BackendTensor | Sequence[BackendTensor]
-"""What a model gives: a tensor, or all of its tensors in a list."""
+"""Outputs of a model: a tensor, or a list of all tensors."""
 
 
 class ClassAxis:
-    """Where a model's outputs hold classes, and whether they are probabilities.
+    """The class axis of a model's outputs, and whether they are probabilities.
 
     Args:
-        axis: of the classes: the last one, or 1 of images with channels first.
-        probabilities: whether scores come out of a softmax or a sigmoid.
-        two: whether one number scores the second of two classes.
+        axis: Axis of the classes: the last one, or 1 for images with channels first.
+        probabilities: Whether scores are the output of a softmax or a sigmoid.
+        two: Whether a single number scores the second of two classes.
     """
 
     def __init__(self, axis: int, *, probabilities: bool, two: bool) -> None:
@@ -39,27 +39,30 @@ class ClassAxis:
 
     @classmethod
     def of(cls, model: keras.Model) -> ClassAxis:
-        """As a model's last operation says."""
+        """Find the class axis from a model's last operation."""
         is_map = len(graph_of(model).outputs[0].shape) == 4
         first = is_map and keras.config.image_data_format() == "channels_first"
         two = tells_two_apart(model)
         return cls(1 if first else -1, probabilities=gives_probabilities(model), two=two)
 
     def cross_entropy(self, outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
-        """Cross-entropy of each example; over places where there are some, ignored ones left out.
+        """Return the cross-entropy of each example, the mean over its positions; shape (examples,).
 
-        Ignored are -100, of tokens, and 255, of pixels.
+        Targets of -100 (tokens) and 255 (pixels) are ignored.
         """
         return self._at_places(self._scores(outputs), targets)
 
     def next_token(self, outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
-        """Cross-entropy of each sequence's next tokens."""
+        """Return the cross-entropy of each sequence's next tokens, shape (sequences,)."""
         return self._at_places(self._scores(outputs)[:, :-1], targets[:, 1:])
 
     def read(
         self, scores: NDArray[Any], targets: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(scores, classes), for a ``Tally``: classes last, two where one number says which."""
+        """Return (scores with the classes last, class indices) for a ``Tally``.
+
+        A single score per position becomes two, one for each class.
+        """
         if self._axis == 1:
             scores = np.moveaxis(scores, 1, -1)
         if self._two and scores.shape[-1] == 1:
@@ -69,7 +72,7 @@ class ClassAxis:
         return scores, np.asarray(found).astype(np.int64)
 
     def _scores(self, outputs: OutputTensors) -> BackendTensor:
-        """float32, the classes last."""
+        """Return the scores in float32, with the classes last."""
         scores: BackendTensor = keras.ops.cast(scores_of(outputs), "float32")
         if self._axis == 1:
             scores = keras.ops.moveaxis(scores, 1, -1)
@@ -89,13 +92,13 @@ class ClassAxis:
         if len(targets.shape) == rank:  # a column
             targets = targets[..., 0]
         classes = keras.ops.cast(targets, "int32")
-        # Of pixels 255; a vocabulary may well have a token of that number.
+        # 255 is ignored in pixels only: it may be a valid token of a vocabulary.
         ignored = IGNORED_PIXEL if rank > 3 else IGNORED_TOKEN
         counted = keras.ops.cast(keras.ops.not_equal(classes, ignored), "float32")
         wanted = keras.ops.one_hot(keras.ops.where(classes == ignored, 0, classes), number)
         losses = -keras.ops.sum(logs * wanted, axis=-1) * counted
         places = tuple(range(1, rank - 1))
-        if not places or rank > 3:  # of pixels as PyTorch's mean
+        if not places or rank > 3:  # pixels: as on PyTorch, the mean counts ignored ones
             return mean_of_each(losses)
         total = keras.ops.maximum(keras.ops.sum(counted, axis=places), 1.0)
         found: BackendTensor = keras.ops.sum(losses, axis=places) / total
@@ -103,7 +106,7 @@ class ClassAxis:
 
 
 def scores_of(outputs: OutputTensors) -> BackendTensor:
-    """A model's output, or the first of several."""
+    """Return a model's output, or the first of several."""
     if isinstance(outputs, list | tuple):
         first: BackendTensor = outputs[0]
         return first
@@ -111,12 +114,12 @@ def scores_of(outputs: OutputTensors) -> BackendTensor:
 
 
 def mean_of_each(losses: BackendTensor) -> BackendTensor:
-    """The mean over all axes but the first."""
+    """Return the mean over all axes but the first."""
     places = tuple(range(1, len(losses.shape)))
     found: BackendTensor = keras.ops.mean(losses, axis=places) if places else losses
     return found
 
 
 def tally_of(task: LearningTask, model: keras.Model) -> Tally:
-    """The tally of a task's metric, for a model's outputs."""
+    """Return the tally of a task's metric for a model's outputs."""
     return Tally(task, ClassAxis.of(model).read, keras.ops.convert_to_numpy)

@@ -1,8 +1,8 @@
-"""One pass of calibration data through a Keras model, for all that criteria ask of it.
+"""Collect calibration statistics in one pass of the data through a Keras model.
 
-What is looked at are the values that consumers read, in every call of the model's graph. Sums of
-values are taken while the model runs; gradients come from running it with a gate of ones on each of
-these values. The user's model is not touched.
+The statistics are of the values that consumers read, in every call of the model's graph. Sums of
+values are taken while the model runs. Gradients are taken with respect to gates of ones that
+multiply these values. The user's model is unchanged.
 """
 
 from __future__ import annotations
@@ -45,38 +45,38 @@ from secateurs.keras.tracing.interpreter import CallSite, RunStep, as_it_is
 def start_pass(
     network: Network, needs: Need, data: object, loss: BatchLoss | None, caller: str
 ) -> tuple[Pass, Iterator[CalibrationBatch]]:
-    """A pass that went through nothing yet, and the batches, for it to go through."""
+    """Return a new pass, and the iterator over the batches that it is to process."""
     source = source_of(network)
     objective = PerExampleLoss(loss, caller, source.model)
     if source.example_inputs is None:
-        make_inputs(source.model, {})  # it says why there are none
+        make_inputs(source.model, {})  # raises, with the reason in its message
     labels = bool(needs & Need.LOSS) and objective.needs_labels
     stream = iterate_batches(data, source.example_inputs, caller, labels=labels)
-    first = next(stream)  # there is one, or it has raised
+    first = next(stream)  # raises where there is none
     return Pass(network, needs, objective, first, caller), chain([first], stream)
 
 
 _Sums = tuple[int, BackendTensor, BackendTensor, BackendTensor, BackendTensor]
-"""(values an image and index, and image by image how many are zero, their sum of magnitudes, their
-sum and that of their squares)."""
+"""(number of values per index, then per image: number of zeros, sum of absolute values, sum, sum of
+squares, each of shape (images, indices))."""
 
 _Summed = tuple[_Sums, list[tuple[int, BackendTensor]], list[BackendTensor]]
-"""For a reading: its sums, (values, zeros) of the activations it was pooled from, and its values
-by group."""
+"""Statistics of a reading: its sums, (values, zeros) of the activations it was pooled from, and its
+values by group, each of shape (rows, channels)."""
 
 Around = Callable[[RunStep, CallSite, Sequence[object], dict[str, object]], object]
-"""Runs a step in the place of the step itself."""
+"""Wrapper around a step function: called in its place, with the step as first argument."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ChannelRead:
-    """A place, and what was learnt of it from a run.
+    """A site, and what a first run showed about it.
 
     Attributes:
-        place: where.
-        number: of the reading; consumers of the same values share it.
-        by_image: whether the images lie along the first axis of what is read.
-        before: what the values are pooled from; none where they are read as they are.
+        place: The site.
+        number: Index of its reading; consumers of the same values share one.
+        by_image: Whether images lie along the first axis of the tensor that is read.
+        before: Activations that the values are pooled from; empty if they are not pooled.
     """
 
     place: ActivationPlace
@@ -87,12 +87,12 @@ class ChannelRead:
 
 @dataclass(eq=False)
 class Pass(StatisticsCollector):
-    """The sums of one pass, batch by batch.
+    """One pass over the calibration data, which accumulates statistics batch by batch.
 
     Attributes:
-        objective: the loss.
-        first: the first batch, to learn from how the model treats images.
-        caller: what needs it, for messages.
+        objective: The loss.
+        first: First batch; it shows how the model treats images.
+        caller: Name of the caller, for error messages.
     """
 
     objective: PerExampleLoss
@@ -125,11 +125,11 @@ class Pass(StatisticsCollector):
     # -- running the model
 
     def arrays(self, batch: CalibrationBatch) -> list[NDArray[np.generic]]:
-        """A batch's images, flat, as the model takes them."""
+        """Return a batch's images as a flat list of the model's inputs."""
         return as_arrays(batch.images, self.source.model)
 
     def labels(self, batch: CalibrationBatch) -> BackendTensor | None:
-        """A batch's labels as a tensor, checked; None where there are none."""
+        """Return a batch's labels as a checked tensor; None where there are none."""
         shapes = [(len(batch), *tensor.shape[1:]) for tensor in graph_of(self.source.model).outputs]
         if None in shapes[0]:
             shapes = [tuple(output.shape) for output in self.outputs(self.arrays(batch))]
@@ -145,7 +145,7 @@ class Pass(StatisticsCollector):
         step: RunStep = as_it_is,
         values: Sequence[BackendTensor] | None = None,
     ) -> list[BackendTensor]:
-        """What the model gives, flat."""
+        """Run the model and return its outputs, flat."""
         values = self._values if values is None else values
         return run(self.source.model, step, self._variables, values, arrays)
 
@@ -156,13 +156,13 @@ class Pass(StatisticsCollector):
         values: Sequence[BackendTensor],
         around: Around | None = None,
     ) -> list[BackendTensor]:
-        """What the model gives with gates on what is read.
+        """Run the model with gates multiplied to the values that are read; return its outputs.
 
         Args:
-            gates: one for each reading, of shape (images or 1, indices).
-            arrays: the inputs.
-            values: of the model's variables.
-            around: runs a step in the place of the step itself.
+            gates: One gate per reading, of shape (images or 1, indices).
+            arrays: Flat list of inputs.
+            values: Values of the model's variables.
+            around: Wrapper around the step function.
         """
 
         def gate(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:
@@ -180,28 +180,31 @@ class Pass(StatisticsCollector):
         return self.outputs(arrays, step if around is None else partial(around, step), values)
 
     def listening(self, change: ActivationChange) -> Listening:
-        """A step that shows what is read."""
+        """Return a step function that passes what is read through ``change``."""
         places = [read.place for read in self.reads.values()]
         return Listening(self.source.operations, places, change)
 
     @property
     def widths(self) -> list[int]:
-        """Indices of each reading."""
+        """Number of indices of each reading."""
         return [len(reading.units) for reading in self.readings]
 
     @property
     def values(self) -> list[BackendTensor]:
-        """The present values of the model's variables."""
+        """The current values of the model's variables."""
         return self._values
 
     # -- what is read where
 
     def _find_reads(self) -> dict[int, ChannelRead]:
-        """Place (by ``id``) -> what a run of three images says of it; in the order of the run."""
+        """Run three images; map each site (by ``id``) to what the run shows, in execution order.
+
+        Three, because a tensor whose first axis has length three then most likely holds images.
+        """
         batch = self.first.rows(np.arange(3) % len(self.first))
         numbers: dict[tuple[int, int, bytes], int] = {}
         found: dict[int, ChannelRead] = {}
-        alive: list[BackendTensor] = []  # so that no two tensors have one id
+        alive: list[BackendTensor] = []  # references, so that no id is reused
 
         def look(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:
             alive.append(tensor)
@@ -221,7 +224,7 @@ class Pass(StatisticsCollector):
         return found
 
     def _where_groups_lie(self) -> dict[int, list[tuple[str, Ids]]]:
-        """Reading -> (group, indices of each channel) of the groups whose channels are read."""
+        """Map each reading to (name, indices of each channel) of the groups it reads."""
         return {
             number: list(self.groups_among(reading.units))
             for number, reading in enumerate(self.readings)
@@ -230,7 +233,7 @@ class Pass(StatisticsCollector):
     # -- values
 
     def add_values(self, batch: CalibrationBatch) -> None:
-        """Add to the readings, the grams or both, as is needed."""
+        """Add a batch to the activation statistics, the Gram matrices, or both, as needed."""
         found = self._statistics(self.arrays(batch), self._values)
         for number, (sums, before, tables) in enumerate(found):
             reading = self.readings[number]
@@ -243,13 +246,13 @@ class Pass(StatisticsCollector):
             if self.needs & Need.ACTIVATIONS:
                 reading.add(int(count), *(total.sum(0) for total in totals))
             for (name, _), table in zip(self._rows.get(number, ()), tables, strict=True):
-                seen = _numpy(table)  # in double precision: what is left of a mean is small
+                seen = _numpy(table)  # float64: variances are small differences
                 self.add_products(name, number, len(seen), seen.sum(0), seen.T @ seen)
 
     def _sum_up(
         self, arrays: Sequence[NDArray[np.generic]], values: Sequence[BackendTensor]
     ) -> list[_Summed]:
-        """For each reading: sums of its values, image by image, and its values by group."""
+        """Return, for each reading, the sums of its values per image and its values by group."""
         found: dict[int, tuple[_Sums, list[BackendTensor]]] = {}
 
         def look(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:
@@ -273,7 +276,7 @@ class Pass(StatisticsCollector):
         ops = keras.ops
         images = tensor.shape[0] if place.axis % len(tensor.shape) else 1
         seen = ops.cast(ops.moveaxis(tensor, place.axis, -1), "float32")
-        # Image by image, then in double precision: single sums over all would round too much.
+        # Summed per image here and over images in float64: float32 sums over all would lose digits.
         seen = ops.reshape(seen, (images, -1, len(place.units)))
         sums = (
             seen.shape[0] * seen.shape[1],
@@ -291,21 +294,21 @@ class Pass(StatisticsCollector):
     # -- gradients
 
     def add_gates(self, batch: CalibrationBatch) -> None:
-        """Add to the gates."""
+        """Add a batch to the gradients with respect to the gates."""
         for slopes in self.slopes(batch):
             self.gates.add(slopes)
 
     def slopes(self, batch: CalibrationBatch) -> Iterator[Slopes]:
-        """How each image's loss changes with gates, for as many images at a time as can be."""
+        """Iterate over the gradients of each image's loss with respect to gates, in chunks."""
         if all(read.by_image for read in self.reads.values()):
             yield self._slopes(batch, len(batch))
             return
-        # Nobody can tell whose gradient is whose in such a batch; alone, every image can.
+        # In a batch, gradients of different images could not be told apart here; so one at a time.
         for image in range(len(batch)):
             yield self._slopes(batch.rows(slice(image, image + 1)), 1)
 
     def _slopes(self, batch: CalibrationBatch, rows: int) -> Slopes:
-        """(units, derivative of each image's loss with respect to each index's gate) by reading."""
+        """Return, for each reading, (units, loss gradients of shape (images, indices))."""
         gates = [keras.ops.ones((rows, width)) for width in self.widths]
         found = self._gate_slopes(gates, self.arrays(batch), self.labels(batch), self._values)
         return [(reading.units, slope) for reading, slope in zip(self.readings, found, strict=True)]
@@ -322,7 +325,7 @@ class Pass(StatisticsCollector):
         return total
 
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
-        """Add to the curvature; of one image."""
+        """Add the squared gradients of one image to the curvature."""
         weights = [keras.ops.stop_gradient(leaf.variable.value) for leaf in self._weights]
         found = self._weight_slopes(weights, self.arrays(image), self.labels(image), self._values)
         for leaf, slope in zip(self._weights, found, strict=True):
@@ -351,7 +354,7 @@ class Pass(StatisticsCollector):
 def _check_seen(
     network: Network, places: Sequence[ActivationPlace], unseen: Sequence[Unseen], caller: str
 ) -> None:
-    """Refuse to score channels by values that nobody can see."""
+    """Raise for groups whose values cannot be observed anywhere."""
     for hidden in unseen:
         for group in network.groups:
             if not len(channel_index(network, group, hidden.units)):

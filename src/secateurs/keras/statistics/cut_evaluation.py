@@ -1,4 +1,4 @@
-"""What a cut does to the loss, before anything is trained."""
+"""Evaluate a cut's effect on the loss, before any training."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def evaluate_cut(
     loss: BatchLoss | None = None,
     task: LearningTask | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
-    """(the loss of each image, the share put into the right class or None) after a cut.
+    """Return (loss of each image, shape (images,); accuracy or None) after a cut.
 
-    Where there is a task, its metric stands in the place of the share.
+    With a task, its metric takes the place of the accuracy.
 
     Args:
-        network: as traced; its model is not changed.
-        cut: what goes.
-        images: to judge by.
-        recalibrate: images from which batch normalisation takes its statistics anew; none leaves
-            them as they were.
-        loss: (outputs, labels) -> one loss for each image; None is cross-entropy.
-        task: whose metric is measured; None measures accuracy.
+        network: Trace of the model; the model is unchanged.
+        cut: Cut to evaluate.
+        images: Batches to evaluate on.
+        recalibrate: Batches to recompute the statistics of batch normalisation from; empty keeps
+            the statistics.
+        loss: Function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
+        task: Task whose metric is measured; None for accuracy.
     """
     model = cut_copy(source_of(network).model, cut)
     objective = PerExampleLoss(loss, "auto", model)
@@ -78,7 +78,7 @@ def evaluate_cut(
 
 
 def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:
-    """Statistics of batch normalisation as these images have them: the plain mean over batches."""
+    """Recompute batch-normalisation statistics from these images: the mean over the batches."""
     means: dict[int, list[tuple[BackendTensor, BackendTensor]]] = {}
     norms: dict[int, Layer] = {}
 
@@ -90,7 +90,7 @@ def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> Non
             mean, spread = keras.ops.moments(keras.ops.cast(x, "float32"), axes)
             norms[id(layer)] = layer
             means.setdefault(id(layer), []).append((mean, spread))
-            # As in training: what follows is normalised by this batch.
+            # As in training, this batch is normalised by its own statistics.
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(spread)
         return call_layer(layer, arguments, keywords)

@@ -1,4 +1,4 @@
-"""The loss of each image, and whether it is classified right."""
+"""The loss of each image, and whether it is classified correctly."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ from secateurs.keras.tracing.composites import open_layer
 from secateurs.keras.tracing.symbolic import Calls
 
 BatchLoss = Callable[[BackendTensor | list[BackendTensor], BackendTensor | None], BackendTensor]
-"""(outputs, labels) -> one loss for each image; outputs in a list where there are several."""
+"""Function (outputs, labels) -> losses of shape (images,); several outputs come as a list."""
 
 LEAST = 1e-30
-"""Below what no probability is taken, so that its logarithm is a number."""
+"""Lower bound of probabilities, so that their logarithm is finite."""
 
 
 class PerExampleLoss:
-    """Cross-entropy with labels, or a loss of the user's own, image by image.
+    """Cross-entropy with labels, or a user-defined loss, for each image.
 
-    A model that ends in a softmax gives probabilities, any other scores of classes.
+    The output of a softmax or a sigmoid is taken as probabilities, any other as logits.
 
     Args:
-        loss: (outputs, labels) -> a tensor with one loss for each image; None is cross-entropy.
-        who: what needs it, for messages.
-        model: whose outputs these are.
+        loss: Function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
+        caller: Name of the caller, for error messages.
+        model: Model that gives the outputs.
     """
 
     def __init__(self, loss: BatchLoss | None, caller: str, model: keras.Model) -> None:
         self._loss = loss
-        self._who = caller
+        self._caller = caller
         self._probabilities = gives_probabilities(model)
         self._two = tells_two_apart(model)
 
     @property
     def needs_labels(self) -> bool:
-        """Whether there is no loss without labels."""
+        """Whether the loss requires labels."""
         return self._loss is None
 
     def losses(
         self, outputs: Sequence[BackendTensor], labels: BackendTensor | None
     ) -> BackendTensor:
-        """One loss for each image.
+        """Return the loss of each image, shape (images,).
 
         Args:
-            outputs: of the model, flat.
-            labels: as ``check_labels`` gave them, or None.
+            outputs: Flat list of the model's outputs.
+            labels: Labels returned by ``check_labels``, or None.
 
         Raises:
-            DataError: the outputs and labels do not make one.
+            DataError: The user's loss does not return one loss for each image.
         """
         images = outputs[0].shape[0]
         if self._loss is None:
@@ -69,14 +69,14 @@ class PerExampleLoss:
         shape = tuple(getattr(losses, "shape", ()))
         if shape != (images,):
             raise DataError(
-                f"{self._who}: expected loss(outputs, labels) to return one loss for each image, "
-                f"shape ({images},); received {shape or type(losses)}. Leave out its mean: "
+                f"{self._caller}: expected loss(outputs, labels) to return one loss for each "
+                f"image, shape ({images},); received {shape or type(losses)}. Leave out its mean: "
                 "reduction='none'."
             )
         return losses
 
     def classifies(self, shape: Sequence[int], labels: NDArray[np.generic] | None) -> bool:
-        """Whether outputs of this shape are scores of classes and labels are classes."""
+        """Return whether outputs of this shape are class scores and the labels are classes."""
         return (
             len(shape) == 2
             and labels is not None
@@ -87,11 +87,11 @@ class PerExampleLoss:
         )
 
     def classes(self, shape: Sequence[int]) -> int:
-        """How many classes outputs of this shape score; one number scores two."""
+        """Return the number of classes for outputs of this shape; a single score means two."""
         return 2 if self._two and shape[-1] == 1 else int(shape[-1])
 
     def predict_classes(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
-        """The class that each image's scores are highest for."""
+        """Return the class with the highest score for each image, shape (images,)."""
         if self.classes(scores.shape) == scores.shape[-1]:
             return np.asarray(scores.argmax(axis=-1), np.int64)
         middle = 0.5 if self._probabilities else 0.0
@@ -100,11 +100,11 @@ class PerExampleLoss:
     def right(
         self, outputs: Sequence[BackendTensor], labels: NDArray[np.generic] | None
     ) -> NDArray[np.bool_] | None:
-        """Which images are classified right; None where labels are not classes.
+        """Return whether each image is classified correctly; None where labels are not classes.
 
         Args:
-            outputs: of the model, flat.
-            labels: as numbers of classes.
+            outputs: Flat list of the model's outputs.
+            labels: Class indices, shape (images,).
         """
         scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
         if len(outputs) > 1 or not self.classifies(scores.shape, labels):
@@ -114,10 +114,10 @@ class PerExampleLoss:
     def check_labels(
         self, shapes: Sequence[Sequence[int]], labels: NDArray[np.generic] | None
     ) -> NDArray[np.generic] | None:
-        """Labels that go with outputs of these shapes.
+        """Return the labels as class indices that fit outputs of these shapes.
 
         Raises:
-            DataError: they are none, or other classes than the model's.
+            DataError: There are none, or they are not classes of the model.
         """
         if labels is not None and labels.dtype.kind in "iub":
             labels = labels.astype(np.int32)
@@ -125,29 +125,29 @@ class PerExampleLoss:
             return labels
         if len(shapes) != 1 or len(shapes[0]) < 2:
             raise DataError(
-                f"{self._who}: expected a model that gives scores of shape (N, classes); received "
-                f"one that gives {', '.join(str(tuple(shape)) for shape in shapes)}. Pass loss=, a "
-                "function (outputs, labels) -> one loss for each image."
+                f"{self._caller}: expected a model that gives scores of shape (N, classes); "
+                f"received one that gives {', '.join(str(tuple(s)) for s in shapes)}. Pass loss=, "
+                "a function (outputs, labels) -> one loss for each image."
             )
         expected = tuple(shapes[0][:-1])
         labels = as_classes(labels, self.classes(shapes[0]), expected)
         if labels is None or labels.dtype.kind != "i" or labels.shape != expected:
             received = "none" if labels is None else f"{labels.dtype} {labels.shape}"
             raise DataError(
-                f"{self._who}: expected labels that are whole numbers of shape {expected}; "
+                f"{self._caller}: expected labels that are whole numbers of shape {expected}; "
                 f"received {received}"
             )
         low, high = int(labels.min()), int(labels.max())
         classes = self.classes(shapes[0])
         if classes == 1:
             raise DataError(
-                f"{self._who}: expected a model that scores classes; received one that gives a "
+                f"{self._caller}: expected a model that scores classes; received one that gives a "
                 "single number, neither out of a sigmoid nor compiled with binary cross-entropy. "
                 "Pass loss=, a function (outputs, labels) -> one loss for each image."
             )
         if low < 0 or high >= classes:
             raise DataError(
-                f"{self._who}: expected labels from 0 to {classes - 1}, the model's "
+                f"{self._caller}: expected labels from 0 to {classes - 1}, the model's "
                 f"classes; received {low if low < 0 else high}"
             )
         return labels
@@ -167,13 +167,16 @@ class PerExampleLoss:
 
 
 def gives_probabilities(model: keras.Model) -> bool:
-    """Whether the model's (first) output comes out of a softmax, or is one number of a sigmoid."""
+    """Return whether the model's first output is that of a softmax, or one sigmoid score."""
     output = graph_of(model).outputs[0]
     return _ends_in(output, "softmax") or (output.shape[-1] == 1 and _ends_in(output, "sigmoid"))
 
 
 def tells_two_apart(model: keras.Model) -> bool:
-    """Whether its one number scores the second of two classes: by a sigmoid, or by its loss."""
+    """Return whether a single output scores the second of two classes.
+
+    A sigmoid or a compiled binary cross-entropy tells.
+    """
     output = graph_of(model).outputs[0]
     if output.shape[-1] != 1:
         return False
@@ -183,7 +186,7 @@ def tells_two_apart(model: keras.Model) -> bool:
 
 
 def _ends_in(tensor: keras.KerasTensor, name: str) -> bool:
-    """Whether a tensor comes out of this activation, in one of its forms."""
+    """Return whether a tensor is the output of this activation, in any of its forms."""
     operation = tensor._keras_history.operation
     if is_subclassed(operation) and has_graph(operation):
         (node,) = nodes_of(graph_of(operation))
@@ -199,7 +202,7 @@ def _ends_in(tensor: keras.KerasTensor, name: str) -> bool:
 
 
 def both_classes(scores: BackendTensor, probabilities: bool) -> BackendTensor:
-    """One number for the second of two classes, as numbers for both."""
+    """Expand the score of the second of two classes to scores of both, (..., 1) -> (..., 2)."""
     other = 1 - scores if probabilities else keras.ops.zeros_like(scores)
     both: BackendTensor = keras.ops.concatenate([other, scores], axis=-1)
     return both
@@ -208,15 +211,15 @@ def both_classes(scores: BackendTensor, probabilities: bool) -> BackendTensor:
 def as_classes(
     labels: NDArray[np.generic] | None, classes: int, expected: Sequence[int | None]
 ) -> NDArray[np.generic] | None:
-    """Labels as numbers of classes, where they come as rows with a single one, or as columns.
+    """Convert one-hot labels, or a column of labels, to class indices.
 
     Args:
-        labels: as given.
-        classes: how many there are.
-        expected: the shape of numbers of classes.
+        labels: Labels as given.
+        classes: Number of classes.
+        expected: Shape of class indices.
 
     Returns:
-        The labels as they were where they are nothing of the kind.
+        The class indices; labels of any other form unchanged.
     """
     if labels is None or labels.ndim != len(expected) + 1:
         return labels

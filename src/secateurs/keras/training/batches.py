@@ -1,4 +1,4 @@
-"""The data of a training: batches of images as a Keras model takes them, labels as classes."""
+"""Training data: batches of images in the model's layout, with class labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from secateurs.training.feed import (
 
 
 class ChannelsLastFeed:
-    """Batches of a feed, whose images have channels first, with the channels last."""
+    """Feed that converts the images of another feed from channels first to channels last."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -34,15 +34,15 @@ class ChannelsLastFeed:
 
     @property
     def whole_length(self) -> int:
-        """Batches in which every image is seen once."""
+        """Number of batches in which every image is seen once."""
         return self._feed.whole_length
 
     def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
-        """The batches of an epoch of training, from the ``first`` on."""
+        """Iterate over the batches of a training epoch, starting at batch ``first``."""
         return map(_channels_last, self._feed.shuffle(epoch, first, share))
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
-        """Every image once, not augmented."""
+        """Iterate over every image once, without augmentation."""
         return map(_channels_last, self._feed.in_order(share))
 
 
@@ -59,23 +59,23 @@ def feed_of(
     seed: int,
     augmentation: Augmentation,
 ) -> Feed:
-    """Data as batches for a model.
+    """Return a feed of batches for a model.
 
-    Splits of ours have channels first, and augmentation counts on it; so arrays for a model that
-    has them last are turned, and every batch is turned back.
+    ``Split`` has channels first, and augmentation relies on it. So arrays for a model with channels
+    last are converted to channels first, and each batch is converted back.
 
     Args:
-        model: whose images these are.
-        source: a Split, a pair (images, labels), or an iterable of such pairs.
-        batch_size: of arrays; a loader has its own.
-        classes: how many the model scores.
-        part: for messages, such as "train".
-        seed: of the order.
-        augmentation: of the images of arrays.
+        model: Model to train.
+        source: A Split, a pair (images, labels), or an iterable of such pairs.
+        batch_size: Batch size for arrays; a loader has its own.
+        classes: Number of classes that the model scores.
+        part: Name of the split for error messages, such as "train".
+        seed: Seed of the order.
+        augmentation: Augmentation of the images of arrays.
 
     Raises:
-        DataError: the data are empty, of one class, or nothing of the kind, or do not fit the
-            model.
+        DataError: The data are empty, have a single class, are of an unknown kind, or do not fit
+            the model.
     """
     wanted = tuple(graph_of(model).inputs[0].shape[1:])
     last = len(wanted) == 3 and _has_channels_last(wanted, source)
@@ -93,7 +93,7 @@ def feed_of(
 
 
 def turn_for(model: keras.Model, source: LabelledImages) -> tuple[object, object]:
-    """(images, labels) of a split of ours, the channels where the model has them."""
+    """Return (images, labels) of a ``Split`` in the model's layout."""
     images, labels = source.batch(slice(None))
     wanted = tuple(graph_of(model).inputs[0].shape[1:])
     if images.ndim == 4 and not _fits(wanted, images.shape[1:]):
@@ -102,17 +102,17 @@ def turn_for(model: keras.Model, source: LabelledImages) -> tuple[object, object
 
 
 def first_images(feed: Feed, count: int) -> NDArray[np.generic]:
-    """The first images, at most as many as the first batch has."""
+    """Return the first ``count`` images, or the first batch if it has fewer."""
     return np.ascontiguousarray(next(feed.in_order()).images[:count])
 
 
 def _has_channels_last(wanted: tuple[int | None, ...], source: object) -> bool:
-    """Whether images come with channels first (as our splits), or can, and the model's are last."""
+    """Return whether the model has channels last, and the images can be fed with channels first."""
     if hasattr(source, "batch") and hasattr(source, "labels"):
         given = source.batch(slice(0, 1))[0].shape[1:]
         return not _fits(wanted, given) and _fits(wanted, (*given[1:], given[0]))
     if not (isinstance(source, tuple) and len(source) == 2):
-        return False  # a loader gives images as the model takes them
+        return False  # a loader yields images in the model's layout
     images = np.asarray(source[0])
     return images.ndim == 4 and keras.config.image_data_format() == "channels_last"
 
@@ -124,7 +124,7 @@ def _fits(wanted: Sequence[int | None], given: Sequence[int]) -> bool:
 
 
 def _with_classes(source: object, classes: int) -> object:
-    """Data whose labels are numbers of classes, where they come as rows with a single one."""
+    """Return the data with one-hot labels converted to class indices."""
     if isinstance(source, tuple) and len(source) == 2:
         return source[0], _as_numbers_of_classes(source[1], classes)
     if hasattr(source, "batch") or not isinstance(source, Iterable):
@@ -146,7 +146,7 @@ def _as_numbers_of_classes(labels: object, classes: int) -> NDArray[np.generic]:
 
 
 class _Relabelled:
-    """A loader whose labels come as rows."""
+    """Loader that converts the one-hot labels of another loader to class indices."""
 
     def __init__(self, source: Iterable[object], classes: int) -> None:
         self._source, self._classes = source, classes

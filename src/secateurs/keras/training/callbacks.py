@@ -1,10 +1,10 @@
-"""Pruning while ``fit`` runs, as far as Keras allows it, and progress in Keras's own style.
+"""Pruning during ``fit``, as far as Keras allows it, and progress in Keras's style.
 
-Keras compiles a training step for tensors of fixed shapes and builds the optimizer for the
-variables it began with, so no layer can change its size before ``fit`` is over. What can be done is
-to silence channels: what reads them is held at zero, which trains exactly what the cut model would
-have trained, only not faster. When ``fit`` is over, ``pruned`` makes the cut. For a loop whose
-training gets faster from round to round there is ``secateurs.iterate``.
+Keras compiles a training step for tensors of fixed shapes and builds the optimizer for fixed
+variables, so no layer can change its size before ``fit`` ends. Channels can be silenced, however:
+the weights that read them are held at zero, which trains exactly what the cut model would train,
+but not faster. After ``fit``, ``prune`` applies the cut. ``secateurs.iterate`` is a loop in which
+training gets faster from round to round.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from secateurs.training.callbacks import Watcher
 
 
 class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
-    """Silences channels while ``fit`` runs; ``prune()`` then gives the cut model.
+    """Callback that silences channels while ``fit`` runs; ``prune()`` then returns the cut model.
 
     Attributes:
-        cut: what has been silenced so far.
-        skipped: groups left alone, because something else than a layer's weights reads them.
+        cut: Channels silenced so far.
+        skipped: Groups that are not silenced, because something other than weights reads them.
     """
 
     @takes_as_annotated(SecateursError)
@@ -55,21 +55,21 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         skip: Sequence[str | Layer] = (),
         seed: int = 0,
     ) -> None:
-        """When to silence how many.
+        """Set the schedule and how channels are ranked.
 
         Args:
-            schedule: number of epochs done -> share of the dense model's channels that is silent
-                from then on, such as {1: 0.1, 2: 0.2, 3: 0.3}; the shares rise.
-            criterion: what ranks the channels, anew each time.
-            data: calibration data, for criteria that need it.
-            example_inputs: as for ``secateurs.trace``.
-            scope: as for ``secateurs.planning.planner``.
-            floor: likewise.
-            skip: likewise.
-            seed: of stochastic criteria.
+            schedule: Number of completed epochs -> fraction of the dense model's channels that are
+                silent from then on, such as {1: 0.1, 2: 0.2, 3: 0.3}; fractions must increase.
+            criterion: Criterion that ranks the channels, evaluated anew at each step.
+            data: Calibration data, for criteria that need it.
+            example_inputs: As for ``secateurs.trace``.
+            scope: As for ``secateurs.plan``.
+            floor: As for ``secateurs.plan``.
+            skip: As for ``secateurs.plan``.
+            seed: Seed of stochastic criteria.
 
         Raises:
-            SecateursError: the shares do not rise, or are not between 0 and 1.
+            SecateursError: The fractions do not increase, or are not between 0 and 1.
         """
         super().__init__()
         self._schedule = dict(sorted(schedule.items()))
@@ -92,7 +92,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         self.skipped: list[str] = []
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Find the channels."""
+        """Trace the model and find the groups that can be silenced."""
         del logs
         self._begins = True
         self._network = network = trace(self.model, self._example_inputs)
@@ -104,9 +104,10 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Where ``fit`` goes on from an earlier one, silence what was silent there by now.
+        """At the first epoch of a resumed ``fit``, silence the channels that are due by then.
 
-        By now what ``BackupAndRestore`` brings back is there, wherever it stands in the list.
+        This is done here, and not in ``on_train_begin``, because ``BackupAndRestore`` has restored
+        the weights by now, whatever its position in the list of callbacks.
         """
         del logs
         if self._begins and self._network is not None:
@@ -116,7 +117,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         self._begins = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Silence what is due, say so, and note the share of channels that is silent."""
+        """Silence the channels that are due, and log the fraction of silent channels."""
         share = self._schedule.get(epoch + 1, 0.0)
         if self._network is not None and share > self._share:
             self._silence_share_(self._network, share)
@@ -124,12 +125,12 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             logs["silent_channels"] = self._silent_share(self._network)
 
     def _silence_share_(self, network: Network, share: float) -> None:
-        """Let this share of the channels be silent from now on; those that are stay so."""
+        """Silence this fraction of the channels from now on; silent channels stay silent."""
         sync_(self.model)
         if share > self._share:
             self.cut, self._share = self._plan(network, share), share
         self._silence_(network)
-        # The step was compiled without what holds these weights at zero.
+        # The compiled training step lacks the new constraints.
         self.model.make_train_function(force=True)
         if (self.params or {}).get("verbose"):
             say(f"\nPruneOnSchedule: {self._describe(network)}")
@@ -146,25 +147,25 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Let go of the weights; they are zero where they are to be."""
+        """Remove the constraints; the weights are left at zero where they read silent channels."""
         del logs
         for variable, constraint in self._constraints.values():
             if average_of(self.model.optimizer, variable) is not None:
-                # The average that has just taken its place saw it before the constraint did.
+                # ``fit`` has just assigned the average, which was taken before the constraint.
                 variable.assign(variable.constraint.silence(variable.value))
             variable.constraint = constraint
         self._constraints.clear()
 
     def prune(self, example_inputs: object = None) -> keras.Model:
-        """The cut model, proven, with the optimizer's state sliced along.
+        """Return the cut model, proven, with the optimizer's state sliced along.
 
         Args:
-            example_inputs: what to run both models on for the proof.
+            example_inputs: Inputs both models are run on for the proof.
 
         Raises:
-            SecateursError: nothing was silenced yet.
-            CutError: something else has set weights of silent channels since, as EarlyStopping
-                with ``restore_best_weights`` does.
+            SecateursError: No channel has been silenced yet.
+            CutError: Weights of silent channels were changed since, for example by EarlyStopping
+                with ``restore_best_weights``.
         """
         if not self.cut:
             raise SecateursError(
@@ -176,7 +177,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         _check_silent(network, self.cut)
         return apply(self.model, self.cut, example_inputs, network=network)
 
-    pruned = prune  # the name it had
+    pruned = prune  # earlier name, kept for compatibility
 
     def _plan(self, network: Network, share: float) -> Cut:
         found = score(network, self._criterion, data=self._data, seed=self._seed)
@@ -184,7 +185,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         silent = {name: list(gone.removed) for name, gone in self.cut.channels.items()}
         for name, channels in (silent or _find_silent(network)).items():
             scores[name] = scores[name].copy()
-            scores[name][channels] = -np.inf  # what is silent stays so
+            scores[name][channels] = -np.inf  # silent channels stay silent
         skip = (*(path_of(self.model, layer) for layer in self._skip), *self.skipped)
         return plan(network, scores, amount=share, skip=skip, scope=self._scope, floor=self._floor)
 
@@ -198,31 +199,31 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
             variable.constraint = Silent(mask, constraint)
             variable.assign(leaf.variable.value * keras.ops.cast(mask, variable.dtype))
             average = average_of(self.model.optimizer, variable)
-            if average is not None:  # it takes the weight's place when fit is over
+            if average is not None:  # assigned to the weight at the end of fit
                 average.assign(average.value * keras.ops.cast(mask, average.dtype))
 
 
 class Silent(keras.constraints.Constraint):  # type: ignore[misc]
-    """Holds a weight at zero where it reads channels that are silent."""
+    """Constraint that holds a weight at zero where it reads silent channels."""
 
     def __init__(
         self, mask: NDArray[np.float32], constraint: keras.constraints.Constraint | None
     ) -> None:
-        """Where the mask is 0.
+        """Set the mask and the constraint it is added to.
 
         Args:
-            mask: 0 or 1, of the weight's shape.
-            constraint: the user's constraint, which holds as well; or None.
+            mask: Mask of the weight's shape: 0 where the weight is held at zero, else 1.
+            constraint: The user's constraint, applied as well; or None.
         """
         self._mask = mask
         self._constraint = constraint
 
     def __call__(self, w: BackendTensor) -> BackendTensor:
-        """The weight, constrained."""
+        """Return the constrained weight."""
         return self.silence(w if self._constraint is None else self._constraint(w))
 
     def silence(self, held: BackendTensor) -> BackendTensor:
-        """A weight's numbers with zeros where it reads channels that are silent."""
+        """Return the values with zeros where the mask is 0."""
         mask = keras.ops.convert_to_tensor(self._mask)
         silent: BackendTensor = held * keras.ops.cast(mask, held.dtype)
         return silent
@@ -231,7 +232,7 @@ class Silent(keras.constraints.Constraint):  # type: ignore[misc]
 def silencing(
     network: Network, alive: NDArray[np.bool_]
 ) -> list[tuple[ModelTensor, NDArray[np.float32]]]:
-    """(weight, 0 where it reads a channel that is gone) of every weight that does."""
+    """List (weight, mask: 0 where it reads a removed channel, else 1) of the weights that do."""
     kept = Kept(network.solution.mark_kept(alive))
     masks: dict[str, tuple[ModelTensor, NDArray[np.float32]]] = {}
     for (name, axis), leaf in source_of(network).read.items():
@@ -244,16 +245,16 @@ def silencing(
 
 
 def _find_silent(network: Network) -> dict[str, list[int]]:
-    """Group -> channels that no weight reads: those that an interrupted ``fit`` had silenced."""
+    """Map groups to channels whose readers are all zero: those an interrupted ``fit`` silenced."""
     atoms = network.solution.atoms
-    is_read, is_heard = np.zeros((2, network.solution.count), bool)
+    is_read, has_nonzero = np.zeros((2, network.solution.count), bool)
     for (_, axis), leaf in source_of(network).read.items():
         units = leaf.axes.get(axis)
         if units is not None:
             others = tuple(other for other in range(len(leaf.shape)) if other != axis)
             is_read[atoms[units]] = True
-            is_heard[atoms[units[np.any(leaf.array() != 0, others)]]] = True
-    silent = is_read & ~is_heard
+            has_nonzero[atoms[units[np.any(leaf.array() != 0, others)]]] = True
+    silent = is_read & ~has_nonzero
     return {
         group.name: np.flatnonzero(silent[group.channels]).tolist()
         for group in network.groups
@@ -262,12 +263,12 @@ def _find_silent(network: Network) -> dict[str, list[int]]:
 
 
 def _check_silent(network: Network, cut: Cut) -> None:
-    """Raise where the model hears channels that are to go: then it is not what the cut gives."""
+    """Raise if a weight that reads silent channels is not zero: the cut would change the model."""
     for leaf, mask in silencing(network, network.alive(network.removed_by(cut))):
-        heard = int(np.count_nonzero(leaf.array()[mask == 0]))
-        if heard:
+        nonzero = int(np.count_nonzero(leaf.array()[mask == 0]))
+        if nonzero:
             raise CutError(
-                f"{leaf.name}: expected zeros where it reads silent channels; {heard} of "
+                f"{leaf.name}: expected zeros where it reads silent channels; {nonzero} of "
                 f"{int((mask == 0).sum())} numbers are not. Something has set weights since, such "
                 "as EarlyStopping(restore_best_weights=True) or ModelCheckpoint: go on from the "
                 "last weights, or make the cut all the same and fine-tune: "
@@ -276,7 +277,7 @@ def _check_silent(network: Network, cut: Cut) -> None:
 
 
 def _silenceable(network: Network, group: Group) -> bool:
-    """Whether weights at zero do all that removing the group's channels would do."""
+    """Return whether zeroing weights is equivalent to removing the group's channels."""
     source = network.source
     atoms = network.solution.atoms
     touched = [mixing.units for mixing in network.mixings]
@@ -286,13 +287,13 @@ def _silenceable(network: Network, group: Group) -> bool:
 
 
 class Progress(Watcher):
-    """Shows ``secateurs.iterate`` at work as ``fit`` shows itself: ``watcher=Progress()``."""
+    """Watcher that shows ``secateurs.iterate`` like Keras shows ``fit``: ``watcher=Progress()``."""
 
     def __init__(self) -> None:
         self._bars: list[keras.utils.Progbar | None] = []
 
     def begin(self, stage: str, batches: int, done: int = 0) -> None:
-        """A bar; what begins inside something else has none of its own."""
+        """Start a progress bar; nested stages have none."""
         if self._bars:
             self._bars.append(None)
             return
@@ -301,19 +302,19 @@ class Progress(Watcher):
         self._done = done
 
     def tick(self) -> None:
-        """One more batch."""
+        """Count one batch."""
         if len(self._bars) == 1 and (bar := self._bars[0]) is not None:
             self._done += 1
             bar.update(self._done)
 
     def end(self) -> None:
-        """The bar is done."""
+        """Finish the bar."""
         bar = self._bars.pop()
         if bar is not None and self._done < (bar.target or 0):
             bar.update(self._done, finalize=True)
 
     def recorded(self, record: Record) -> None:
-        """A line for each cut and each look at the validation data."""
+        """Print a line for each cut and each evaluation."""
         known = {
             key: record[key]
             for key in ("round", "channels", "params", "macs", "accuracy", "loss", "reason")

@@ -1,4 +1,4 @@
-"""What a model was compiled with, where that says how it is to be retrained."""
+"""Retraining of compiled models with the settings they were compiled with."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from secateurs.settings.training import Training
 
 
 def default_training(model: keras.Model, given: Training | None = None) -> Training:
-    """How to retrain a model: a compiled one as it was compiled, at the learning rate it has now.
+    """Return how to retrain a model: as it was compiled, at its current learning rate.
 
     Args:
-        model: whose training it is.
-        given: what was asked for. What it does not name is as the model was compiled; only an
-            optimizer that it names takes the place of the model's own.
+        model: Model to train.
+        given: Requested settings. Settings it does not name are those of the compiled model; the
+            model's own optimizer is replaced only if it names one.
 
     Raises:
-        ModelError: nothing was asked for and the model is not compiled, or what was asked for is
-            for another optimizer than the model's.
+        ModelError: Nothing was requested and the model is not compiled, or a requested setting
+            belongs to another optimizer than the model's.
     """
     model = check_model(model)
     named = set() if given is None else given.model_fields_set
@@ -49,7 +49,7 @@ def default_training(model: keras.Model, given: Training | None = None) -> Train
 
 
 def _check_for_compiled(model: keras.Model, named: Collection[str]) -> None:
-    """What the model's own optimizer and loss say cannot be said once more."""
+    """Refuse settings that the model's own optimizer and loss already have."""
     for name in ("momentum", "weight_decay", "label_smoothing"):
         if name in named:
             raise ModelError(
@@ -60,10 +60,10 @@ def _check_for_compiled(model: keras.Model, named: Collection[str]) -> None:
 
 
 def check_compiled(model: keras.Model, training: Training) -> None:
-    """Refuse to train a model as it was compiled where that cannot be.
+    """Refuse to train a model as it was compiled where that is not possible.
 
     Raises:
-        ModelError: it is not compiled, or its weights are to be averaged.
+        ModelError: It is not compiled, or averaging of its weights is requested.
     """
     if training.ema:
         raise ModelError(
@@ -78,7 +78,7 @@ def check_own_loss(model: keras.Model, training: Training) -> None:
     """Refuse to distil a model that is trained by the loss it was compiled with.
 
     Raises:
-        ModelError: it is to be distilled, which that loss knows nothing of.
+        ModelError: Distillation is requested, which that loss does not include.
     """
     if training.distillation:
         raise ModelError(
@@ -90,7 +90,7 @@ def check_own_loss(model: keras.Model, training: Training) -> None:
 
 
 def recompile_(model: keras.Model, origin: keras.Model) -> None:
-    """Compile a copy as it is, with a new optimizer of the settings that the origin's has now."""
+    """Recompile a copy with a new optimizer that has the current settings of the original's."""
     settings = compile_arguments_of(model)
     fresh = same_optimizer(origin.optimizer)
     exclude_from_decay_(fresh, variables_without_decay(model.optimizer, model.variables))
@@ -98,15 +98,15 @@ def recompile_(model: keras.Model, origin: keras.Model) -> None:
 
 
 def takes_one_hot(model: keras.Model) -> bool:
-    """Whether the loss the model was compiled with wants a row for each label."""
+    """Return whether the loss the model was compiled with takes one-hot labels."""
     loss = model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     plain = str(name).lower().replace("_", "")
-    return "sparse" not in plain and any(kind in plain for kind in _OF_ROWS)
+    return "sparse" not in plain and any(kind in plain for kind in _ONE_HOT_LOSSES)
 
 
-_OF_ROWS = (
+_ONE_HOT_LOSSES = (
     *("categorical", "binary", "hinge", "divergence", "squared", "absolute", "logarithmic"),
     *("huber", "logcosh", "poisson", "dice", "tversky", "cosine", "mse", "mae", "kld"),
 )
-"""What names of Keras's losses hold that compare a number for each class."""
+"""Parts of the names of Keras losses that compare a value for each class."""

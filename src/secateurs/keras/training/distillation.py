@@ -66,37 +66,37 @@ def distil(
     learning_rate: float | None = None,
     batch_size: int = BATCH,
 ) -> Distilled:
-    """Train a copy of a small model towards the dense model's outputs; no labels are looked at.
+    """Train a copy of a small model towards the dense model's outputs; labels are not used.
 
-    Both models run in inference mode: statistics of batch normalisation stay as they are, and
-    nothing is dropped out. Variables that are kept from training (``trainable=False``) stay as they
-    are, unless all are.
+    Both models run in inference mode: statistics of batch normalisation are fixed, and dropout is
+    off. Variables with ``trainable=False`` are kept, unless all variables have it.
 
     Args:
-        small: the model to train a copy of; unchanged.
-        dense: the model to follow; unchanged.
-        images: to learn from.
-        steps: of the optimizer; 300 where no seconds are given either.
-        seconds: of the clock, the last evaluation not included.
-        held_out: images that only judge: the copy is kept if it is nearer to the dense model there
-            (at this temperature, and as well when they are changed as the others are).
-        seed: of the order and the changes.
-        outputs: what the dense model's outputs are: "categorical", "bernoulli", "relative" (by
-            squared error, relative to their spread) or "embedding" (by cosine), of all outputs or
-            of each; None reads it from their values.
-        augmentation: what may be done to images; or a function (images, random) -> images.
-        temperature: softens distributions over classes and probabilities.
-        learning_rate: the highest, of Muon (kernels of dense layers and convolutions) and of Adam
-            (the rest) alike; None takes 0.003, and for Adam less where less is lost.
-        batch_size: images a step.
+        small: Model to train a copy of; unchanged.
+        dense: Model to follow; unchanged.
+        images: Training images.
+        steps: Number of optimizer steps; 300 if ``seconds`` is not given either.
+        seconds: Time limit in seconds, without the last evaluation.
+        held_out: Images used for evaluation only. The trained copy is returned if it is closer to
+            the dense model on them (at this temperature, and also when they are augmented like the
+            others).
+        seed: Seed of the order and the augmentation.
+        outputs: Kind of the dense model's outputs: "categorical", "bernoulli", "relative" (squared
+            error relative to their variance) or "embedding" (cosine); one for all outputs or one
+            for each. None infers it from their values.
+        augmentation: Augmentation of the images, or a function (images, random) -> images.
+        temperature: Softening of the distributions over classes and of probabilities.
+        learning_rate: Peak learning rate of Muon (kernels of dense layers and convolutions) and
+            Adam (the rest); None takes 0.003, and less for Adam where the cut lost little.
+        batch_size: Images per step.
 
     Raises:
-        DataError: there are no images, or the augmentation does not go with them.
-        UnknownNameError: no such kind of outputs.
-        ModelError: the small model has no variable that can be trained.
+        DataError: There are no images, or the augmentation does not fit them.
+        UnknownNameError: There is no such kind of outputs.
+        ModelError: The small model has no variable that can be trained.
 
-    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015; of what
-    layers inside learn from, see ``secateurs.training.hints``, and of the optimizer, ``muon``.
+    Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015. For the
+    hints of inner layers see ``secateurs.training.hints``; for the optimizer, ``muon``.
     """
     effort = Effort(steps, seconds)
     small, dense = check_model(small), check_model(dense)
@@ -119,7 +119,7 @@ def distances(
     given: Sequence[BackendTensor],
     temperature: float,
 ) -> BackendTensor:
-    """How far what a model gave is from what the dense one gave, image by image, shape (N,)."""
+    """Return the divergence of outputs from the dense model's, for each image, shape (N,)."""
     theirs, mine = (
         [keras.ops.cast(keras.ops.convert_to_tensor(one), "float32") for one in values]
         for values in (wanted, given)
@@ -129,13 +129,13 @@ def distances(
 
 
 class Teacher:
-    """A dense model that another is trained to answer like, beside its task.
+    """A dense model whose outputs another model learns, in addition to its task.
 
-    Its outputs are read once, from what it gives for the first batch.
+    The kinds of its outputs are inferred once, from those for the first batch.
 
     Args:
-        model: as for inference; never trained.
-        temperature: softens distributions over classes and probabilities.
+        model: Dense model, run in inference mode; never trained.
+        temperature: Softening of the distributions over classes and of probabilities.
     """
 
     def __init__(self, model: keras.Model, temperature: float) -> None:
@@ -143,7 +143,7 @@ class Teacher:
         self._outputs: tuple[Output, ...] | None = None
 
     def answers(self, inputs: object) -> list[NDArray[np.floating]]:
-        """What it gives, of floating-point numbers."""
+        """Return the model's floating-point outputs."""
         found = [
             np.asarray(one) for one in keras.tree.flatten(self._model.predict_on_batch(inputs))
         ]
@@ -154,7 +154,7 @@ class Teacher:
         return answers
 
     def distances(self, wanted: Sequence[BackendTensor], given: object) -> BackendTensor:
-        """How far outputs are from its own answers, example by example, shape (N,)."""
+        """Return the divergence of outputs from those of ``answers``, shape (examples,)."""
         mine = [
             one
             for one in keras.tree.flatten(given)
@@ -168,7 +168,7 @@ class Teacher:
 class KerasStudent:
     """A copy of a model in training; see ``secateurs.training.distillation.Student``.
 
-    Not with ``fit``: that trains batch normalisation by the statistics of each batch.
+    It is not trained with ``fit``, which runs batch normalisation on the statistics of each batch.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class KerasStudent:
         self._slopes = gradient_of(self._loss)
 
     def step(self, images: object, wanted: Values, rates: Rates) -> bool:
-        """One step towards these outputs; whether it could be made."""
+        """Take one step towards these outputs; return whether the gradients were finite."""
         values = [variable.value for variable in self._variables]
         weights = [keras.ops.stop_gradient(variable.value) for variable in self._learning]
         slopes = self._slopes(weights, as_arrays(images, self._model), wanted, values)
@@ -213,13 +213,16 @@ class KerasStudent:
         for number, muon in self._muons.items():
             slope, variable = slopes[number] * shorter, self._learning[number]
             # Keras keeps inputs before outputs: (height, width, inputs, outputs).
-            way = muon.direction(slope.reshape(-1, slope.shape[-1]).T).T.reshape(slope.shape)
-            step = keras.ops.convert_to_tensor(np.asarray(rates.muon * way, slope.dtype))
+            direction = muon.direction(slope.reshape(-1, slope.shape[-1]).T).T.reshape(slope.shape)
+            step = keras.ops.convert_to_tensor(np.asarray(rates.muon * direction, slope.dtype))
             variable.assign_sub(keras.ops.cast(step, variable.dtype))
         return True
 
     def finish(self, share: float = 1.0) -> keras.Model:
-        """The copy, compiled as the small model is, so much of the way from where it started."""
+        """Return the copy, compiled like the small model, with weights interpolated from the start.
+
+        ``share`` is 0 for the initial weights and 1 for the trained ones.
+        """
         if share == 1:
             finalize_(self._model)
             return self._model
@@ -259,7 +262,7 @@ class KerasStudent:
 
 
 class _Keras:
-    """The operations of a divergence with ``keras.ops``."""
+    """Operations of a divergence, implemented with ``keras.ops``."""
 
     log_softmax = staticmethod(keras.ops.log_softmax)
     log_sigmoid = staticmethod(keras.ops.log_sigmoid)
@@ -275,41 +278,41 @@ KERAS: Operations = _Keras()
 
 
 class _Inputs:
-    """What layers of a model read while it runs, as ``spread`` gives it."""
+    """Step function that records the inputs of layers, in the layout of ``spread``."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         self._layers = frozenset(layers)
-        self._heard: dict[str, list[BackendTensor]] = {}
+        self._inputs: dict[str, list[BackendTensor]] = {}
 
     def call(
         self, site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
     ) -> object:
-        """A step that changes nothing."""
+        """Run a call unchanged."""
         layer = site.operation
         if site.path in self._layers and isinstance(layer, _MIXING):
             read = first_tensor(arguments, keywords)
             if len(read.shape) > 1:
                 first = getattr(layer, "data_format", None) == "channels_first"
                 last = keras.ops.moveaxis(read, 1, -1) if first else read
-                self._heard.setdefault(site.path, []).append(spread(last, keras.ops.reshape))
+                self._inputs.setdefault(site.path, []).append(spread(last, keras.ops.reshape))
         return as_it_is(site, arguments, keywords)
 
     def of_one_call(self) -> dict[str, BackendTensor]:
-        """Layer -> what it read, in the order of calls; without those that were called again."""
-        return {path: calls[0] for path, calls in self._heard.items() if len(calls) == 1}
+        """Map each layer to its input, in execution order, without layers called more than once."""
+        return {path: calls[0] for path, calls in self._inputs.items() if len(calls) == 1}
 
 
 def _listen(
     model: keras.Model, images: object, layers: Sequence[str]
 ) -> tuple[Values, dict[str, NDArray[np.float32]]]:
-    """(what a model gives in inference mode, layer -> what it reads)."""
+    """Run a model in inference mode; return (outputs, inputs of these layers by path)."""
     inputs = _Inputs(layers)
     outputs = _run(model, images, inputs.call)
     return outputs, {path: _as_array(read) for path, read in inputs.of_one_call().items()}
 
 
 def _through(hint: Hint, read: BackendTensor) -> BackendTensor:
-    """What a layer of the small model reads, as that of the dense one would."""
+    """Map the input of a layer in the small model to that of the layer in the dense model."""
     weight, bias = (keras.ops.convert_to_tensor(array) for array in (hint.weight, hint.bias))
     mapped: BackendTensor = keras.ops.matmul(keras.ops.cast(read, "float32"), weight) + bias
     return mapped
@@ -341,14 +344,14 @@ _MIXING = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.l
 
 
 def _mixing(model: keras.Model) -> Iterator[tuple[str, Layer]]:
-    """Dense layers, and the convolutions that mix all their channels, by path."""
+    """Iterate over (path, layer) of dense layers and convolutions with a single group."""
     for path, layer in layers_by_path(model):
         if isinstance(layer, _MIXING) and getattr(layer, "groups", 1) == 1:
             yield path, layer
 
 
 def _matrices(model: keras.Model) -> Iterator[Variable]:
-    """Their kernels."""
+    """Iterate over the kernels of the layers that ``_mixing`` lists."""
     for _, layer in _mixing(model):
         for name, variable, _ in named_own_variables(layer):
             if name == "kernel":
@@ -356,7 +359,7 @@ def _matrices(model: keras.Model) -> Iterator[Variable]:
 
 
 def _variables_to_train(model: keras.Model) -> list[Variable]:
-    """Those that the user trains; all, where the user has frozen all, as for inference."""
+    """Return the trainable floating-point variables; all of them if none is trainable."""
     floating = [
         leaf.variable
         for leaf in list_tensors(model)

@@ -1,4 +1,4 @@
-"""One call of ``fit``, at learning rates and with random numbers that are given."""
+"""One call of ``fit`` with given learning rates and seeds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from secateurs.keras.internals import keep_backend_random_state, seed_, sync_
 from secateurs.keras.training.optimizers import assign_, values_of
 
 _DROPOUT = 5
+"""Key that separates the random stream of dropout from those of other uses of the seed."""
 
 Examples = Iterator[tuple[Any, Any]] | Iterator[tuple[Any]]
-"""(inputs, targets), batch by batch; or what is called on alone."""
+"""Iterator over batches: (inputs, targets), or (inputs,) alone."""
 
 
 def fit(
@@ -28,11 +29,11 @@ def fit(
     """Train for one batch at each learning rate.
 
     Args:
-        model: compiled; is trained in place.
-        examples: at least as many batches as rates.
-        rates: of learning.
-        tick: is called after each batch.
-        seeds: of dropout and the like.
+        model: Compiled model; trained in place.
+        examples: At least as many batches as learning rates.
+        rates: Learning rate of each batch.
+        tick: Called after each batch.
+        seeds: Seeds of dropout and other random layers.
 
     Returns:
         The mean loss.
@@ -44,19 +45,19 @@ def fit(
             examples,
             steps_per_epoch=len(rates),
             epochs=1,
-            shuffle=False,  # the feed has done it
+            shuffle=False,  # the feed shuffles
             verbose=0,
             callbacks=[each],
         )
     if model.optimizer.use_ema:
-        # Fit ends by putting the average in the place of the weights; training is to go on.
+        # ``fit`` ends by overwriting the weights with their average, but training will continue.
         assign_(model.trainable_variables, each.trained)
-    logs = history.history  # a training step of the model's own may call its loss otherwise
+    logs = history.history  # a custom training step may name its loss differently
     return float(logs["loss" if "loss" in logs else next(iter(logs))][0])
 
 
 class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sets the seed and each batch's learning rate, and counts batches."""
+    """Callback that sets the seed and each batch's learning rate, and reports each batch."""
 
     def __init__(
         self, rates: Sequence[float], tick: Callable[[], None], random: np.random.Generator
@@ -70,7 +71,7 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         del logs
-        # Not before: the first fit of a model draws numbers while it finds out about shapes.
+        # Not earlier: the first ``fit`` of a model draws random numbers while it infers shapes.
         seed_(self.model, self._random)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -78,7 +79,7 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
         rate = self._rates[batch]
         optimizer = self.model.optimizer
         if rate == self._set or not hasattr(optimizer._learning_rate, "assign"):
-            return  # a schedule of the user's own goes on by itself
+            return  # a user's schedule continues by itself
         if self._set is not None:
             sync_(self.model)
         optimizer.learning_rate = self._set = rate

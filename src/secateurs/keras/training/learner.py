@@ -1,9 +1,9 @@
-"""Training Keras models for the loop, all of it with ``model.fit``.
+"""Training of Keras models in the loop, with ``model.fit``.
 
-Where the user has set a ``keras.distribution`` (several devices, on JAX), ``fit`` spreads every
-batch over them; nothing here has to know. What ``compile`` was told can be kept: with
-``Training(optimizer="compiled")``, which is what ``secateurs.iterate`` takes for a compiled model,
-retraining goes on with the model's own optimizer, loss and learning rate.
+If the user has set a ``keras.distribution`` (several devices, on JAX), ``fit`` distributes every
+batch over the devices without further code here. With ``Training(optimizer="compiled")``, the
+default of ``secateurs.iterate`` for a compiled model, retraining uses the model's own optimizer,
+loss and learning rate.
 """
 
 from __future__ import annotations
@@ -78,20 +78,20 @@ class Learner(FeedLearner[keras.Model]):
         training: Training,
         outputs: Outputs | None = None,
     ) -> None:
-        """A copy of a model, and what to train it on.
+        """Copy a model for training.
 
         Args:
-            model: the dense model; unchanged.
-            train: a Split, a pair (images, labels), or an iterable of such pairs.
-            validation: the same.
-            test: the same, or None.
-            training: how to train.
-            outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
+            model: Dense model; unchanged.
+            train: A Split, a pair (images, labels), or an iterable of such pairs.
+            validation: The same for validation.
+            test: The same for the test, or None.
+            training: Training settings.
+            outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
         Raises:
-            DataError: the data are empty, of one class, or nothing of the kind.
-            ModelError: weights hold NaN or infinity, the model gives no scores of classes, or is
-                to be trained as compiled and is not.
+            DataError: The data are empty, have a single class, or are of an unknown kind.
+            ModelError: Weights hold NaN or infinity, the model does not give class scores, or it is
+                to be trained as compiled and is not compiled.
         """
         self._origin = check_model(model)
         self._training = training
@@ -111,7 +111,7 @@ class Learner(FeedLearner[keras.Model]):
         self._dense: keras.Model | None = None
         self._is_cut_anew = False
         self._model = cut_copy(model, Cut())
-        if cut_of(model):  # it goes on from there
+        if cut_of(model):  # further cuts are added to it
             keep_report_(self._model, CutReport(cut_of(model)))
         if self._trains_as_compiled:
             self._set_objective_(self._model)
@@ -119,39 +119,39 @@ class Learner(FeedLearner[keras.Model]):
             self._compile_(self._model)
 
     def _prepare_to_read(self, model: keras.Model) -> None:
-        """Find out how to read what the model gives."""
+        """Find out how the model's outputs score classes."""
         self._scores = ClassScores.of(model)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and plans cuts: there is one process."""
+        """Whether this process writes files and plans cuts; True, as there is one process."""
         return True
 
     @property
     def metric(self) -> Metric:
-        """Accuracy."""
+        """The metric: accuracy."""
         return Metric()
 
     @property
     def loss(self) -> Loss | None:
-        """None: cross-entropy."""
+        """The loss: None, which means cross-entropy."""
         return None
 
     def agree(self, decide: Callable[[], str]) -> str:
-        """What ``decide`` returns: there is one process."""
+        """Return the result of ``decide``; there is one process."""
         return decide()
 
     def wait(self) -> None:
-        """There is nobody to wait for."""
+        """Do nothing: there is one process."""
 
     def trace(self) -> Network:
-        """The network of the model as it is now, for one image."""
+        """Trace the current model for one image."""
         return trace(self._model, self._example, outputs=self._outputs)
 
     # -- training
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train on batches number ``first`` and on, one for each learning rate; their mean loss."""
+        """Train on one batch per learning rate, from batch ``first`` on; return their mean loss."""
         if self._is_cut_anew:
             begin_average_(self._model)
             self._is_cut_anew = False
@@ -161,7 +161,7 @@ class Learner(FeedLearner[keras.Model]):
     def _examples(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
-        """(images, targets) as the loss takes them."""
+        """Iterate over (images, targets), with targets in the form the loss takes."""
         one_hot = self._trains_as_compiled and takes_one_hot(self._model)
         for batch in batches:
             images, labels = batch.images, batch.labels
@@ -176,7 +176,7 @@ class Learner(FeedLearner[keras.Model]):
                 yield images, labels
 
     def follow(self, dense: Snapshot) -> None:
-        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        """From now on, also train towards this model's outputs (``training.distillation``)."""
         self._dense = self._build(dense)
         loss = distillation_loss(self._training, self._scores)
         self._model.compile(self._model.optimizer, loss)
@@ -186,20 +186,20 @@ class Learner(FeedLearner[keras.Model]):
         return self._training.optimizer == "compiled"
 
     def _check_distillation(self, training: Training) -> None:
-        """Refuse where the loss that the model was compiled with would know nothing of it."""
+        """Refuse distillation with the loss the model was compiled with, which excludes it."""
         if training.optimizer == "compiled":
             check_own_loss(self._origin, training)
 
     def _set_objective_(self, model: keras.Model) -> None:
-        """Let a model that is compiled learn for another loss than that; here for its own."""
+        """Hook to replace the compiled loss of a model; here it is kept."""
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
-        """The inputs of the first examples, as the model takes them."""
+        """Return the inputs of the first examples, as the model takes them."""
         feed = self._train_feed if part == "train" else self._feeds["validation"]
         return first_images(feed, count)
 
     def _compile_(self, model: keras.Model) -> None:
-        """Compile as the training says; a model trained as it was compiled is so already."""
+        """Compile the model with the optimizer and loss of the training settings."""
         make_loss = cross_entropy if self._dense is None else distillation_loss
         model.compile(make_optimizer(self._training), make_loss(self._training, self._scores))
 
@@ -208,7 +208,7 @@ class Learner(FeedLearner[keras.Model]):
     def evaluate(
         self, part: DataPart, tick: Callable[[], None], averaged: bool = False
     ) -> Evaluation:
-        """How well the model, or the average of its weights, does on all images of a split."""
+        """Evaluate the model, or the moving average of its weights, on all images of a split."""
         if not averaged:
             return self._evaluate(part, tick)
         with average_put(self._model):
@@ -226,7 +226,7 @@ class Learner(FeedLearner[keras.Model]):
         return Evaluation(correct / count, loss / count)
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
-        """Images a second of the model and of the dense one, measured in turns."""
+        """Measure the images per second of the model and of the dense one, interleaved."""
         images = self._first_inputs("validation", self._training.batch_size)
         return speed.compare_speed(
             _runner(self._model, images),
@@ -236,7 +236,7 @@ class Learner(FeedLearner[keras.Model]):
         )
 
     def release(self) -> keras.Model:
-        """The model, compiled as the user's was; the learner is of no more use."""
+        """Return the model, compiled like the user's; the learner must not be used afterwards."""
         if self._trains_as_compiled:
             return self._model
         return rebuild(self._origin, self.snapshot(), cut_copy, _fill_)
@@ -244,7 +244,7 @@ class Learner(FeedLearner[keras.Model]):
     # -- cutting and keeping
 
     def apply(self, cut: Cut, network: Network | None = None) -> CutReport:
-        """Make a cut, the optimizer's state sliced along; proven where the network is given."""
+        """Apply a cut, with the optimizer's state sliced; proven if the network is given."""
         self._model = apply(
             self._model, cut, self._example, network=network, proof=network is not None
         )
@@ -253,7 +253,7 @@ class Learner(FeedLearner[keras.Model]):
         return report_of(self._model)
 
     def snapshot(self) -> Snapshot:
-        """A copy of the model's and the optimizer's values, and of their average."""
+        """Copy the values of the model, its optimizer and its moving average."""
         values = self._values()
         average: dict[str, NDArray[np.generic]] = {}
         if self._training.ema:
@@ -266,7 +266,7 @@ class Learner(FeedLearner[keras.Model]):
         return {leaf.name: np.array(leaf.array()) for leaf in list_tensors(self._model)}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make the model, and where it was kept the optimizer, what they were."""
+        """Restore the model and, if it was saved, the optimizer."""
         self._model = self._build(snapshot)
         self._is_cut_anew = False
 
@@ -282,12 +282,12 @@ class Learner(FeedLearner[keras.Model]):
         return model
 
     def pack(self, tensors: Mapping[str, NDArray[np.generic]], text: Mapping[str, str]) -> bytes:
-        """Tensors and text as the content of a safetensors file."""
+        """Serialise tensors and text as the content of a safetensors file."""
         arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         return seal(save_tensors(arrays, dict(text)))
 
     def unpack(self, content: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-        """What ``pack`` was given."""
+        """Return the tensors and text that ``pack`` was given."""
         return unpack_safetensors(content, load_tensors)
 
     def _feed(

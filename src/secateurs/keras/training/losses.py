@@ -1,4 +1,4 @@
-"""What a model's outputs say of classes, and the losses that it is trained and judged by."""
+"""Class scores of a model, and the losses for training and evaluation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from secateurs.keras.training.distillation import distances
 from secateurs.settings.training import Training
 
 TrainingLoss = Callable[[BackendTensor, BackendTensor], BackendTensor]
-"""(targets, scores) -> one loss for each image, as ``compile`` takes it."""
+"""Function (targets, scores) -> losses of shape (images,), as for ``compile``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """How to read what a model gives.
+    """Interpretation of a model's outputs as class scores.
 
     Attributes:
-        classes: how many there are.
-        two: whether there are two, and one number scores the second of them.
-        probabilities: whether scores are probabilities, out of a softmax or a sigmoid.
+        classes: Number of classes.
+        two: Whether there are two classes, and a single output scores the second.
+        probabilities: Whether scores are probabilities, from a softmax or a sigmoid.
     """
 
     classes: int
@@ -37,16 +37,16 @@ class ClassScores:
 
     @classmethod
     def of(cls, model: keras.Model) -> ClassScores:
-        """As a model's last operation, or the loss it was compiled with, says.
+        """Determine it from a model's last operation, or the loss it was compiled with.
 
         Raises:
-            ModelError: the model gives no scores of classes.
+            ModelError: The model does not give class scores.
         """
         two = tells_two_apart(model)
         return cls(2 if two else _count_classes(model), two, gives_probabilities(model))
 
     def judge(self, scores: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[int, float]:
-        """(images put into the right class, the sum of their cross-entropies) of a batch."""
+        """Return (number of correctly classified images, sum of cross-entropies) of a batch."""
         if self.two:
             other = 1 - scores if self.probabilities else np.zeros_like(scores)
             scores = np.concatenate([other, scores], axis=1)
@@ -63,7 +63,7 @@ class ClassScores:
 
 
 def cross_entropy(training: Training, outputs: ClassScores) -> TrainingLoss:
-    """Cross-entropy with labels, smoothed as the training says."""
+    """Return the cross-entropy with labels, with the label smoothing of the settings."""
     smoothing, logits = training.label_smoothing, not outputs.probabilities
     if outputs.two:
         binary: TrainingLoss = keras.losses.BinaryCrossentropy(
@@ -83,12 +83,12 @@ def cross_entropy(training: Training, outputs: ClassScores) -> TrainingLoss:
 
 
 def distillation_loss(training: Training, outputs: ClassScores) -> TrainingLoss:
-    """The same, mixed with the distance from a dense model's outputs.
+    """Return the cross-entropy mixed with the distance from a dense model's outputs.
 
-    Its targets are those of ``beside_outputs``.
+    Its targets are built by ``beside_outputs``.
     """
     loss, share = cross_entropy(training, outputs), training.distillation or 0.0
-    # One number that tells two classes apart is a distribution by itself.
+    # A single output for two classes is a Bernoulli distribution.
     kind: OutputKind = "bernoulli" if outputs.two else "categorical"
     classes = (Output(kind, probabilities=outputs.probabilities),)
 
@@ -102,7 +102,7 @@ def distillation_loss(training: Training, outputs: ClassScores) -> TrainingLoss:
 
 
 def beside_outputs(labels: NDArray[np.int64], outputs: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Labels in the first column, beside them the dense model's outputs."""
+    """Concatenate labels, as the first column, and the dense model's outputs."""
     column = labels[:, None].astype(np.float32)
     return np.concatenate([column, np.asarray(outputs, np.float32)], axis=1)
 

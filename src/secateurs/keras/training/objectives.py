@@ -1,6 +1,6 @@
-"""What ``fit`` learns by where that is no compiled loss: a task's, a step of the user's own.
+"""Losses for ``fit`` other than a compiled loss: the loss of a task, or a user's training step.
 
-Both are put in the place of what Keras would do by itself, so that one ``fit`` trains all, on
+Both replace what Keras would compute itself, so that ``fit`` trains every kind of task on
 TensorFlow, JAX and PyTorch.
 """
 
@@ -15,24 +15,24 @@ from secateurs.errors import SecateursError
 from secateurs.keras.protocols import BackendTensor
 
 OBJECTIVE = "compute_loss"
-"""The method of ``keras.Model`` that ``fit`` asks for a batch's loss."""
+"""Name of the method of ``keras.Model`` with which ``fit`` computes a batch's loss."""
 
 _OWN = ("train_step", OBJECTIVE)
-"""Methods by which a class of the user's says how its models learn."""
+"""Methods with which a user's class defines its own training."""
 
 
 def learns_by_itself(model: keras.Model) -> bool:
-    """Whether the model's own class says how it learns, as many detectors' do."""
+    """Return whether the model's class defines its own training, as many detectors do."""
     kind = type(model)
     return any(getattr(kind, name) is not getattr(keras.Model, name) for name in _OWN)
 
 
 class TaskObjective:
-    """In the place of ``keras.Model.compute_loss``: the mean of a task's losses, and penalties.
+    """Replacement of ``keras.Model.compute_loss``: the mean of a task's losses, plus penalties.
 
     Args:
-        model: that learns.
-        loss: (outputs, targets) -> the mean loss of a batch, or one for each example.
+        model: Model to train.
+        loss: Function (outputs, targets) -> mean loss of a batch, or losses of shape (examples,).
     """
 
     def __init__(self, model: keras.Model, loss: Callable[[Any, Any], BackendTensor]) -> None:
@@ -46,7 +46,7 @@ class TaskObjective:
         sample_weight: object = None,
         training: bool = True,
     ) -> BackendTensor:
-        """The loss of a batch, as ``fit`` asks for it."""
+        """Return the loss of a batch."""
         del x, sample_weight, training
         total: BackendTensor = keras.ops.mean(self._loss(y_pred, y))
         for penalty in self._model.losses:
@@ -55,15 +55,15 @@ class TaskObjective:
 
 
 class Stepper(keras.Model):  # type: ignore[misc]
-    """A model around another, that gives the loss of a user's step: ``fit`` trains the inner one.
+    """Wrapper model whose output is the loss of a user's step: ``fit`` trains the inner model.
 
-    It has no weights but those of the inner model, and shares its optimizer. What the step returns
-    is all that is learned by: penalties are the user's to add.
+    It has only the inner model's weights, and shares its optimizer. The loss is exactly what the
+    step returns: regularisation penalties must be added there.
 
     Args:
-        model: compiled.
-        step: (model, batch) -> the loss of the batch, made of ``keras.ops``.
-        task: its name, for messages.
+        model: Compiled model to train.
+        step: Function (model, batch) -> loss of the batch, written with ``keras.ops``.
+        task: Name of the task, for error messages.
     """
 
     def __init__(self, model: keras.Model, step: Callable[[Any, Any], Any], task: str) -> None:
@@ -76,14 +76,14 @@ class Stepper(keras.Model):  # type: ignore[misc]
         self.compile(model.optimizer, run_eagerly=model.run_eagerly, jit_compile=model.jit_compile)
 
     def call(self, batch: object, training: bool | None = None) -> BackendTensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         loss: BackendTensor = self._runner(batch, training=training)
         return loss
 
     def _run(self, batch: object) -> BackendTensor:
         try:
             return one_number(self._step(self.inner, batch), self._task_name)
-        except Exception as error:  # Keras raises another in its place
+        except Exception as error:  # Keras would raise another in its place
             self.raised = error
             raise
 
@@ -95,19 +95,19 @@ class Stepper(keras.Model):  # type: ignore[misc]
         sample_weight: object = None,
         training: bool = True,
     ) -> BackendTensor:
-        """What ``call`` gave."""
+        """Return the output of ``call``, which is the loss."""
         del x, y, sample_weight, training
         loss: BackendTensor = y_pred
         return loss
 
 
 class _StepRunner(keras.layers.Layer):  # type: ignore[misc]
-    """Runs a step inside a layer's call: from that the layers inside learn whether they train.
+    """Runs a step inside a layer's call, which passes ``training`` on to the layers inside.
 
-    On JAX ``fit`` asks a model's ``call`` directly, where nothing says so to what is called inside.
+    On JAX, ``fit`` runs a model's ``call`` directly, where nothing passes ``training`` on.
 
     Args:
-        run: a batch -> the loss.
+        run: Function batch -> loss.
     """
 
     def __init__(self, run: Callable[[object], BackendTensor]) -> None:
@@ -116,16 +116,16 @@ class _StepRunner(keras.layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, batch: object, training: bool | None = None) -> BackendTensor:
-        """The loss of a batch; ``training`` reaches the inner model by Keras's own ways."""
+        """Return the loss of a batch; Keras passes ``training`` on to the inner model."""
         del training
         return self._run(batch)
 
 
 def one_number(loss: Any, task: str) -> BackendTensor:
-    """The mean of whatever a step gives.
+    """Return the mean of the loss that a step returns, or of its 'loss' entry.
 
     Raises:
-        SecateursError: it is no loss.
+        SecateursError: It is not a floating-point tensor.
     """
     if isinstance(loss, Mapping):
         loss = loss.get("loss")

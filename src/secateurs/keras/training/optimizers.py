@@ -1,4 +1,4 @@
-"""Optimizers of Keras models: made as the settings say, kept, and brought back."""
+"""Optimizers of Keras models: create them from settings, save and restore their state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateurs.training.learner import Snapshot
 
 
 def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
-    """Keras's own; its weight decay is apart from the gradient, in SGD too."""
+    """Create Keras's optimizer for these settings; weight decay is decoupled, in SGD too."""
     rate, decay = training.learning_rate, training.weight_decay or None
     average = {"use_ema": True, "ema_momentum": training.ema} if training.ema else {}
     if training.optimizer == "adamw":
@@ -30,13 +30,13 @@ def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
 
 @contextmanager
 def average_put(model: keras.Model) -> Iterator[None]:
-    """The model with its optimizer's average of its weights; then with its own again."""
+    """Temporarily replace the model's weights by their moving average in the optimizer."""
     if not _is_averaged(model):
         yield
         return
     variables = model.trainable_variables
     before = values_of(variables)
-    # Copies: assigned as they are, both are one array on JAX, whose passes give away what they get.
+    # Copies, because on JAX an assigned array would be shared, and JAX donates its buffers.
     assign_(variables, values_of(model.optimizer._model_variables_moving_average))
     try:
         yield
@@ -45,9 +45,9 @@ def average_put(model: keras.Model) -> Iterator[None]:
 
 
 def begin_average_(model: keras.Model) -> None:
-    """Let the average of a model's weights begin anew, with what they are now.
+    """Restart the moving average of a model's weights from their current values.
 
-    Keras begins one with the first step that an optimizer ever makes; a study, after each cut.
+    Keras starts it at an optimizer's first step; a study restarts it after each cut.
     """
     if _is_averaged(model):
         averages = model.optimizer._model_variables_moving_average
@@ -55,18 +55,18 @@ def begin_average_(model: keras.Model) -> None:
 
 
 def values_of(variables: Sequence[Variable]) -> list[NDArray[np.generic]]:
-    """Copies of variables' values."""
+    """Copy the values of variables."""
     return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
 
 
 def assign_(variables: Sequence[Variable], values: Sequence[NDArray[np.generic]]) -> None:
-    """Give variables these values."""
+    """Assign values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 def _is_averaged(model: keras.Model) -> bool:
-    """Whether there is an average of the model's weights: after a first step."""
+    """Return whether there is an average of the model's weights, as there is after a first step."""
     optimizer = model.optimizer
     return bool(optimizer.use_ema and optimizer.built)
 
@@ -74,16 +74,16 @@ def _is_averaged(model: keras.Model) -> bool:
 def optimizer_values(
     optimizer: keras.optimizers.Optimizer,
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-    """(copies of an optimizer's tensors by number, the rest of its state as JSON can hold it)."""
+    """Return (copies of an optimizer's tensors by number, the rest of its state for JSON)."""
     tensors = {str(number): one for number, one in enumerate(values_of(optimizer.variables))}
     return tensors, {"optimizer": type(optimizer).__name__}
 
 
 def restore_optimizer_(model: keras.Model, snapshot: Snapshot) -> None:
-    """Bring the state of a snapshot back into the optimizer that a model is compiled with.
+    """Restore the state in a snapshot to the optimizer that a model is compiled with.
 
     Raises:
-        CheckpointError: the state is another optimizer's, or another model's.
+        CheckpointError: The state belongs to another optimizer or another model.
     """
     optimizer = model.optimizer
     if not optimizer.built and len(snapshot.optimizer) > len(optimizer.variables):
@@ -91,7 +91,7 @@ def restore_optimizer_(model: keras.Model, snapshot: Snapshot) -> None:
             optimizer.build(model.trainable_variables)
     for number, variable in enumerate(optimizer.variables):
         value = snapshot.optimizer.get(str(number))
-        if value is None:  # it was not kept: the optimizer begins anew
+        if value is None:  # not saved: left at its initial value
             continue
         if tuple(value.shape) != tuple(variable.shape):
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Training Keras models for a task of the user's: any inputs, any outputs, any loss or metric."""
+"""Training of Keras models for user-defined tasks: any inputs, outputs, loss and metric."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from secateurs.training.task import LearningTask, is_judged_by_loss, number_from
 class TaskLearner(Learner):
     """A Keras model in training for a task; see ``secateurs.training.learner.Learner``.
 
-    ``Evaluation.accuracy`` is the task's metric, its sign turned where lower is better, so that
-    the loop's comparisons and its tolerance, in the metric's own units, hold for any.
+    ``Evaluation.accuracy`` is the task's metric, negated where lower is better, so that the loop's
+    comparisons and its tolerance (in units of the metric) hold for any metric.
     """
 
     @takes_as_annotated(SecateursError)
@@ -58,22 +58,22 @@ class TaskLearner(Learner):
         task: LearningTask,
         outputs: Outputs | None = None,
     ) -> None:
-        """As ``Learner``, with the task.
+        """Copy a model for training on a task.
 
         Args:
-            model: the dense model; unchanged.
-            train: batches of any kind; or arrays, whole.
-            validation: the same.
-            test: the same, or None.
-            training: how to train.
-            task: for what; its loss takes (outputs, targets) as the backend's tensors, outputs in a
-                list where there are several, and is made of ``keras.ops``.
-            outputs: None; a Keras model of fewer outputs is made with ``keras.Model``.
+            model: Dense model; unchanged.
+            train: Iterable of batches of any kind, or whole arrays.
+            validation: The same for validation.
+            test: The same for the test, or None.
+            training: Training settings.
+            task: Task to train for. Its loss takes (outputs, targets) as backend tensors, several
+                outputs as a list, and is written with ``keras.ops``.
+            outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
         Raises:
-            DataError: there are no batches.
-            ModelError: the task is of a kind that a Keras model is trained for otherwise.
-            SecateursError: a task that trains by a function of its own is to be distilled.
+            DataError: There are no batches.
+            ModelError: A Keras model cannot be trained for such a task, or not in this way.
+            SecateursError: Distillation is requested for a task with its own training function.
         """
         _check_task(model, task, training)
         self._task = task
@@ -90,7 +90,7 @@ class TaskLearner(Learner):
             )
 
     def _prepare_to_read(self, model: keras.Model) -> None:
-        """What the model gives is for the task to read."""
+        """Do nothing: the task interprets the outputs."""
 
     @property
     def metric(self) -> Metric:
@@ -103,13 +103,13 @@ class TaskLearner(Learner):
         return self._task.loss
 
     def calibration(self, batches: int) -> Iterable[Any]:
-        """Training batches (inputs, targets), as they are; can be gone through again."""
+        """Return an iterable over unaugmented training batches that can be iterated repeatedly."""
         return TaskBatches(self._train_feed, batches, self._task, is_whole=False)
 
     # -- training
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train for so many batches, by the user's own trainer where there is one."""
+        """Train for one batch per learning rate, with the user's trainer if there is one."""
         if self._task.fit is None:
             if self._is_cut_anew:
                 begin_average_(self._model)
@@ -146,7 +146,7 @@ class TaskLearner(Learner):
 
     @contextmanager
     def _explaining_its_own_step(self) -> Iterator[None]:
-        """Say whose training step it was that raised, where the model's class has one."""
+        """Explain errors of a training step that the model's class defines."""
         try:
             yield
         except SecateursError:
@@ -161,7 +161,7 @@ class TaskLearner(Learner):
             ) from error
 
     def _steps_by(self, step: Callable[[Any, Any], Any]) -> Stepper:
-        """Around the model as it is now; kept, since what it has compiled is."""
+        """Return the stepper of the current model, cached because it holds a compiled step."""
         if self._stepper is None or self._stepper.inner is not self._model:
             self._stepper = Stepper(self._model, step, self._task.name)
         return self._stepper
@@ -174,19 +174,19 @@ class TaskLearner(Learner):
         return inputs, taught if targets is None else {**taught, "targets": targets}
 
     def follow(self, dense: Snapshot) -> None:
-        """From now on, train towards this model's outputs as ``training.distillation`` says."""
+        """From now on, also train towards this model's outputs (``training.distillation``)."""
         self._teacher = Teacher(self._build(dense), self._training.temperature)
-        self._model.train_function = None  # what was compiled knows nothing of it
+        self._model.train_function = None  # the compiled step lacks the teacher
         self._set_objective_(self._model)
 
     def _split(self, batch: object) -> tuple[Any, Any]:
-        """(inputs, targets) as arrays, in the structure that the model takes."""
+        """Split a batch into (inputs, targets), as arrays in the structure the model takes."""
         inputs, targets = split_of(label_batch(self._task, batch))
         inputs = self._choose_inputs(inputs) if isinstance(inputs, Mapping) else _as_list(inputs)
         return _arrays(inputs), _arrays(targets)
 
     def _choose_inputs(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of what a batch holds by name, what the model takes, where it takes any of that."""
+        """Select the named inputs that the model takes; all of them if it takes none by name."""
         names = [str(tensor.name) for tensor in graph_of(self._origin).inputs]
         taken = {name: inputs[name] for name in names if name in inputs}
         return taken or inputs
@@ -196,7 +196,7 @@ class TaskLearner(Learner):
         self._set_objective_(model)
 
     def _set_objective_(self, model: keras.Model) -> None:
-        """Let ``fit`` learn for the task's loss, where a model's own is another."""
+        """Make ``fit`` use the task's loss, unless the model's own is that loss."""
         task = self._task
         compiled = self._trains_as_compiled and isinstance(task.loss, CompiledLoss)
         is_own = (compiled and self._teacher is None) or _learns_alone(task, model)
@@ -204,7 +204,7 @@ class TaskLearner(Learner):
             setattr(model, OBJECTIVE, TaskObjective(model, self._mixed_loss))
 
     def _mixed_loss(self, outputs: object, targets: Any) -> BackendTensor:
-        """The mean of the task's losses, and of the distances from the dense model's outputs."""
+        """Return the mean task loss, mixed with the distance from the dense model's outputs."""
         if self._teacher is None:
             return self._loss_of(outputs, targets)
         share = self._training.distillation or 0.0
@@ -214,13 +214,13 @@ class TaskLearner(Learner):
         return mixed
 
     def _check_distillation(self, training: Training) -> None:
-        """That of a task is checked beside what else it says."""
+        """Do nothing: ``_check_task`` checks this together with the task."""
 
     def _loss_of(self, outputs: object, targets: object) -> BackendTensor:
-        """One loss for each example.
+        """Return the loss of each example, shape (examples,), or their mean.
 
         Raises:
-            SecateursError: the task's loss gives something else.
+            SecateursError: The task has no loss, or its loss returns something else.
         """
         loss = self._task.loss
         if loss is None:
@@ -246,7 +246,7 @@ class TaskLearner(Learner):
     # -- evaluation
 
     def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        """The task's metric over a split, higher being better."""
+        """Evaluate the task's metric on a split; higher is better."""
         if self._task.evaluate is not None and part == "validation":
             return self._evaluate_by_user(tick)
         total, count = 0.0, 0
@@ -265,7 +265,7 @@ class TaskLearner(Learner):
         return Evaluation(self.metric.score(value), total / max(1, count))
 
     def _judge(self, batch: object) -> tuple[Any, Any, Any]:
-        """(outputs, targets, losses or their mean, or None) of a batch, as for inference."""
+        """Run a batch in inference mode; return (outputs, targets, losses, their mean or None)."""
         task, is_of_loss = self._task, is_judged_by_loss(self._task)
         if is_of_loss and task.train_step is not None:
             step = task.train_step(self._model, _tensors(_arrays(batch)))
@@ -281,7 +281,7 @@ class TaskLearner(Learner):
         return outputs, targets, self._loss_of(_tensors(outputs), _tensors(targets))
 
     def _predict(self, batch: object) -> tuple[Any, Any]:
-        """(outputs: an array, or several in a list; targets) of a batch."""
+        """Return (outputs as an array or a list of arrays, targets) of a batch."""
         if self._task.predict is not None:
             outputs, targets = self._task.predict(self._model, _tensors(_arrays(batch)))
         else:
@@ -300,7 +300,7 @@ class TaskLearner(Learner):
         return Evaluation(self.metric.score(number_from(found)), 0.0)
 
     def release(self) -> keras.Model:
-        """The model, compiled as the user's was; the learner is of no more use."""
+        """Return the model, compiled like the user's; the learner must not be used afterwards."""
         released = super().release()
         vars(released).pop(OBJECTIVE, None)
         return released
@@ -326,7 +326,7 @@ class TaskLearner(Learner):
 
 
 class _InArrays:
-    """A loader's batches as arrays, of whatever framework their tensors are."""
+    """Loader that converts another loader's batches to arrays, from tensors of any framework."""
 
     def __init__(self, source: object) -> None:
         if not isinstance(source, Iterable) or isinstance(source, str | bytes):
@@ -339,14 +339,14 @@ class _InArrays:
 
 
 class _SizedInArrays(_InArrays):
-    """The same of a loader that knows how many batches it has."""
+    """The same for a loader with a known number of batches."""
 
     def __len__(self) -> int:
         return len(self._source)  # type: ignore[arg-type]
 
 
 def _as_one_batch(source: object) -> object:
-    """Whole arrays as one large batch, targets for several outputs among them; else None."""
+    """Return whole arrays as one large batch; None if the source is a loader."""
     if isinstance(source, Mapping) or getattr(source, "shape", None):
         return _arrays(source)
     if not isinstance(source, tuple) or len(source) < 2:
@@ -357,7 +357,7 @@ def _as_one_batch(source: object) -> object:
 
 
 def _is_data(part: object) -> bool:
-    """Whether this is an array, or several in a dictionary, tuple or list."""
+    """Return whether this is an array, or a dictionary, tuple or list of arrays."""
     if isinstance(part, Mapping):
         part = list(part.values())
     if isinstance(part, list | tuple):
@@ -366,7 +366,7 @@ def _is_data(part: object) -> bool:
 
 
 def _arrays(batch: Any) -> Any:
-    """The same structure of NumPy arrays; lists of arrays, of several inputs, as tuples."""
+    """Convert a batch to NumPy arrays in the same structure; lists become tuples."""
     if isinstance(batch, Mapping):
         return {key: _arrays(value) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
@@ -399,7 +399,7 @@ def _check_inputs(model: keras.Model, inputs: Any, part: str) -> None:
 
 
 def _step_of(task: LearningTask) -> Callable[[Any, Any], Any] | None:
-    """A step of the user's own, or one of what predicts and a loss; None where Keras's own does."""
+    """Return the task's training step, or one from its ``predict`` and loss; None for Keras's."""
     if task.fit is not None:
         return None
     if task.train_step is not None:
@@ -417,7 +417,7 @@ def _step_of(task: LearningTask) -> Callable[[Any, Any], Any] | None:
 
 
 def _learns_alone(task: LearningTask, model: keras.Model) -> bool:
-    """Whether nothing is said of how the model learns but by its own class."""
+    """Return whether only the model's class defines how it is trained."""
     is_open = task.loss is None and task.fit is None and task.train_step is None
     return is_open and learns_by_itself(model)
 

@@ -1,4 +1,4 @@
-"""Ready tasks for Keras models, and the task that a model was compiled for."""
+"""Built-in tasks for Keras models, and the task that a model was compiled for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from secateurs.training.task import LearningTask
 
 
 def tasks_of(model: keras.Model) -> Mapping[str, LearningTask]:
-    """The ready tasks, as this model's outputs are to be read: scores or probabilities, which axis.
+    """Return the built-in tasks, for this model's class axis and kind of scores.
 
-    Detection is none of them: Keras's detectors have losses of their own, which they are compiled
-    with.
+    Detection is not among them: Keras detectors have their own losses, set by ``compile``.
     """
     scores = ClassAxis.of(model)
     return {
@@ -38,10 +37,10 @@ def tasks_of(model: keras.Model) -> Mapping[str, LearningTask]:
 
 
 def square_error(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
-    """Mean squared error of each example."""
+    """Return the mean squared error of each example, shape (examples,)."""
     values = keras.ops.cast(scores_of(outputs), "float32")
     given, expected = tuple(targets.shape), tuple(values.shape)
-    if math.prod(given[1:]) != math.prod(expected[1:]):  # how many examples may be open
+    if math.prod(given[1:]) != math.prod(expected[1:]):  # the batch size may be unknown
         raise DataError(
             f"expected a target for each value that the model gives, shape {expected}; received "
             f"targets of shape {given}. Classes are for task='classification'."
@@ -51,7 +50,7 @@ def square_error(outputs: OutputTensors, targets: BackendTensor) -> BackendTenso
 
 
 def contrast(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
-    """InfoNCE of each example: its like (of the same target) against all others of the batch.
+    """Return the InfoNCE loss of each example, shape (examples,): same target against all others.
 
     Source: van den Oord, Li & Vinyals 2018; Khosla et al., Supervised Contrastive Learning, 2020.
     """
@@ -71,11 +70,11 @@ def contrast(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
 
 
 def default_task(model: keras.Model, data: object = None) -> LearningTask | None:
-    """What a compiled model is for, by its own loss and its first metric; None for classes.
+    """Return the task of a compiled model, from its loss and first metric; None for classification.
 
     Args:
-        model: compiled or not.
-        data: that it learns from, where there are any: labels that are classes say so.
+        model: Model, compiled or not.
+        data: Training data, if any; class labels show a classification task.
     """
     settings = compile_arguments_of(model)
     loss = settings.get("loss")
@@ -85,7 +84,7 @@ def default_task(model: keras.Model, data: object = None) -> LearningTask | None
         return None
     if _tells_classes(model) and (is_labelled_images(data) or _is_of_classes(loss)):
         return None
-    several = len(graph_of(model).outputs) > 1  # then no one metric tells of the model
+    several = len(graph_of(model).outputs) > 1  # a single metric does not describe several outputs
     metric = None if several else _first_metric(settings.get("metrics"))
     compiled = CompiledLoss(model, loss, settings.get("loss_weights"))
     return LearningTask("compiled", compiled, metric)
@@ -108,7 +107,7 @@ _ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_ac
 
 
 def _first_metric(metrics: object) -> Any:
-    """The first metric that a model was compiled with, as a task takes it; None where none is."""
+    """Return the first metric that a model was compiled with, for a task; None if there is none."""
     found = [one for one in keras.tree.flatten(metrics) if one is not None] if metrics else []
     if not found:
         return None
@@ -120,17 +119,17 @@ def _first_metric(metrics: object) -> Any:
     if isinstance(first, type):
         first = first()
     if hasattr(first, "update_state"):
-        return type(first).from_config(first.get_config())  # not the user's own: it has a state
+        return type(first).from_config(first.get_config())  # a copy, because the user's has state
     return keras.metrics.MeanMetricWrapper(first, name=getattr(first, "__name__", "metric"))
 
 
 class CompiledLoss:
-    """The loss that a model was compiled with, example by example.
+    """The loss that a model was compiled with, for each example.
 
     Args:
-        model: whose outputs these are.
-        loss: one, or one for each output, in a list or by name.
-        weights: of the losses, likewise; None where all are 1.
+        model: Model that gives the outputs.
+        loss: A loss, or one for each output, as a list or by name.
+        weights: Weights of the losses, likewise; None for ones.
     """
 
     __name__ = "compiled"
@@ -143,7 +142,7 @@ class CompiledLoss:
         self._weights = [1.0 if one is None else float(one) for one in given]
 
     def __call__(self, outputs: OutputTensors, targets: Any) -> BackendTensor:
-        """One loss for each example."""
+        """Return the loss of each example, shape (examples,)."""
         given: list[Any] = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
         wanted = self._in_order(targets, len(given)) if len(given) > 1 else [targets]
         parts = [
@@ -165,7 +164,7 @@ class CompiledLoss:
         return mean_of_each(keras.ops.cast(of_each(target, output), "float32"))
 
     def _in_order(self, values: Any, count: int) -> list[Any]:
-        """One value for each output."""
+        """Return a list with one value for each output."""
         if isinstance(values, Mapping):
             return [values.get(name) for name in self._names]
         if isinstance(values, list | tuple):
