@@ -1,4 +1,4 @@
-"""Collect the statistics that criteria need, in one pass over calibration data."""
+"""Collect what criteria need from calibration data, in one pass over it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def collect_statistics(
     loss: BatchLoss | None = None,
     caller: str = "gather",
 ) -> CalibrationStatistics:
-    """Collect the requested statistics in one pass over the calibration data, in bounded memory.
+    """Collect the statistics that these needs ask for, in one pass and in bounded memory.
 
     Args:
         network: Network returned by ``trace``. Its model is left unchanged.

@@ -1,4 +1,4 @@
-"""Apply cuts to Keras models and prove them."""
+"""Making and proving cuts: the public functions for Keras models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def apply(
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
 ) -> keras.Model:
-    """Apply a cut: return a smaller model, proven against the masked twin of the original.
+    """Make a cut: a new model, proven against the masked twin of the old one, which is unchanged.
 
     A compiled model yields a compiled one, with the same loss and metrics and an optimizer with the
     same settings whose state (momentum and so on) is sliced along with the weights.
@@ -81,7 +81,7 @@ def _narrower(
     network: Network | None,
     proof: bool | Literal["independent"],
 ) -> tuple[keras.Model, Proof | None]:
-    """Return a copy without the removed channels, and its proof if one is wanted."""
+    """A copy without the cut's channels, and its proof."""
     leaves = list_tensors(model)
     small = cut_copy(model, cut, leaves=leaves)
     if not proof:
@@ -103,7 +103,7 @@ def _without_blocks(
     network: Network | None,
     proof: bool | Literal["independent"],
 ) -> tuple[keras.Model, Proof | None]:
-    """Return a copy without the removed blocks, then without the channels; prove each step."""
+    """A copy without the cut's blocks, then without its channels; each step has its own proof."""
     left = cut_copy(model, Cut(blocks=cut.blocks))
     evidence = None
     if proof:
@@ -130,7 +130,7 @@ def delete_channels(
     *,
     outputs: Outputs | None = None,
 ) -> keras.Model:
-    """Remove the given filters and everything coupled to them, with proof.
+    """Remove given filters and whatever is coupled to them, with proof: surgery by hand.
 
     Args:
         model: Model to cut; unchanged.
@@ -197,7 +197,7 @@ def _network_of(
     cut: Cut,
     leaves: Sequence[ModelTensor],
 ) -> Network:
-    """Return the trace to prove with: the given one, the latest of this model, or a new one."""
+    """The trace to prove with: the given one, the latest trace of this model, or a new one."""
     return network_to_prove(
         cut,
         (network, latest_network(model)),
@@ -209,7 +209,7 @@ def _network_of(
 def _is_of(
     network: Network, model: keras.Model, leaves: Sequence[ModelTensor] | None = None
 ) -> bool:
-    """Return whether the network was traced from this model object and its present variables."""
+    """Whether the network was traced from exactly this model with its current variables."""
     source = network.source
     if not isinstance(source, TracedModel) or source.model is not model:
         return False

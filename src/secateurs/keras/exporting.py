@@ -1,4 +1,4 @@
-"""Export Keras models to deployment formats, and run the exported files."""
+"""Write Keras models for the runtimes that they are deployed on, and run the files."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generi
 
 
 def outputs(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
-    """Run the model in inference mode and return its outputs as a flat list of arrays."""
+    """Outputs of the model in inference mode on these inputs, as arrays."""
     arrays = as_arrays(example_inputs, model)
     found = model.predict_on_batch(pack_inputs(model, arrays))
     return [np.asarray(one) for one in keras.tree.flatten(found)]
 
 
 def input_arrays(model: keras.Model, example_inputs: object) -> list[NDArray[np.generic]]:
-    """Return the inputs as arrays, in the order of ``model.inputs``."""
+    """The inputs as arrays, in the order in which the forward pass takes them."""
     return as_arrays(example_inputs, model)
 
 
 def write_file(model: keras.Model, path: Path, example_inputs: object, target: str) -> bool:
-    """Write the model for a target; return whether the file accepts any batch size.
+    """Write the model for a target; return whether the batch size is left dynamic.
 
     Raises:
         ExportError: Keras cannot export the model on this backend; the message gives the reason.
@@ -86,7 +86,7 @@ def write_file(model: keras.Model, path: Path, example_inputs: object, target: s
 def run_file(
     model: keras.Model, path: Path, example_inputs: object, target: str
 ) -> list[NDArray[np.generic]]:
-    """Run an exported file in its target runtime and return its outputs."""
+    """Run a written file on these inputs in its own runtime and return the outputs."""
     if target == "keras":
         return outputs(keras.saving.load_model(path), example_inputs)
     if target == "safetensors":

@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass of a Keras model, computed from tensor shapes."""
+"""Peak memory of a forward pass: weights, inputs, and activations while they are alive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VIEWS = (
 
 
 def peak_memory(model: keras.Model, example_inputs: object) -> int:
-    """Return the bytes of the weights, the inputs and the largest set of live activations.
+    """Peak bytes of a forward pass: weights, inputs and the activations alive at the same time.
 
     A layer's output counts until its last reader has run; a layer with a built-in activation also
     counts the values before it. The result comes from shapes alone, so it is the same on every

@@ -1,4 +1,4 @@
-"""Callables that run a Keras model for timing: eager, compiled, or in a runtime for ONNX files."""
+"""Callables that time Keras models: eager, compiled, or exported to ONNX for another runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secateurs.training.memory import explain_no_room
 def runner(
     model: keras.Model, example_inputs: object, conditions: Conditions
 ) -> Callable[[], object]:
-    """Return a callable that runs the model once under these conditions and waits for the result.
+    """A callable that runs the model once under these conditions and synchronises.
 
     Args:
         model: Model to run, in inference mode; unchanged.
@@ -59,7 +59,7 @@ def runner(
 
 
 def batch_size(example_inputs: object, conditions: Conditions) -> int:
-    """Return the number of examples per call under these conditions."""
+    """Number of examples in one call under these conditions."""
     if conditions.batch is not None:
         return conditions.batch
     leaves = keras.tree.flatten(example_inputs)

@@ -37,7 +37,7 @@ CUT_INSIDE = "secateurs.json"
 
 
 def save(model: keras.Model, path: str | Path) -> None:
-    """Save a model's weights, with the cut that leads to it from the dense model.
+    """Write a model's weights, and the cut that leads to it from the dense model.
 
     Args:
         model: Model to save, cut or not.
@@ -69,7 +69,7 @@ def save(model: keras.Model, path: str | Path) -> None:
 
 
 def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Model:
-    """Load a file written by ``save`` into a freshly built dense model.
+    """Load what ``save`` wrote into a freshly built dense model.
 
     Args:
         model: Dense model, built as before; unchanged. A ``.keras`` file holds the whole model, so
@@ -133,7 +133,7 @@ def _load_keras(path: Path) -> tuple[keras.Model, Cut]:
 
 
 def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
-    """Return the tensors of a safetensors file and its cut (an empty one if it has none)."""
+    """A file's tensors, and the cut stored in it (an empty cut where there is none)."""
     path = Path(path)
     content = read_bytes(path)
     expected = f"{path}: expected a safetensors or a .keras file"

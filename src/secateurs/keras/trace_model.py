@@ -37,7 +37,7 @@ from secateurs.keras.tracing.tracer import NETWORK_INPUT, NETWORK_OUTPUT, Tracer
 
 @dataclass(frozen=True, eq=False)
 class TracedModel:
-    """The Keras model behind a ``Network``, with what its trace recorded.
+    """The Keras model behind a ``Network``, and the record of its trace.
 
     Attributes:
         model: The user's model, unchanged.
@@ -62,16 +62,16 @@ class TracedModel:
 
     @property
     def device(self) -> str:
-        """The type of device that the model is on: 'cpu', 'cuda', ..."""
+        """The type of the model's device: 'cpu', 'cuda', ..."""
         kind = device().partition(":")[0]
         return "cuda" if kind == "gpu" else kind
 
     def array(self, name: str) -> NDArray[np.generic]:
-        """Return a tensor's current values; half precision is converted to float32."""
+        """A tensor's current values as a NumPy array; half precision becomes single."""
         return self.leaves[name].array()
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
-        """Return the residual blocks that can be removed whole, in execution order."""
+        """List the residual blocks that can be removed whole, in the order in which they run."""
         given = self.example_inputs
         arrays = (
             make_inputs(self.model, self.index_ranges)
@@ -85,7 +85,7 @@ class TracedModel:
 
 
 def source_of(network: Network) -> TracedModel:
-    """Return the ``TracedModel`` behind a network."""
+    """The traced Keras model behind a network."""
     if not isinstance(network.source, TracedModel):
         raise CutError(
             f"expected a network traced from Keras; received one from {network.source.framework}"
@@ -139,7 +139,7 @@ def trace(
 def _network(
     tracer: Tracer, leaves: Sequence[ModelTensor], source: TracedModel, ties: Sequence[Tie]
 ) -> Network:
-    """Build the network from the equations the tracer holds, tied by ``ties``."""
+    """Build the network from the solved equations."""
     sizes = [
         Size(owner, attribute, position, Product(1, units))
         for (owner, attribute, position), units in tracer.sizes.items()

@@ -1,4 +1,4 @@
-"""Oracle scores: the change of the loss without each channel, measured exactly or by racing."""
+"""Oracle pruning at affordable cost: the loss without each channel, exactly or by racing."""
 
 from __future__ import annotations
 

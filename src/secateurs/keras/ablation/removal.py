@@ -1,4 +1,4 @@
-"""Run a network without one channel, for many channels.
+"""Run a network without one channel, many times over.
 
 A channel is removed by setting the gates on all its consumers' inputs to zero. On TensorFlow and
 PyTorch, calls before the first consumer are reused from one dense run; on JAX, a program compiled
@@ -31,7 +31,7 @@ Sums = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DenseBatch:
-    """Results of the dense network on one batch.
+    """The dense network's run on one batch.
 
     Attributes:
         batch: The batch.
@@ -60,7 +60,7 @@ class DenseBatch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Changes:
-    """Effects of removing channels, for each image.
+    """Effects of removing channels, image by image.
 
     Attributes:
         loss: Change of the loss, shape (channels, images).
@@ -73,7 +73,7 @@ class Changes:
 
 
 class Removals:
-    """Removes channels of a network one at a time and measures the effect on each image's loss.
+    """Removes channels of a network one at a time and measures the change of each image's loss.
 
     Args:
         work: Pass over the same network, which knows where channels are read.
@@ -91,7 +91,7 @@ class Removals:
         }
 
     def dense(self, batch: CalibrationBatch) -> DenseBatch:
-        """Run the dense network on a batch."""
+        """The dense network's run on a batch."""
         arrays, targets = self._work.arrays(batch), self._work.labels(batch)
         saved = None if self._runs_whole else Saved()
         losses, outputs = self._run_gated(self._open(), arrays, targets, saved)
@@ -101,7 +101,7 @@ class Removals:
         return DenseBatch(batch, arrays, targets, saved, losses, right, classes)
 
     def slopes(self, dense: DenseBatch) -> Sums:
-        """Return the gradient of each image's loss w.r.t. a gate on each atom, (images, atoms)."""
+        """Gradients of each image's loss with respect to a gate on each atom; (images, atoms)."""
         gates = Gates(self._network.solution)
         return np.concatenate([gates.terms(slopes) for slopes in self._work.slopes(dense.batch)])
 
@@ -127,11 +127,11 @@ class Removals:
         return changes
 
     def supports_subsets(self, group: Group) -> bool:
-        """Return whether the cost scales with the number of images: never on Keras."""
+        """Whether cost scales with the number of images: never."""
         return False
 
     def cost_per_image(self, group: Group) -> float:
-        """Estimate the work of removing a channel of the group, in calls to run."""
+        """Relative cost of removing one of the group's channels on one image."""
         calls = len(self._work.source.operations)
         if self._runs_whole or group.name in self._mixed:
             return 1.0 + calls

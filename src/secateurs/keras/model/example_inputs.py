@@ -344,7 +344,7 @@ def pack_inputs(model: keras.Model, flat: Sequence[T]) -> object:
 
 
 def format_inputs(example_inputs: object) -> str:
-    """Format the shapes and dtypes of inputs for error messages: '(1, 224, 224, 3) float32'."""
+    """Shapes and dtypes for error messages: '(1, 224, 224, 3) float32'."""
     if isinstance(example_inputs, Mapping):
         return "{" + ", ".join(f"{k}: {format_inputs(v)}" for k, v in example_inputs.items()) + "}"
     if isinstance(example_inputs, (tuple, list)):

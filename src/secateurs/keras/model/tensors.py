@@ -27,7 +27,7 @@ from secateurs.keras.protocols import BackendTensor
 
 @dataclass(eq=False, slots=True)
 class ModelTensor:
-    """A variable of the model, and the units found along its axes so far.
+    """One variable of the model, and the units found along its axes so far.
 
     Attributes:
         name: Path of the layer and name of the variable, 'encoder.conv1.kernel'.
@@ -47,7 +47,7 @@ class ModelTensor:
 
     @property
     def layer(self) -> str:
-        """Path of the layer that the variable belongs to."""
+        """Path of the layer that it belongs to."""
         return self.name.rpartition(".")[0] or self.name
 
     @property
@@ -61,7 +61,7 @@ class ModelTensor:
         return size_of(keras.backend.standardize_dtype(self.variable.dtype))
 
     def describe(self) -> Tensor:
-        """Return the framework-free description of the tensor."""
+        """The tensor in the terms of the framework-free algebra."""
         return Tensor(
             self.name,
             self.shape,
@@ -87,7 +87,7 @@ def size_of(dtype: str) -> int:
 
 
 def list_tensors(model: keras.Model) -> list[ModelTensor]:
-    """List each variable of the model once, in layer order, with all its names."""
+    """Every variable of the model once, in layer order, with all its names."""
     leaves: dict[int, ModelTensor] = {}
     first = paths_of(model)
     for path, operation in named_operations(model):

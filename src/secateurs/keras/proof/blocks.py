@@ -1,4 +1,4 @@
-"""Prove the removal of residual blocks against the dense model with their branches set to zero.
+"""The proof of removed blocks: against the dense model with zeros in place of their branches.
 
 The dense model runs unchanged, except that the branch is zero at each sum of a removed block.
 """
@@ -78,7 +78,7 @@ def _silence(branch: object, item: object) -> object:
 def prove_blocks(
     model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> Proof:
-    """Compare the model without the blocks to the dense model with their branches set to zero.
+    """Compare the model without blocks with the dense one whose branches are zeroed.
 
     Args:
         model: Dense model.
@@ -130,7 +130,7 @@ def prove_blocks(
 def prove_blocks_independently(
     model: keras.Model, small: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> Independent:
-    """Zero all removed weights in a copy of the dense model, and compare its outputs.
+    """Zero all variables of the removed blocks in a copy of the dense model, and compare.
 
     This does not depend on how blocks are found: a branch whose weights are all zero returns zero.
 

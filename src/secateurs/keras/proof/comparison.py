@@ -1,4 +1,4 @@
-"""Prove a cut by comparing the small model to the masked twin of the dense one.
+"""The proof of a cut: the small model against the masked twin of the dense one.
 
 The masked twin is the dense model whose *consumers* ignore the removed channels: the slices of
 their weights that read these are zero. (Zeroing the filters that produce them would be wrong: after
@@ -55,7 +55,7 @@ def prove(
     alive: NDArray[np.bool_],
     example_inputs: object = None,
 ) -> Proof:
-    """Run the small model and the masked twin on the same inputs, and compare.
+    """Run the small model and the masked twin on the same inputs and compare.
 
     A difference beyond the tolerance may be rounding that accumulated over many layers. It is then
     checked call by call, each on the twin's own values, where rounding cannot accumulate.
@@ -306,7 +306,7 @@ def _largest_inside(
     expected: Sequence[NDArray[np.number]],
     tolerance: float,
 ) -> tuple[float, str]:
-    """Return the largest relative difference of the calls' samples, and the layer it belongs to.
+    """The largest mismatch between the models' samples of like calls, and its layer.
 
     Returns:
         (largest difference of a call's samples relative to their size, layer of the first call

@@ -1,4 +1,4 @@
-"""Differences between the outputs of two models, and the precision they are judged by."""
+"""Differences between the outputs of two models, and the tolerance for rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateurs.keras.protocols import BackendTensor
 
 
 def precision_of(model: keras.Model) -> str:
-    """Return the coarsest floating-point dtype that a layer of the model computes in."""
+    """The coarsest floating-point dtype that a layer of the model computes in."""
     types = {getattr(operation, "compute_dtype", "float32") for _, operation in calls_of(model)}
     if "float64" in types:  # on PyTorch, Keras computes means in float32 even so
         types.add(keras.backend.result_type("float64", "float32"))
@@ -25,7 +25,7 @@ def precision_of(model: keras.Model) -> str:
 def largest_difference(
     received: Sequence[NDArray[np.number]], expected: Sequence[NDArray[np.number]]
 ) -> tuple[float, float]:
-    """Return (largest absolute difference, largest absolute value) over all outputs of two runs."""
+    """(largest absolute difference, largest absolute value) over all tensors of two results."""
     difference = scale = 0.0
     for mine, theirs in zip(received, expected, strict=True):
         if mine.shape != theirs.shape:

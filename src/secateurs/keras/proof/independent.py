@@ -1,4 +1,4 @@
-"""A second proof that is independent of the tracing rules.
+"""A second proof, independent of the tracing rules: zero the readers and compare.
 
 It takes from the cut only which slices of which tensors are removed. In a copy of the dense model,
 those slices that *read* removed channels are set to zero. Which ones read is guessed from the
@@ -43,7 +43,7 @@ Perturbation = Callable[[FloatArray, FloatArray], FloatArray]
 def prove_independently(
     model: keras.Model, cut: Cut, arrays: Sequence[NDArray[np.generic]]
 ) -> Independent:
-    """Zero the weights that read the removed channels in the dense model, and compare outputs.
+    """Zero whatever reads the removed channels, and compare outputs.
 
     Args:
         model: Dense model; unchanged.

@@ -1,4 +1,4 @@
-"""The masked twin: the dense model run as if the removed channels were not there.
+"""The masked twin: the dense model run as if the removed channels did not exist.
 
 This module also samples the values of a run, and runs the small model beside the twin.
 ``comparison.py`` compares them, with tolerances for rounding.
@@ -86,7 +86,7 @@ class OtherCallError(Exception):
 
 
 class Sampled:
-    """Step function that runs each call and keeps a sample of its result.
+    """Runs a model and samples a few values of every call's result.
 
     A model's output alone proves nothing where it hardly depends on the weights (a head initialised
     with zeros, dead activations), so the proof also compares intermediate values.
@@ -131,7 +131,7 @@ class Sampled:
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
-        """Run the call."""
+        """Run the call; the masked twin overrides this."""
         del operation
         return call_layer(site.operation, arguments, keywords)
 
@@ -165,7 +165,7 @@ class Sampled:
     def _move(
         self, places: Sequence[NDArray[np.integer]], axes: Axes
     ) -> tuple[NDArray[np.integer], ...]:
-        """Map positions in the small model's result to those in this model's."""
+        """Positions in this model's result of the small model's positions."""
         del axes
         return tuple(places)
 
@@ -175,7 +175,7 @@ SilentPlaces = Mapping[int, Mapping[tuple[str, int], Mask]]
 
 
 class MaskedTwin(Sampled):
-    """Step function that runs the dense model as if the removed channels were not there.
+    """Runs the dense model as if the removed channels did not exist.
 
     Args:
         operations: Calls of the trace.

@@ -1,4 +1,4 @@
-"""Crop images for a faster proof: how channels are connected does not depend on the image size.
+"""Crop images for a proof: which channel goes where does not depend on the image size.
 
 The sizes and conditions are those of PyTorch's proof: both models make exactly the traced calls,
 and no feature map gets smaller than three by three. A model that fixes its image size, or one with
@@ -34,7 +34,7 @@ class SmallerImages:
 def crop_images(
     arrays: Sequence[NDArray[np.generic]], operations: Sequence[OpRecord]
 ) -> SmallerImages | None:
-    """Crop the images to their centre, if all inputs are images, and large enough.
+    """Crop large images to their centre, where images are the only inputs.
 
     Args:
         arrays: Inputs of the trace, each of shape (N, H, W, C) or (N, C, H, W).

@@ -1,4 +1,4 @@
-"""Repair of Keras models: the sums, weight copies and lockstep walk that the solvers need."""
+"""Weight reconstruction for Keras models: normal-equation sums, weight copies and the walk."""
 
 from secateurs.keras.reconstruction.dense_sums import contractions_of
 from secateurs.keras.reconstruction.lockstep import skip_blocks, walk

@@ -34,18 +34,18 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Map(Protocol):
-    """A contraction, or the scale and shift of a normalisation, as a linear map of patches."""
+    """A contraction, or a normalisation's scale and shift, as a linear map of patches."""
 
     kernel: Variable
     bias: Variable | None
 
     @property
     def groups(self) -> int:
-        """Number of groups of channels, each with its own matrix."""
+        """Number of groups, each with a matrix of its own."""
 
     @property
     def inputs(self) -> int:
-        """Number of inputs of each output."""
+        """Number of inputs for each output."""
 
     @property
     def outputs(self) -> int:
@@ -60,10 +60,10 @@ class Map(Protocol):
         """Axis of the result along which all outputs lie; None if there are several."""
 
     def matrix(self, weights: Numbers) -> Sums:
-        """Return the weights in the shape (groups, inputs, outputs)."""
+        """The weights as (groups, inputs, outputs)."""
 
     def weight_from(self, matrix: Sums) -> Sums:
-        """Invert ``matrix``: return the weights in their own shape."""
+        """The inverse of ``matrix``: values in the weight's shape."""
 
     def bias_from(self, intercept: Sums) -> Sums:
         """Reshape an intercept (groups, outputs) to the shape of the bias."""

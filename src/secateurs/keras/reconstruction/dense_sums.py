@@ -1,4 +1,4 @@
-"""Sums over the dense network's values at every contraction that reads channels, in one pass."""
+"""Sums over the dense network at every contraction that reads channels, in one pass."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def contractions_of(
     answers: int = 1,
     groups: Sequence[Group] | None = None,
 ) -> list[MeasuredContraction]:
-    """Return the sums that removal orders and error curves need, for each contraction.
+    """Sums for channel orders and error curves, of each contraction that reads channels.
 
     Args:
         network: Trace of the dense model, which is unchanged.
@@ -238,7 +238,7 @@ def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> Measured
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Weights:
-    """Weights of a site, in the form that planning takes."""
+    """A site's weights, as planning needs them."""
 
     site: Site
     names: Mapping[int, str]

@@ -1,4 +1,4 @@
-"""Lockstep walk: run a dense and a cut Keras network step by step on the same images.
+"""Refit a cut network by walking it and the dense one together, step by step.
 
 At every contraction whose input or following sum has changed, the cut network's weights are fitted
 to the dense network's result, and only then is the step run. So each layer compensates for the
@@ -64,7 +64,7 @@ def walk(
     held: CalibrationBatch,
     cut: Cut | None = None,
 ) -> Walked:
-    """Refit the weights of a cut model, in place, to the dense model's intermediate results.
+    """Refit the weights of a cut model, in place, to the dense model's results.
 
     Args:
         network: Trace of the dense model, which is unchanged.
@@ -137,7 +137,7 @@ class _Walk(LockstepWalk[Piece, Site]):
     # -- values of both
 
     def _dense(self, piece: Piece, ref: GraphRef) -> Numbers:
-        """Return a value of the dense network without the removed channels."""
+        """A value of the dense network without its removed channels."""
         value = as_numbers(piece.find(ref))
         for axis, units in self._axes(piece, ref).items():
             kept = np.flatnonzero(self._stays[units])
@@ -159,7 +159,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return self._leaves[id(variable)].axes
 
     def _off(self, site: Site, pair: Pair[Piece]) -> Numbers | None:
-        """Return the error of the sum's other operands; None if they are not computed yet."""
+        """The error of the sum's other operands, if it is known already."""
         if site.joint is None or any(ref not in pair.small.values for ref in site.joint.others):
             return None
         off: Numbers | None = None
@@ -214,7 +214,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return bool(np.abs(found - rows).max() <= TOLERANCE * max(np.abs(rows).max(), 1e-12))
 
     def relaxes(self, site: Site) -> bool:
-        """Return whether to fit through a following ReLU, whose rows have to fit in memory."""
+        """Whether to exclude values that a ReLU cuts off; the rows for it must fit in memory."""
         if not site.rectified or site.map.groups != 1 or site.map.is_norm or not site.has_intercept:
             return False
         places = int(np.prod(site.step.specs[0].shape[1:])) // (site.map.groups * site.map.outputs)
@@ -259,7 +259,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         return gathered
 
     def _target(self, site: Site, pair: Pair[Piece]) -> Numbers:
-        """Return the dense network's result, corrected by the error of the following sum."""
+        """The dense network's result, plus the error of the sum after it."""
         target = self._dense(pair.dense, GraphRef(site.step.number))
         off = self._off(site, pair)
         if off is None:

@@ -35,7 +35,7 @@ HALF = ("float16", "bfloat16")
 def outputs(
     model: keras.Model, batches: Sequence[CalibrationBatch]
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """Iterate over a model's floating-point outputs in inference mode, batch by batch."""
+    """Floating-point outputs of a model in inference mode, batch by batch."""
     model = check_model(model)
     for batch in batches:
         found = _run(model, batch, as_it_is)
@@ -49,21 +49,21 @@ def _run(model: keras.Model, batch: CalibrationBatch, step: RunStep) -> list[Bac
 
 
 def copy_of(model: keras.Model) -> keras.Model:
-    """Return an independent copy of a model, compiled like it, with the report of its cut."""
+    """An independent copy, compiled alike, with the evidence of the model's cut."""
     new = cut_copy(model, Cut())
     keep_report_(new, report_of(model))
     return new
 
 
 def arrays(model: keras.Model) -> dict[str, NDArray[np.generic]]:
-    """Return every tensor of a model by its first name; half precision becomes float32."""
+    """Every tensor of a model by its first name; half precision becomes single."""
     return {leaf.name: leaf.array() for leaf in list_tensors(check_model(model))}
 
 
 def working_copy(
     model: keras.Model, example_inputs: object, used: tuple[str, ...] | None = None
 ) -> tuple[keras.Model, object]:
-    """Return (a copy without half precision that may be changed, its example inputs).
+    """(a private copy in at least single precision, the example inputs for it).
 
     ``used`` is ignored: all outputs of a Keras model are in use.
     """
@@ -77,7 +77,7 @@ def _precise(policy: str) -> str:
 
 
 def copy_weights_(source: keras.Model, target: keras.Model) -> None:
-    """Copy one model's values to another, in the dtypes of the target."""
+    """Copy a model's values into another model, in the other's dtypes."""
     theirs = {leaf.name: leaf for leaf in list_tensors(source)}
     for leaf in list_tensors(target):
         if keras.backend.is_float_dtype(leaf.variable.dtype):
@@ -90,7 +90,7 @@ def copy_weights_(source: keras.Model, target: keras.Model) -> None:
 def reestimate_moments(
     model: keras.Model, batches: Sequence[CalibrationBatch]
 ) -> keras.Model | None:
-    """Return a copy with recomputed batch-normalisation moments; None if there are none."""
+    """A copy with re-estimated batch-normalisation statistics; None where there is none."""
     if not any(name.endswith(".moving_mean") for name in arrays(model)):
         return None
     twin = cut_copy(model, Cut(), compiled=False)
@@ -103,7 +103,7 @@ def reestimate_moments(
 def unlike_calibration(
     model: keras.Model, batches: Sequence[CalibrationBatch]
 ) -> tuple[float, str] | None:
-    """Measure how far these images are from the training data that batch normalisation saw.
+    """Distance of these images from what batch normalisation saw in training.
 
     Returns:
         (distance, layer) of the layer with the largest distance: the mean over channels of the

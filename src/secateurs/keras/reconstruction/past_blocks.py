@@ -1,4 +1,4 @@
-"""Walk a dense model and one without some blocks in lockstep.
+"""Walk dense and small networks together where whole blocks were removed.
 
 The small model is run as the dense model's steps without those of the removed blocks, so that both
 have the same step numbers. Where the dense model adds a removed branch, the small model's value is
@@ -28,7 +28,7 @@ from secateurs.keras.tracing.blocks import FoundBlock, watch_blocks
 
 @dataclass(eq=False, slots=True)
 class Detour:
-    """Steps that the small model skips.
+    """The steps that the small model skips.
 
     Attributes:
         gone: Indices of calls that it does not make.
@@ -43,7 +43,7 @@ class Detour:
         return step.operation not in self.gone
 
     def take(self, piece: Piece, step: GraphStep) -> None:
-        """Run a step of the small model, pass the skip on in its place, or skip the step."""
+        """Take a step of the small model, or its replacement."""
         which = self.branches.get(step.operation)
         if which is not None:
             piece.keep(step, [piece.values[step.reads[1 - which]]])
@@ -56,7 +56,7 @@ class Detour:
 def find_detour(
     model: keras.Model, images: object, blocks: Sequence[BlockCut], program: Program
 ) -> Detour:
-    """Find the steps to skip for some blocks of a model.
+    """The detour around removed blocks of a model.
 
     Args:
         model: Dense model; unchanged.

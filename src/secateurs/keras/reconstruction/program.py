@@ -1,4 +1,4 @@
-"""A Keras model's forward pass as a flat list of steps, run on pieces of many images.
+"""A Keras model's pass over many images, in pieces, one step after the other.
 
 A functional model is a graph; here it becomes a list of steps that the lockstep walk runs one at a
 time for all images. A layer that does several things in one call becomes several steps: a
@@ -248,7 +248,7 @@ StepChange = Callable[[GraphStep, list[BackendTensor]], list[BackendTensor]]
 
 @dataclass(eq=False)
 class Piece:
-    """A forward pass in progress over some of the images.
+    """Some of the images, and the values of their pass that are still needed.
 
     Attributes:
         program: Program for this number of images.
@@ -296,13 +296,13 @@ class Piece:
         self.done += 1
 
     def forget(self, step: GraphStep) -> None:
-        """Drop the values that no step after this one reads."""
+        """Drop values that no later step reads."""
         for ref in self._last.get(step.number, ()):
             if ref.step >= 0:
                 self.values.pop(ref, None)
 
     def measure_memory(self) -> int:
-        """Return the bytes of the kept values, without the inputs."""
+        """Bytes of the values held, inputs excluded."""
         return sum(
             math.prod(value.shape) * size_of(keras.backend.standardize_dtype(value.dtype))
             for ref, value in self.values.items()
@@ -310,15 +310,15 @@ class Piece:
         )
 
     def result(self) -> list[BackendTensor]:
-        """Return the model's floating-point outputs."""
+        """The floating-point tensors among the model's outputs."""
         return [one for one in self.outputs() if keras.backend.is_float_dtype(one.dtype)]
 
     def outputs(self) -> list[BackendTensor]:
-        """Return the model's outputs, flat."""
+        """The outputs of the model, flat."""
         return [self.values[ref] for ref in self.program.outputs]
 
     def branch(self) -> Piece:
-        """Return a copy of the pass, to continue from here separately."""
+        """A copy, to go on from here in another way."""
         return Piece(
             self.program,
             self.images,
@@ -343,7 +343,7 @@ class Piece:
 
 
 class Pieces:
-    """Splits images into pieces and builds the programs that run them.
+    """A model's pass for any number of images.
 
     Args:
         model: Model to run.
@@ -362,7 +362,7 @@ class Pieces:
         self.numbers = max(1, two.largest() // 2)
 
     def bytes_at_once(self, until: int) -> int:
-        """Return the peak bytes of an image's values that have to be kept, up to a step."""
+        """Peak bytes of the values held for one image, up to a step."""
         return self.program(2).bytes_at_once(until) // 2
 
     def program(self, images: int) -> Program:
@@ -390,13 +390,13 @@ class Pieces:
         return self._operations[step.operation]
 
     def sizes(self, images: int) -> Iterator[slice]:
-        """Iterate over slices of images, of a size limited by the largest value."""
+        """Slices of the images, of a size that suits the machine."""
         each = max(1, min(MOST_AT_A_TIME, NUMBERS_AT_A_TIME // self.numbers))
         for start in range(0, images, each):
             yield slice(start, min(images, start + each))
 
     def piece(self, batch: CalibrationBatch) -> Piece:
-        """Start a pass over these images."""
+        """These images, at the start of their pass."""
         tensors = convert_arrays(self.model, as_arrays(batch.images, self.model))
         values = {GraphRef(-1, number): tensor for number, tensor in enumerate(tensors)}
         return Piece(

@@ -1,4 +1,4 @@
-"""Sites of a Keras model's forward pass whose weights can be refitted, and what follows them.
+"""Sites: the places in a model's pass where weights can be refitted, and what follows them.
 
 A contraction may be followed by a batch normalisation, moves of axes, a sum and a ReLU. The
 contraction can compensate for errors of the sum's other operands; negative values before a ReLU
@@ -56,7 +56,7 @@ class Joint:
 
 @dataclass(eq=False, slots=True)
 class Site:
-    """A linear map whose weights can be refitted.
+    """One linear map whose weights can be refitted.
 
     Attributes:
         step: Its step.
@@ -87,12 +87,12 @@ class Site:
 
     @property
     def has_intercept(self) -> bool:
-        """Whether the site can hold an intercept."""
+        """Whether there is a bias or a moving mean to hold an intercept."""
         return self.map.bias is not None or self.mean is not None
 
     @property
     def importance(self) -> Sums:
-        """Weight of each output's squared error, by its later factors; shape (groups, outputs)."""
+        """Weight of each output's error, by the factors that follow it; shape (groups, outputs)."""
         shape = (self.map.groups, self.map.outputs)
         flat = np.broadcast_to(np.square(self.scale * self.beyond), (shape[0] * shape[1],))
         return flat.reshape(shape)
@@ -111,7 +111,7 @@ class Site:
         return found
 
     def write_(self, matrix: Sums, intercept: Sums) -> None:
-        """Assign the weights, and the intercept if the site can hold one."""
+        """Set the weights, and the intercept if there is a place for it."""
         for variable, values in self.new_values(matrix, intercept):
             variable.assign(
                 keras.ops.convert_to_tensor(np.ascontiguousarray(values), dtype=variable.dtype)
@@ -147,7 +147,7 @@ class Site:
 
 
 class Sites:
-    """All sites of a model's forward pass, by step.
+    """Every site of a model's pass.
 
     Args:
         program: Steps of the pass.
@@ -181,7 +181,7 @@ class Sites:
         return self._uses[id(variable)] == 1
 
     def _follow(self, site: Site, behind: set[int]) -> None:
-        """Follow a site's result forwards, as long as a single step reads it."""
+        """Follow a site's result as long as a single step reads it."""
         ref = GraphRef(site.step.number)
         while ref not in self._outputs and len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
@@ -204,14 +204,14 @@ class Sites:
             site.moves.clear()
 
     def _scale_beyond(self, ref: GraphRef) -> Sums:
-        """Return the scale of a batch normalisation that alone reads a value; else one."""
+        """Scale of a batch normalisation that alone reads a value; one if there is none."""
         readers = self._readers.get(ref, [])
         if len(readers) != 1 or not isinstance(readers[0].part.layer, layers.BatchNormalization):
             return np.ones(())
         return scale_of(readers[0].part.layer)
 
     def _through_norm(self, site: Site, step: GraphStep) -> bool:
-        """Record the scale and shift of a batch normalisation directly after the map."""
+        """Note a batch normalisation directly after a site: a scale and a shift."""
         layer = step.part.layer
         if site.normalised or site.joint is not None or site.moves or site.map.is_norm:
             return False

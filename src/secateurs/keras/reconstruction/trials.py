@@ -1,4 +1,4 @@
-"""Run many trials of the dense network, each with some channels removed and some weights changed.
+"""Trials: outputs of the dense network with channels removed and weights changed.
 
 A trial changes nothing before the first step that it affects, so all trials share one forward pass
 up to there, and each continues separately.
@@ -37,7 +37,7 @@ def judge_trials(
     *,
     loss: Loss | None = None,
 ) -> list[Fidelity]:
-    """Measure the fidelity of the network's outputs in each trial, on these images.
+    """Measure how faithful the network is in each trial, on these images.
 
     Args:
         network: Trace of the dense model, which is unchanged.
@@ -69,7 +69,7 @@ def _read_outputs(piece: Piece) -> list[NDArray[np.float32]]:
 
 
 class _Losses:
-    """Reads the loss of each image from a completed pass, shape (images,)."""
+    """The losses of a finished pass, one for each image."""
 
     def __init__(self, loss: Loss, model: keras.Model) -> None:
         self._objective = PerExampleLoss(loss, "error curves", model)
@@ -82,7 +82,7 @@ class _Losses:
 
 
 class _Player:
-    """One trial: the first step that it affects, and how it runs the steps from there."""
+    """One trial: the step it starts at, and what it changes from there."""
 
     def __init__(
         self, network: Network, trial: GroupTrial, steps: Sequence[GraphStep], read: ReadPiece
@@ -115,7 +115,7 @@ class _Player:
         return any(id(variable) in changed for variable in variables)
 
     def play(self, rest: Piece) -> list[NDArray[np.float32]]:
-        """Run the rest of a pass as in this trial; return its results."""
+        """Run the rest of a pass and return the values to compare."""
         if self._layers is None:
             self._layers = self._stand_ins()
         twin = MaskedTwin(self._source.operations, self._kept, self._layers)

@@ -1,4 +1,4 @@
-"""Repair of a cut without images, from the moments that batch normalisation stores.
+"""Repair of a cut without images, from the statistics that batch normalisation keeps.
 
 Where a layer reads the result of another through batch normalisation and an activation, the means
 of its inputs are known, and their covariances are estimated from the similarity of filters. Each
@@ -43,14 +43,14 @@ AVERAGES = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Read:
-    """Input channels of a contraction: their producer, its batch normalisation, an activation."""
+    """The channels that a contraction reads: a producer, its batch normalisation, an activation."""
 
     producer: Site
     norm: Layer
     activation: ActivationFunction
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (means, covariances) of the channels after the activation."""
+        """(means (channels,), covariances (channels, channels)) after the activation."""
         known = self.producer.map
         channels = known.groups * known.outputs
         alike = np.eye(channels)
@@ -65,7 +65,7 @@ class _Read:
 
 
 def repair_without_images_(network: Network, small: keras.Model, cut: Cut) -> list[str]:
-    """Let kept channels compensate for removed ones, where moments are known.
+    """Let kept channels take over removed ones, in place, where statistics are known.
 
     Args:
         network: Trace of the dense model, which is unchanged.
@@ -107,7 +107,7 @@ def _axes_of(site: Site) -> tuple[int, int, int] | None:
 
 
 def _read_by(site: Site, sites: Sites, steps: Sequence[GraphStep]) -> _Read | None:
-    """Trace a contraction's input back to a batch normalisation; None if that is not possible."""
+    """What a contraction reads, if it is an activated result of batch normalisation."""
     axes = _axes_of(site)
     if axes is None or not site.has_intercept:
         return None
@@ -152,7 +152,7 @@ def _numeric(step: GraphStep) -> ActivationFunction:
 
 
 def _take_over_(site: Site, read: _Read, known: TensorCut, target: Site) -> bool:
-    """Write the compensated weights; return whether channels of this input were removed."""
+    """Write the weights that take over removed channels; return whether any had to."""
     axes = _axes_of(site)
     if axes is None or not known.removed.get(axes[0]):
         return False

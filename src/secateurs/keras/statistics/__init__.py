@@ -1,1 +1,1 @@
-"""One pass of calibration data through a model, for all that criteria ask of it."""
+"""Collect criteria's statistics in one pass of calibration data through a model."""

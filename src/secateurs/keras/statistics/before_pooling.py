@@ -71,7 +71,7 @@ BY_NAME = {
 
 
 def effect_of(operation: Operation) -> Effect:
-    """Return the effect of a call on the values of its inputs."""
+    """The effect of a call on its operands' values."""
     if isinstance(operation, ACTIVATIONS):
         return Effect.ACTS
     rule = rule_for(type(operation))

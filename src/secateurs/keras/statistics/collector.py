@@ -1,4 +1,4 @@
-"""Collect calibration statistics in one pass of the data through a Keras model.
+"""Collect criteria's statistics in one pass of calibration data through a Keras model.
 
 The statistics are of the values that consumers read, in every call of the model's graph. Sums of
 values are taken while the model runs. Gradients are taken with respect to gates of ones that
@@ -87,7 +87,7 @@ class ChannelRead:
 
 @dataclass(eq=False)
 class Pass(StatisticsCollector):
-    """One pass over the calibration data, which accumulates statistics batch by batch.
+    """The sums of one pass, batch by batch.
 
     Attributes:
         objective: The loss.
@@ -233,7 +233,7 @@ class Pass(StatisticsCollector):
     # -- values
 
     def add_values(self, batch: CalibrationBatch) -> None:
-        """Add a batch to the activation statistics, the Gram matrices, or both, as needed."""
+        """Add a batch to the readings, the Gram matrices or both, as needed."""
         found = self._statistics(self.arrays(batch), self._values)
         for number, (sums, before, tables) in enumerate(found):
             reading = self.readings[number]
@@ -294,7 +294,7 @@ class Pass(StatisticsCollector):
     # -- gradients
 
     def add_gates(self, batch: CalibrationBatch) -> None:
-        """Add a batch to the gradients with respect to the gates."""
+        """Add a batch to the sums over gates."""
         for slopes in self.slopes(batch):
             self.gates.add(slopes)
 
@@ -325,7 +325,7 @@ class Pass(StatisticsCollector):
         return total
 
     def add_squared_gradients(self, image: CalibrationBatch) -> None:
-        """Add the squared gradients of one image to the curvature."""
+        """Add one image to the curvature."""
         weights = [keras.ops.stop_gradient(leaf.variable.value) for leaf in self._weights]
         found = self._weight_slopes(weights, self.arrays(image), self.labels(image), self._values)
         for leaf, slope in zip(self._weights, found, strict=True):

@@ -1,4 +1,4 @@
-"""Evaluate a cut's effect on the loss, before any training."""
+"""Evaluate a cut by its loss, without any training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate_cut(
     loss: BatchLoss | None = None,
     task: LearningTask | None = None,
 ) -> tuple[NDArray[np.float64], float | None]:
-    """Return (loss of each image, shape (images,); accuracy or None) after a cut.
+    """(loss of each image, shape (N,); accuracy or None) after a cut.
 
     With a task, its metric takes the place of the accuracy.
 
@@ -78,7 +78,7 @@ def evaluate_cut(
 
 
 def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> None:
-    """Recompute batch-normalisation statistics from these images: the mean over the batches."""
+    """Re-estimate batch-normalisation statistics on these images: the plain mean over batches."""
     means: dict[int, list[tuple[BackendTensor, BackendTensor]]] = {}
     norms: dict[int, Layer] = {}
 

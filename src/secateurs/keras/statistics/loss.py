@@ -29,7 +29,7 @@ LEAST = 1e-30
 
 
 class PerExampleLoss:
-    """Cross-entropy with labels, or a user-defined loss, for each image.
+    """Cross-entropy with labels, or a user's loss, image by image.
 
     The output of a softmax or a sigmoid is taken as probabilities, any other as logits.
 
@@ -53,7 +53,7 @@ class PerExampleLoss:
     def losses(
         self, outputs: Sequence[BackendTensor], labels: BackendTensor | None
     ) -> BackendTensor:
-        """Return the loss of each image, shape (images,).
+        """The loss of each image, shape (N,).
 
         Args:
             outputs: Flat list of the model's outputs.
@@ -76,7 +76,7 @@ class PerExampleLoss:
         return losses
 
     def classifies(self, shape: Sequence[int], labels: NDArray[np.generic] | None) -> bool:
-        """Return whether outputs of this shape are class scores and the labels are classes."""
+        """Whether outputs are class scores and labels are classes."""
         return (
             len(shape) == 2
             and labels is not None
@@ -100,7 +100,7 @@ class PerExampleLoss:
     def right(
         self, outputs: Sequence[BackendTensor], labels: NDArray[np.generic] | None
     ) -> NDArray[np.bool_] | None:
-        """Return whether each image is classified correctly; None where labels are not classes.
+        """Which images are classified correctly, shape (N,); None where labels are not classes.
 
         Args:
             outputs: Flat list of the model's outputs.

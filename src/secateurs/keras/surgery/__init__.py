@@ -1,1 +1,1 @@
-"""Building layers anew in other sizes, slicing their weights, editing whole layers."""
+"""Rebuild layers with other sizes, slice their weights, and edit whole layers."""

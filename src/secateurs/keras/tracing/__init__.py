@@ -1,1 +1,1 @@
-"""One walk through a model's graph, and the rules of what each layer does."""
+"""Trace a model's graph in one walk, with one rule for each layer or operation."""

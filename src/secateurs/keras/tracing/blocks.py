@@ -162,7 +162,7 @@ class _Watcher(OpInterpreter):
 def find_blocks(
     network: Network, model: keras.Model, arrays: Sequence[NDArray[np.generic]]
 ) -> list[Block]:
-    """List the residual blocks of a model that can be removed whole, in execution order.
+    """Find the residual blocks that can be removed whole, in the order in which they run.
 
     Args:
         network: Trace of the model, which gives the cost of each block.
@@ -180,7 +180,7 @@ def find_blocks(
 
 
 def watch_blocks(model: keras.Model, arrays: Sequence[NDArray[np.generic]]) -> list[FoundBlock]:
-    """Find the blocks, with the calls of the pass that their sums are."""
+    """Find the same blocks, with the positions of their sums in the pass."""
     watcher = _Watcher()
     with without_gradients():
         inputs = [Flow(-1 - n, tensor) for n, tensor in enumerate(convert_arrays(model, arrays))]

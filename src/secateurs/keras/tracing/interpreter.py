@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 
 class OpInterpreter:
-    """Numbers the calls of a graph and passes each to ``step``; nested models are entered."""
+    """Numbers the calls of a graph and hands each to ``step``; nested models are entered."""
 
     def __init__(self, step: RunStep) -> None:
         self._step = step

@@ -49,7 +49,7 @@ class Value:
 
 
 class Place(NamedTuple):
-    """An axis of a value or a weight; negative axes count from the end."""
+    """One axis of a value or a weight; negative axes count from the end."""
 
     thing: Value | ModelTensor
     axis: int

@@ -1,4 +1,4 @@
-"""Tracer: the state that rules work on while channels are followed through a model's graph."""
+"""The tracer: follows channels through a graph, and holds the state that rules work on."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Tracer:
         return None if variable is None else self.leaves.get(id(variable))
 
     def put(self, value: Value, axes: Mapping[int, Ids | None], why: str = "") -> None:
-        """Label a result; axes of length one or without units are left unlabelled."""
+        """Label an operation's result; axes of length one or without units stay unlabelled."""
         value.axes = {
             axis % value.rank: units
             for axis, units in axes.items()
@@ -195,7 +195,7 @@ class Tracer:
     # -- equations
 
     def unify(self, places: Iterable[Place | None]) -> Ids | None:
-        """Equate the units along these axes and return them; None if no axis carries channels.
+        """Equate the units along aligned axes and return them; None if the axes carry no channels.
 
         Axes of length one are broadcast and ignored. A value's axis without units has a fixed
         length, so it freezes the units of all the others.
@@ -239,7 +239,7 @@ class Tracer:
         self.play(place, role)
 
     def freeze_known(self, thing: Value | ModelTensor, reason: str, axes: Iterable[int]) -> None:
-        """Freeze the units along those of these axes that already carry channels."""
+        """Freeze those of these axes that carry channels; ``reason`` names the call."""
         for axis in axes:
             if (units := thing.axes.get(axis % len(thing.shape))) is not None:
                 self.equations.freeze(units, reason)
@@ -247,7 +247,7 @@ class Tracer:
     def freeze(
         self, thing: Value | ModelTensor | None, reason: str, axes: Iterable[int] | None = None
     ) -> None:
-        """Freeze everything along these axes (all axes by default)."""
+        """Freeze these axes (default: all axes) of a tensor."""
         if thing is None:
             return
         chosen = range(len(thing.shape)) if axes is None else axes
@@ -258,7 +258,7 @@ class Tracer:
         self.freeze_known(thing, reason, chosen)
 
     def play(self, place: Place, role: Role) -> None:
-        """Record the role of a weight's axis; the first role other than OTHER is kept."""
+        """Note the role of an axis of a weight; the first role other than OTHER is kept."""
         thing = place.thing
         leaf = thing.leaf if isinstance(thing, Value) else thing
         if leaf is not None and leaf.roles.get(place.at, Role.OTHER) is Role.OTHER:
@@ -308,7 +308,7 @@ class Tracer:
             self._by_weight.add(key)
 
     def mask(self, call: Call, value: Value, axis: int) -> None:
-        """Record that the masked twin sets the removed channels of this operand to zero."""
+        """Note that the masked twin zeroes the removed channels of this operand."""
         units = value.axes.get(axis % value.rank)
         if units is None:
             return
@@ -319,7 +319,7 @@ class Tracer:
         self.operations[-1].masks += [Mask(n, axis % value.rank, units) for n in numbers]
 
     def mixes(self, call: Call, units: Iterable[Ids | None]) -> None:
-        """Record that the result for a channel depends on the other channels along these axes."""
+        """Note that the result for each channel depends on the other channels along these axes."""
         arrays = [array for array in units if array is not None and len(array)]
         if not arrays:
             return
@@ -360,7 +360,7 @@ class Tracer:
             self.layer_channels.setdefault(layer, units)
 
     def costs(self, layer: str, total: int, axes: Iterable[Ids | None]) -> None:
-        """Record ``total`` multiply-accumulates, proportional to the lengths of these axes."""
+        """Note a contraction of this many multiply-accumulates."""
         followed = tuple(units for units in axes if units is not None)
         constant = total // math.prod(len(units) for units in followed)
         self.contractions.append(Contraction(layer, Product(constant, followed)))

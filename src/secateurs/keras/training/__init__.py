@@ -1,1 +1,1 @@
-"""Training Keras models: the learner of the loop, and callbacks for ``fit``."""
+"""Train Keras models with ``fit``: the learner of the loop, and callbacks."""

@@ -66,7 +66,7 @@ def distil(
     learning_rate: float | None = None,
     batch_size: int = BATCH,
 ) -> Distilled:
-    """Train a copy of a small model towards the dense model's outputs; labels are not used.
+    """Train a copy of a small model towards the dense model's outputs; no labels are used.
 
     Both models run in inference mode: statistics of batch normalisation are fixed, and dropout is
     off. Variables with ``trainable=False`` are kept, unless all variables have it.
@@ -119,7 +119,7 @@ def distances(
     given: Sequence[BackendTensor],
     temperature: float,
 ) -> BackendTensor:
-    """Return the divergence of outputs from the dense model's, for each image, shape (N,)."""
+    """Distances of a model's outputs from the dense model's, image by image, shape (N,)."""
     theirs, mine = (
         [keras.ops.cast(keras.ops.convert_to_tensor(one), "float32") for one in values]
         for values in (wanted, given)
@@ -129,7 +129,7 @@ def distances(
 
 
 class Teacher:
-    """A dense model whose outputs another model learns, in addition to its task.
+    """A dense model whose outputs another model learns to match, beside its task.
 
     The kinds of its outputs are inferred once, from those for the first batch.
 
@@ -154,7 +154,7 @@ class Teacher:
         return answers
 
     def distances(self, wanted: Sequence[BackendTensor], given: object) -> BackendTensor:
-        """Return the divergence of outputs from those of ``answers``, shape (examples,)."""
+        """Distances of a model's outputs from the teacher's, image by image, shape (N,)."""
         mine = [
             one
             for one in keras.tree.flatten(given)
@@ -344,14 +344,14 @@ _MIXING = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.l
 
 
 def _mixing(model: keras.Model) -> Iterator[tuple[str, Layer]]:
-    """Iterate over (path, layer) of dense layers and convolutions with a single group."""
+    """Dense layers, and convolutions of one group, by path."""
     for path, layer in layers_by_path(model):
         if isinstance(layer, _MIXING) and getattr(layer, "groups", 1) == 1:
             yield path, layer
 
 
 def _matrices(model: keras.Model) -> Iterator[Variable]:
-    """Iterate over the kernels of the layers that ``_mixing`` lists."""
+    """Kernels of the layers that ``_mixing`` lists."""
     for _, layer in _mixing(model):
         for name, variable, _ in named_own_variables(layer):
             if name == "kernel":

@@ -1,4 +1,4 @@
-"""Training of Keras models in the loop, with ``model.fit``.
+"""Train Keras models in the loop, with ``model.fit``.
 
 If the user has set a ``keras.distribution`` (several devices, on JAX), ``fit`` distributes every
 batch over the devices without further code here. With ``Training(optimizer="compiled")``, the
@@ -78,7 +78,7 @@ class Learner(FeedLearner[keras.Model]):
         training: Training,
         outputs: Outputs | None = None,
     ) -> None:
-        """Copy a model for training.
+        """Copy the model and prepare its data.
 
         Args:
             model: Dense model; unchanged.
@@ -124,7 +124,7 @@ class Learner(FeedLearner[keras.Model]):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and plans cuts; True, as there is one process."""
+        """Whether this process writes files and plans cuts: there is one process."""
         return True
 
     @property
@@ -134,7 +134,7 @@ class Learner(FeedLearner[keras.Model]):
 
     @property
     def loss(self) -> Loss | None:
-        """The loss: None, which means cross-entropy."""
+        """None, which stands for cross-entropy."""
         return None
 
     def agree(self, decide: Callable[[], str]) -> str:
@@ -145,13 +145,13 @@ class Learner(FeedLearner[keras.Model]):
         """Do nothing: there is one process."""
 
     def trace(self) -> Network:
-        """Trace the current model for one image."""
+        """Trace the model in its present state, for one image."""
         return trace(self._model, self._example, outputs=self._outputs)
 
     # -- training
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train on one batch per learning rate, from batch ``first`` on; return their mean loss."""
+        """Train on one batch per learning rate, from number ``first``; return the mean loss."""
         if self._is_cut_anew:
             begin_average_(self._model)
             self._is_cut_anew = False
@@ -176,7 +176,7 @@ class Learner(FeedLearner[keras.Model]):
                 yield images, labels
 
     def follow(self, dense: Snapshot) -> None:
-        """From now on, also train towards this model's outputs (``training.distillation``)."""
+        """Distil from this model from now on, as ``training.distillation`` specifies."""
         self._dense = self._build(dense)
         loss = distillation_loss(self._training, self._scores)
         self._model.compile(self._model.optimizer, loss)
@@ -194,7 +194,7 @@ class Learner(FeedLearner[keras.Model]):
         """Hook to replace the compiled loss of a model; here it is kept."""
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
-        """Return the inputs of the first examples, as the model takes them."""
+        """The inputs of the first examples, as the model takes them."""
         feed = self._train_feed if part == "train" else self._feeds["validation"]
         return first_images(feed, count)
 
@@ -208,7 +208,7 @@ class Learner(FeedLearner[keras.Model]):
     def evaluate(
         self, part: DataPart, tick: Callable[[], None], averaged: bool = False
     ) -> Evaluation:
-        """Evaluate the model, or the moving average of its weights, on all images of a split."""
+        """Evaluate the model, or the average of its weights, on all examples of a split."""
         if not averaged:
             return self._evaluate(part, tick)
         with average_put(self._model):
@@ -226,7 +226,7 @@ class Learner(FeedLearner[keras.Model]):
         return Evaluation(correct / count, loss / count)
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
-        """Measure the images per second of the model and of the dense one, interleaved."""
+        """Images per second of the model and of the dense one, measured alternately."""
         images = self._first_inputs("validation", self._training.batch_size)
         return speed.compare_speed(
             _runner(self._model, images),
@@ -244,7 +244,7 @@ class Learner(FeedLearner[keras.Model]):
     # -- cutting and keeping
 
     def apply(self, cut: Cut, network: Network | None = None) -> CutReport:
-        """Apply a cut, with the optimizer's state sliced; proven if the network is given."""
+        """Make a cut and slice the optimizer's state likewise; proven if the network is given."""
         self._model = apply(
             self._model, cut, self._example, network=network, proof=network is not None
         )
@@ -253,7 +253,7 @@ class Learner(FeedLearner[keras.Model]):
         return report_of(self._model)
 
     def snapshot(self) -> Snapshot:
-        """Copy the values of the model, its optimizer and its moving average."""
+        """A copy of the model's and the optimizer's values, and of their moving average."""
         values = self._values()
         average: dict[str, NDArray[np.generic]] = {}
         if self._training.ema:
@@ -266,7 +266,7 @@ class Learner(FeedLearner[keras.Model]):
         return {leaf.name: np.array(leaf.array()) for leaf in list_tensors(self._model)}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore the model and, if it was saved, the optimizer."""
+        """Restore the model and, if the snapshot has it, the optimizer."""
         self._model = self._build(snapshot)
         self._is_cut_anew = False
 
@@ -282,12 +282,12 @@ class Learner(FeedLearner[keras.Model]):
         return model
 
     def pack(self, tensors: Mapping[str, NDArray[np.generic]], text: Mapping[str, str]) -> bytes:
-        """Serialise tensors and text as the content of a safetensors file."""
+        """Tensors and text as the content of a safetensors file."""
         arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
         return seal(save_tensors(arrays, dict(text)))
 
     def unpack(self, content: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-        """Return the tensors and text that ``pack`` was given."""
+        """The inverse of ``pack``: (tensors, text)."""
         return unpack_safetensors(content, load_tensors)
 
     def _feed(

@@ -1,4 +1,4 @@
-"""Optimizers of Keras models: create them from settings, save and restore their state."""
+"""Optimizers of Keras models: created from settings, saved and restored."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _is_averaged(model: keras.Model) -> bool:
 def optimizer_values(
     optimizer: keras.optimizers.Optimizer,
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
-    """Return (copies of an optimizer's tensors by number, the rest of its state for JSON)."""
+    """(copies of an optimizer's tensors by number, the rest of its state in JSON types)."""
     tensors = {str(number): one for number, one in enumerate(values_of(optimizer.variables))}
     return tensors, {"optimizer": type(optimizer).__name__}
 

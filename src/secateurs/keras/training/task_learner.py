@@ -1,4 +1,4 @@
-"""Training of Keras models for user-defined tasks: any inputs, outputs, loss and metric."""
+"""Train for a user's task: any inputs, outputs, loss, metric or trainer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TaskLearner(Learner):
         task: LearningTask,
         outputs: Outputs | None = None,
     ) -> None:
-        """Copy a model for training on a task.
+        """Like ``Learner``, with a task.
 
         Args:
             model: Dense model; unchanged.
@@ -103,13 +103,13 @@ class TaskLearner(Learner):
         return self._task.loss
 
     def calibration(self, batches: int) -> Iterable[Any]:
-        """Return an iterable over unaugmented training batches that can be iterated repeatedly."""
+        """Training batches (inputs, targets), unchanged; can be iterated repeatedly."""
         return TaskBatches(self._train_feed, batches, self._task, is_whole=False)
 
     # -- training
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
-        """Train for one batch per learning rate, with the user's trainer if there is one."""
+        """Train for one batch per rate, by the user's own trainer if there is one."""
         if self._task.fit is None:
             if self._is_cut_anew:
                 begin_average_(self._model)
@@ -246,7 +246,7 @@ class TaskLearner(Learner):
     # -- evaluation
 
     def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        """Evaluate the task's metric on a split; higher is better."""
+        """The task's metric over a split, negated where lower is better."""
         if self._task.evaluate is not None and part == "validation":
             return self._evaluate_by_user(tick)
         total, count = 0.0, 0

@@ -1,4 +1,4 @@
-"""Built-in tasks for Keras models, and the task that a model was compiled for."""
+"""Predefined tasks for Keras models, and the task that a model was compiled for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateurs.training.task import LearningTask
 
 
 def tasks_of(model: keras.Model) -> Mapping[str, LearningTask]:
-    """Return the built-in tasks, for this model's class axis and kind of scores.
+    """The predefined tasks, for this model's class axis and kind of scores.
 
     Detection is not among them: Keras detectors have their own losses, set by ``compile``.
     """
@@ -37,7 +37,7 @@ def tasks_of(model: keras.Model) -> Mapping[str, LearningTask]:
 
 
 def square_error(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
-    """Return the mean squared error of each example, shape (examples,)."""
+    """Mean squared error of each example."""
     values = keras.ops.cast(scores_of(outputs), "float32")
     given, expected = tuple(targets.shape), tuple(values.shape)
     if math.prod(given[1:]) != math.prod(expected[1:]):  # the batch size may be unknown
@@ -50,7 +50,7 @@ def square_error(outputs: OutputTensors, targets: BackendTensor) -> BackendTenso
 
 
 def contrast(outputs: OutputTensors, targets: BackendTensor) -> BackendTensor:
-    """Return the InfoNCE loss of each example, shape (examples,): same target against all others.
+    """InfoNCE of each example: examples with the same target against all others of the batch.
 
     Source: van den Oord, Li & Vinyals 2018; Khosla et al., Supervised Contrastive Learning, 2020.
     """

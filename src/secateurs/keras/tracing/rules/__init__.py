@@ -1,4 +1,4 @@
-"""Rules: how each layer or operation propagates channels. Importing this registers all of them."""
+"""Tracing rules, one function for each layer or operation. Importing the package registers all."""
 
 from secateurs.keras.tracing.rules import (
     attention,

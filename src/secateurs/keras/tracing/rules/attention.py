@@ -1,4 +1,4 @@
-"""Attention: heads, key channels and value channels are axes of the kernels."""
+"""Rules for attention: heads, key channels and value channels are axes of the kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: contracted axes are equated, the others are carried."""
+"""Rules for convolutions and matrix products: the axis summed over is equal in both operands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ContractionOperand = tuple[Value | ModelTensor, str]
 def contract(
     tracer: Tracer, call: Call, operands: Sequence[ContractionOperand], result: str
 ) -> None:
-    """Label an einsum: axes of the same letter are equated; letters not in the result are summed.
+    """Label an einsum: axes of one letter are equal; letters not in the result are summed.
 
     The masked twin ignores removed channels in a weight that has the summed axis, or else in the
     first operand that has it.
@@ -63,7 +63,7 @@ def _ignore(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
 
 
 def shift(tracer: Tracer, value: Value, axis: int, bias: ModelTensor | None) -> None:
-    """Equate a bias with an axis of the result."""
+    """Add a bias along an axis of the result."""
     if bias is not None:
         tracer.unify([Place(value, axis), Place(bias, 0)])
         tracer.play(Place(bias, 0), Role.SHIFT)
@@ -289,7 +289,7 @@ def dot(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Matmul"))
 def matmul(tracer: Tracer, call: Call) -> None:
-    """Matrix product of any shapes; leading axes are broadcast."""
+    """Matrix products of every rank; leading axes are broadcast."""
     operands = call.operands
     left, right = operands
     lead = "abcdefgh"[: max(left.rank - 2, right.rank - 2, 0)]

@@ -1,4 +1,4 @@
-"""Look-ups by index: the indexed axis is frozen, the others are carried."""
+"""Rules for indexing: the indexed axes are frozen, the others are carried."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateurs.keras.tracing.tracer import Tracer
 
 @rule(layers.Embedding)
 def embedding(tracer: Tracer, call: Call) -> None:
-    """Embedding: rows are selected by the data and frozen; columns are channels."""
+    """Rows are selected by the data; columns are channels."""
     table = tracer.weight(call.layer.embeddings)
     if table is None:
         return unknown(tracer, call, "its table is not a variable of its own")

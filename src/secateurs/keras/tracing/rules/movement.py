@@ -1,4 +1,4 @@
-"""Layers and operations that only move elements: running them on the labels moves the labels."""
+"""Rules for layers that only move elements: run on labels, they show where each unit goes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Movement = Callable[[Ids], UnitLabels | Sequence[UnitLabels]]
 
 
 def move(tracer: Tracer, call: Call, movement: Movement) -> None:
-    """Label the outputs by moving the labels; ``movement`` does to an array what the layer does."""
+    """Rule for movements of one value: apply the movement to the labels of its units."""
     found: list[list[Axes]] = [[] for _ in call.outputs]
     for axis, units in list(call.input.axes.items()):
         moved = movement(lay_out(call.input.shape, axis, units))
@@ -109,7 +109,7 @@ def _join(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> No
 
 @rule(*operation_classes("Stack"))
 def stack(tracer: Tracer, call: Call) -> None:
-    """Stack along a new axis without channels; equate the others."""
+    """A new axis without channels; the others are equal."""
     axis = call.layer.axis % call.output.rank
     others = [at for at in range(call.output.rank) if at != axis]
     tracer.put(
@@ -190,7 +190,7 @@ def along_axis(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Roll"))
 def roll(tracer: Tracer, call: Call) -> None:
-    """Roll along axes; the channels that wrap around the end are frozen."""
+    """Entries that wrap around the end are frozen."""
     shifts, axes = (
         value if isinstance(value, (list, tuple)) else (value,)
         for value in (call.layer.shift, call.layer.axis)
@@ -271,7 +271,7 @@ def split(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Pad"))
 def pad(tracer: Tracer, call: Call) -> None:
-    """Pad; along an axis of channels, constant padding adds frozen positions."""
+    """Constant padding along an axis of channels adds frozen positions."""
     x = call.input
     amounts = np.broadcast_to(np.asarray(call.layer.pad_width), (x.rank, 2)).tolist()
     axes: Axes = {}

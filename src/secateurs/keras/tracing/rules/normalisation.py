@@ -1,4 +1,4 @@
-"""Normalisation: scale, shift and statistics have the channels of the input."""
+"""Rules for normalisation: input, scale, shift and statistics have the same channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateurs.keras.tracing.tracer import Tracer
 
 
 def _affine(tracer: Tracer, call: Call, axis: int, *weights: tuple[Variable | None, Role]) -> None:
-    """Equate vectors of weights with one axis of the input."""
+    """Equate vectors of parameters or statistics with one axis of the input."""
     for variable, role in weights:
         leaf = tracer.weight(variable)
         if leaf is not None:

@@ -1,4 +1,4 @@
-"""Element-wise layers and operations, and layers that are the identity in inference."""
+"""Rules for element-wise operations, and for those that change no value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANGES_SHAPE = ("glu",)
 
 
 def meet(tracer: Tracer, operands: Sequence[Value], result: Value) -> None:
-    """Equate the operands' axes as broadcasting aligns them, and label the result."""
+    """Equate axes of the operands that broadcast to the same axis of the result."""
     tracer.put(
         result,
         {
@@ -333,13 +333,13 @@ def merge(tracer: Tracer, call: Call) -> None:
     )
 )
 def apply_pointwise(tracer: Tracer, call: Call) -> None:
-    """Element-wise operation with broadcasting; Python scalars do not count as operands."""
+    """Apply an element-wise operation: axes aligned by broadcasting are equal."""
     meet(tracer, call.operands, call.output)
 
 
 @rule(*operation_classes("Glu"))
 def glu(tracer: Tracer, call: Call) -> None:
-    """GLU: one half of an axis times the sigmoid of the other; both lose the same channels."""
+    """One half of an axis times the sigmoid of the other: both lose the same channels."""
     x = call.input
     axis = call.layer.axis % x.rank
     axes = dict(x.axes)

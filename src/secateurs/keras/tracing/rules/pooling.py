@@ -1,4 +1,4 @@
-"""Pooling, padding, cropping and resampling: channels are carried, spatial axes are frozen."""
+"""Rules for pooling, padding and resampling: channels are carried, spatial axes are frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers: a unit is a state, a row of the recurrent kernel, and a column per gate."""
+"""Rules for recurrent layers: all gates of a hidden unit go with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reductions over axes: sums, means, maxima and the like."""
+"""Rules for reductions over axes: sums, means, maxima and the like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _axes_argument(call: Call, rank: int) -> Sequence[int]:
 
 
 def _reduce(tracer: Tracer, call: Call, exact: bool) -> None:
-    """Carry the other axes. A sum over channels ignores removed ones (zeros); a mean does not."""
+    """Carry the other axes. A sum over channels ignores zeroed ones; a mean does not."""
     x = call.input
     gone = set(_axes_argument(call, x.rank))
     if exact:
@@ -34,7 +34,7 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> None:
 
 @rule(*operation_classes("Sum", "CountNonzero"))
 def total(tracer: Tracer, call: Call) -> None:
-    """Sum over axes: zeros do not change the result."""
+    """Reductions that zeros do not change."""
     _reduce(tracer, call, exact=True)
 
 
@@ -62,7 +62,7 @@ def statistic(tracer: Tracer, call: Call) -> None:
 
 @rule(*operation_classes("Cumsum", "Cumprod"))
 def along(tracer: Tracer, call: Call) -> None:
-    """Cumulative sum or product: each result depends on the elements before it."""
+    """Freeze an axis along which each result depends on all of it."""
     tracer.carry(call)
     if call.layer.axis is None:
         tracer.freeze(call.input, f"{call} over it")

@@ -1,4 +1,4 @@
-"""Registration and lookup of the rules of layers and operations."""
+"""Registry of rules: class -> function."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def apply(tracer: Tracer, call: Call) -> None:
 
 
 def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
-    """Freeze the operands and weights of a call whose effect on channels is not known."""
+    """Freeze everything that a call without a rule reads, and its weights."""
     reason = f"{call}: {why or _why_unknown(call, tracer.closed)}"
     for value in call.inputs:
         tracer.freeze(value, reason)

@@ -1,4 +1,4 @@
-"""Wrappers: layers that contain another layer or model."""
+"""Rules for wrappers: layers that contain another layer or model."""
 
 from __future__ import annotations
 
