@@ -263,7 +263,7 @@ class Removals:
         for step in route.steps:
             product = None if step.number in route.reads else self.routes.product(step)
             if step.number in route.subtract:
-                output = self._less_one(dense, step, route.reads[step.number][0], pairs)
+                output = self._without_channel(dense, step, route.reads[step.number][0], pairs)
             elif product is not None:
                 output = product(value(step.operands[0]))
             else:
@@ -313,7 +313,7 @@ class Removals:
             by_pair[each_pair, read.index[pairs.channels]] = 0
         return with_operands(call, changes)
 
-    def _less_one(
+    def _without_channel(
         self, dense: DenseBatch, step: Step, read: DownstreamRead, pairs: Pairs
     ) -> torch.Tensor:
         """A linear step's result minus the contribution of each pair's channel."""

@@ -43,12 +43,12 @@ class Attribute(NamedTuple):
 def numbers_in(owner: str, module: nn.Module) -> Iterator[tuple[Attribute, int]]:
     """Iterate over the integers of a module, its own before those of the objects it holds."""
     later: list[tuple[str, object]] = []
-    is_of_einops = type(module).__module__.startswith("einops.")  # it derives its recipes anew
+    is_einops_layer = type(module).__module__.startswith("einops.")  # it derives its recipes anew
     for name, value in vars(module).items():
         if name in OF_EVERY_MODULE or type(value) in _WITHOUT_NUMBERS:
             continue
         yield from _numbers_of(owner, name, value)
-        if not is_of_einops:
+        if not is_einops_layer:
             later += _inside(name, value)
     for _ in range(_DEPTH):
         waiting, later = later, []

@@ -123,7 +123,7 @@ class Bindings:
     def look_at(self, before: Solution, after: Solution) -> bool:
         """Undo the new ties that froze free channels. True if there were any."""
         wrong = [key for key in self._unsettled if key in self._ties]
-        wrong = [key for key in wrong if _froze(self._ties[key], before, after)]
+        wrong = [key for key in wrong if _freezes_more(self._ties[key], before, after)]
         for key in wrong:
             self._refuse(key)
         self._unsettled.clear()
@@ -302,7 +302,7 @@ class Bindings:
         return self._places[number]
 
 
-def _froze(tie: Tie, before: Solution, after: Solution) -> bool:
+def _freezes_more(tie: Tie, before: Solution, after: Solution) -> bool:
     """Whether channels of a tie that were free before are frozen now."""
     for units in tie:
         free = units[units < len(before.atoms)]

@@ -186,7 +186,7 @@ class DryRun(OpInterpreter):
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         """Run an operation; a result of another shape than expected is noted and replaced."""
         call = Call(function, arguments, keywords)
-        call, operation = self._meet(call)
+        call, operation = self._match_record(call)
         is_known = operation.is_constant or (not operation.outputs and operation.value is None)
         if call.packet in MADE_NEW or is_known:  # of constants alone, maybe on the input's device
             has_data = not any(tensor.is_meta for tensor in call.tensors())
@@ -216,7 +216,7 @@ class DryRun(OpInterpreter):
             return output
         return map_tensors(output, _without_its_values)
 
-    def _meet(self, call: Call) -> tuple[Call, OpRecord]:
+    def _match_record(self, call: Call) -> tuple[Call, OpRecord]:
         """(call, record of the operation that the dense model ran here); raise if the path changed.
 
         PyTorch omits a slice that covers the whole axis, as happens where the slice's end did not

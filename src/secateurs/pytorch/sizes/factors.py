@@ -179,8 +179,8 @@ def _explanations(
     for units, pairs in known:
         usable = [(share, r) for share, r in pairs if 0 < share < 1 and r > 0]
         powers = [math.log(ratio) / math.log(share) for share, ratio in usable]
-        is_held_against_another = len({share for share, _ in usable}) > 1
-        if not is_held_against_another or len(usable) < len(pairs):
+        has_different_shares = len({share for share, _ in usable}) > 1
+        if not has_different_shares or len(usable) < len(pairs):
             continue
         if all(math.isclose(power, powers[0], rel_tol=1e-5) for power in powers):
             yield units, powers[0]

@@ -83,7 +83,7 @@ class HardcodedSizes:
         for _ in range(MOST_SWEEPS):
             before = self._network
             if self._counts_several_together():
-                for shares in (_seconds, _pairs):
+                for shares in (_every_second, _every_second_pair):
                     self._settle(shares)
             if self._network is before:
                 break
@@ -220,16 +220,16 @@ def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:
     return {group.name: [0] for group in groups if len(group) > 1}
 
 
-def _seconds(groups: Sequence[Group]) -> dict[str, list[int]]:
+def _every_second(groups: Sequence[Group]) -> dict[str, list[int]]:
     """One channel of every second group: reveals numbers that count two groups together.
 
-    Sides of a grid are neighbours in the list; of any two among four in a row, this or ``_pairs``
-    cuts only one.
+    Sides of a grid are neighbours in the list. Of any two groups among four in a row, either this
+    or ``_every_second_pair`` cuts only one.
     """
     return _one_each(groups[1::2])
 
 
-def _pairs(groups: Sequence[Group]) -> dict[str, list[int]]:
+def _every_second_pair(groups: Sequence[Group]) -> dict[str, list[int]]:
     return _one_each([group for at, group in enumerate(groups) if at & 2])
 
 

@@ -118,10 +118,10 @@ def constrain_attention(model: nn.Module, leaves: Sequence[ModelTensor], tracer:
     by_tensor = {id(leaf.tensor): leaf for leaf in leaves}
     for owner, module in list_modules(model):
         if isinstance(module, nn.MultiheadAttention):
-            _demand_of_attention(owner, module, by_tensor, tracer)
+            _constrain_layer(owner, module, by_tensor, tracer)
 
 
-def _demand_of_attention(
+def _constrain_layer(
     owner: str, module: nn.MultiheadAttention, by_tensor: Mapping[int, ModelTensor], tracer: Tracer
 ) -> None:
     """Add the constraints of one attention layer to the equations."""

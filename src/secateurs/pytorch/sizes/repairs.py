@@ -147,16 +147,16 @@ class Repairs:
     # -- lengths that equal the number of other channels
 
     def _tie(self, sizes: Sequence[WrongSize], stays: Stays, second_look: SecondLook) -> bool:
-        open_ = [wrong for wrong in sizes if not wrong.is_stuck and wrong.got is not None]
-        open_ = [wrong for wrong in open_ if wrong.key[2] != START]
-        if not open_:
+        moved = [wrong for wrong in sizes if not wrong.is_stuck and wrong.got is not None]
+        moved = [wrong for wrong in moved if wrong.key[2] != START]
+        if not moved:
             return False
         second = second_look()
-        views = [(stays, {wrong.key: wrong.got for wrong in open_})]
+        views = [(stays, {wrong.key: wrong.got for wrong in moved})]
         if second is not None and second[0].raised is None:
             found, other = second
             views.append((other, {w.key: w.got for w in found.sizes if w.got is not None}))
-        return _any_of(lambda wrong: self._tie_one(wrong, views), open_)
+        return _any_of(lambda wrong: self._tie_one(wrong, views), moved)
 
     def _tie_one(
         self, wrong: WrongSize, views: Sequence[tuple[Stays, Mapping[Key, int | None]]]

@@ -73,7 +73,7 @@ def follow_unread_sizes_(
         elif size.attribute != _first(size) or size.position is not None:
             # The object that holds it was read; whether this integer was is unknown.
             at = Attribute(size.owner, size.attribute, size.position)
-            unsure.append(f"{_spell(at)} = {read_number(model, at)}")
+            unsure.append(f"{_format_place(at)} = {read_number(model, at)}")
     if unsure:
         rest = f" and {len(unsure) - _MOST_NOTED} more" if len(unsure) > _MOST_NOTED else ""
         network.notes = (
@@ -95,21 +95,21 @@ def _find(
     for size in network.sizes:
         module = modules.get(size.owner) or model.get_submodule(size.owner)
         known.add(identity(module, Attribute(size.owner, size.attribute, size.position)))
-    open_ = [
+    unbound = [
         (alike, read_number(model, alike[0]) or 0)
         for key, alike in places.items()
         if key not in known
     ]
-    arrays = _Arrays(network, passes, {value for _, value in open_})
+    arrays = _Arrays(network, passes, {value for _, value in unbound})
     found, unsure = [], []
-    for alike, value in open_:
+    for alike, value in unbound:
         first = alike[0]
         # An object shared by several modules counts for all of them.
         kinds = arrays.kinds([at.owner for at in alike], first, value)
         if len(kinds) == 1 and arrays.may_change(kinds[0]) and not _is_one_of_equals(model, first):
             found.append(Size(first.owner, first.name, first.item, Product(1, (kinds[0],))))
         elif any(map(arrays.may_change, kinds)):
-            unsure.append(f"{_spell(first)} = {value}")
+            unsure.append(f"{_format_place(first)} = {value}")
     return found, unsure
 
 
@@ -133,7 +133,7 @@ def _is_one_of_equals(model: nn.Module, at: Attribute) -> bool:
     return isinstance(around, (list, tuple)) and len(around) > 1 and len(set(map(str, around))) == 1
 
 
-def _spell(at: Attribute) -> str:
+def _format_place(at: Attribute) -> str:
     item = "" if at.item is None else f"[{at.item!r}]"
     return f"{at.owner}.{at.name}{item}".lstrip(".")
 

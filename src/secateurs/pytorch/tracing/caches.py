@@ -72,25 +72,25 @@ def forget_caches_(
         if id(place.tensor) in ids:
             found.setdefault(kind, []).append(place)
     everything = [place for places in found.values() for place in places]
-    forgotten = _forget(model, arguments, keywords, everything, _nothing)
+    forgotten = _forget(model, arguments, keywords, everything, _no_tensor)
     if forgotten is not None:
         return tuple(place.cache() for place in forgotten)
     gone: list[Cache] = []
     for places in found.values():
-        for stand_in in (_nothing, _too_small):
+        for stand_in in (_no_tensor, _one_element):
             forgotten = _forget(model, arguments, keywords, places, stand_in)
             if forgotten is not None:
-                gone += [place.cache(is_sized=stand_in is _too_small) for place in forgotten]
+                gone += [place.cache(is_sized=stand_in is _one_element) for place in forgotten]
                 break
     return tuple(gone)
 
 
-def _nothing(kept: torch.Tensor) -> None:
+def _no_tensor(kept: torch.Tensor) -> None:
     """None in place of a cache: the value some models have before their first pass."""
     del kept
 
 
-def _too_small(kept: torch.Tensor) -> torch.Tensor:
+def _one_element(kept: torch.Tensor) -> torch.Tensor:
     """A one-element tensor in place of a cache, for models that check its size."""
     return kept.new_zeros([1] * kept.dim())
 

@@ -146,8 +146,8 @@ def is_followed(tensor: torch.Tensor) -> bool:
 
 def is_choice(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds integers or a mask, few enough to be kept."""
-    is_broken = tensor.is_floating_point() or tensor.is_complex()
-    return not is_broken and tensor.numel() <= MOST_CHOICES
+    is_float = tensor.is_floating_point() or tensor.is_complex()
+    return not is_float and tensor.numel() <= MOST_CHOICES
 
 
 MOST_CHOICES = 100_000

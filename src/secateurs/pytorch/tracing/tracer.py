@@ -123,7 +123,7 @@ class Tracer(OpInterpreter):
         """Paths of PyTorch's own convolution layers, whose ``groups`` the cut updates."""
         self.spread: set[int] = set()
         """Units of axes along which a value is repeated: they become those they align with."""
-        self._has_made = False
+        self._has_written_constants = False
         """Whether channels lie along a constant, or a constant was written into."""
         self._concrete = concrete
         self._stand_ins: dict[int, torch.Tensor] = {}
@@ -163,7 +163,7 @@ class Tracer(OpInterpreter):
                 operation.choices[place] = tensor.clone()
         if not operation.outputs:
             operation.value = output
-        if call.packet in EMPTY or self._has_made:
+        if call.packet in EMPTY or self._has_written_constants:
             self._note_made(call, operation, output)
         return output
 
@@ -215,7 +215,7 @@ class Tracer(OpInterpreter):
             opened = self._fresh.open(target)
             if opened is not None:
                 changes[place] = opened
-                self._has_made = self.reads_sizes = True
+                self._has_written_constants = self.reads_sizes = True
             elif id(target) not in self._indices:
                 for tensor in call.tensors():
                     self.freeze(tensor, f"written into a constant at {self.where()}")
@@ -256,10 +256,12 @@ class Tracer(OpInterpreter):
     def _stand_in_for(self, leaf: ModelTensor, mutates: bool) -> torch.Tensor:
         if leaf.can_carry_channels:
             known = self._outlines.get(id(leaf.tensor))
-            stand_in = self._ordinary(leaf.tensor, not self._concrete) if known is None else known
+            stand_in = (
+                self._copy_as_ordinary(leaf.tensor, not self._concrete) if known is None else known
+            )
             follow(stand_in, Labels(leaf.axes, leaf))
         elif mutates:
-            stand_in = self._ordinary(leaf.tensor)
+            stand_in = self._copy_as_ordinary(leaf.tensor)
             self._indices[id(stand_in)] = leaf
         else:
             self._indices[id(leaf.tensor)] = leaf
@@ -267,7 +269,7 @@ class Tracer(OpInterpreter):
         self._stand_ins[id(leaf.tensor)] = stand_in
         return stand_in
 
-    def _ordinary(self, tensor: torch.Tensor, is_outline: bool = False) -> torch.Tensor:
+    def _copy_as_ordinary(self, tensor: torch.Tensor, is_outline: bool = False) -> torch.Tensor:
         """A copy, or a tensor without data, that is not an inference tensor."""
         with torch.inference_mode(mode=False):
             tensor = tensor.detach()
@@ -368,7 +370,7 @@ class Tracer(OpInterpreter):
             if axis in leaf.fixed:
                 self.equations.freeze(known[0], leaf.fixed[axis])
         for place in met.free if known else ():
-            self._let_carry(place, known[0])
+            self._bind_constant(place, known[0])
         return known[0] if known else None
 
     def _sort_by_kind(self, places: Sequence[Place]) -> _AlignedAxes:
@@ -394,7 +396,7 @@ class Tracer(OpInterpreter):
         """Whether its values are known: it depends on neither the input nor the weights."""
         return not is_followed(tensor) or self.labels(tensor).is_constant
 
-    def _let_carry(self, place: Place, units: Ids) -> None:
+    def _bind_constant(self, place: Place, units: Ids) -> None:
         """Let channels lie along an axis on which a constant is uniform.
 
         A buffer of integers or booleans then has one entry for each channel, and is sliced with
@@ -406,7 +408,7 @@ class Tracer(OpInterpreter):
             index.roles.setdefault(place.axis, Role.OTHER)
             return
         # The dry run checks whether the length that the code gives it follows the channels.
-        self._has_made = self.reads_sizes = True
+        self._has_written_constants = self.reads_sizes = True
         labels = self.labels(place.tensor)
         axes = {**labels.axes, place.axis: units}
         follow(place.tensor, Labels(axes, is_constant=True, is_made=True))
@@ -426,7 +428,7 @@ class Tracer(OpInterpreter):
         if not self.is_constant(tensor) or not is_uniform(tensor, axis):
             return None
         known = self.equations.units(tensor.shape[axis])
-        self._let_carry(Place(tensor, axis), known)
+        self._bind_constant(Place(tensor, axis), known)
         return known
 
     def explain_meeting(self, fixed: Labels) -> str:

@@ -213,8 +213,8 @@ class Learner(FeedLearner[nn.Module]):
     def follow(self, dense: Snapshot) -> None:
         """Distil from this model from now on, as ``training.distillation`` specifies."""
         model, _ = self._build(dense)
-        place, heat = self._processes.device, self._training.temperature
-        self._teacher = Teacher(model.to(place), heat, self._kind_of_outputs)
+        device, temperature = self._processes.device, self._training.temperature
+        self._teacher = Teacher(model.to(device), temperature, self._kind_of_outputs)
 
     # -- evaluation
 

@@ -182,10 +182,10 @@ def make_accelerator(training: Training) -> Accelerator:
     on_cpu = several and not torch.accelerator.is_available()
     precision = {"fp32": "no", "bf16": "bf16"}.get(training.precision)
     if precision is None:
-        asked_for = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         on_cuda = torch.cuda.is_available() and not _is_cpu_requested()
-        able = on_cuda and torch.cuda.is_bf16_supported()
-        precision = asked_for if asked_for != "no" else "bf16" if able else "no"
+        supports_bf16 = on_cuda and torch.cuda.is_bf16_supported()
+        precision = requested if requested != "no" else "bf16" if supports_bf16 else "no"
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 

@@ -246,7 +246,7 @@ def convolve(tracer: Tracer, call: Call, output: torch.Tensor, transposed: bool 
         made = tracer.unify([Place(weight, out)])
         counted = [units for units in (read, made) if units is not None]
     else:
-        read, made, counted = _meet_groups(tracer, x, weight, channel, groups, transposed)
+        read, made, counted = _align_groups(tracer, x, weight, channel, groups, transposed)
     _count_sides(tracer, weight, in_channels=read, out_channels=made)
     tracer.mask(0, channel, read)
     tracer.play(Place(weight, into), Role.INPUT)
@@ -278,7 +278,7 @@ def _carry_space(
     return carried
 
 
-def _meet_groups(
+def _align_groups(
     tracer: Tracer,
     x: torch.Tensor,
     weight: torch.Tensor,

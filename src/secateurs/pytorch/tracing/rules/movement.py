@@ -35,9 +35,9 @@ def move(tracer: Tracer, call: Call) -> object:
             found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))
     reason = f"a reshape that cannot be followed, at {where}"
     for result, layers in zip(results, found, strict=True):
-        lying = _without_spread(tracer, layers)
+        lying = _drop_repeated(tracer, layers)
         if not result.numel() and call.packet in PIECES:
-            lying = [_of_nothing(tracer.axes(source), result)]
+            lying = [_axes_of_empty(tracer.axes(source), result)]
         tracer.put(result, merge_labels(tracer.equations, result.dim(), lying, reason))
     return output
 
@@ -46,7 +46,7 @@ PIECES = {aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split, aten
 """Movements whose results have the operand's axes in the operand's order."""
 
 
-def _of_nothing(axes: Axes, result: torch.Tensor) -> Axes:
+def _axes_of_empty(axes: Axes, result: torch.Tensor) -> Axes:
     """Units along the axes of an empty piece, which has no element to carry a label.
 
     An expert that no token is sent to gets such a piece; on other inputs it is not empty.
@@ -54,7 +54,7 @@ def _of_nothing(axes: Axes, result: torch.Tensor) -> Axes:
     return {axis: units for axis, units in axes.items() if len(units) == result.shape[axis]}
 
 
-def _without_spread(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
+def _drop_repeated(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
     """Drop units of repeated values where an axis also has proper units: copies go with these.
 
     For example, keys repeated for several query heads: a head of the keys goes with all its copies.
