@@ -92,7 +92,8 @@ class OpRecord:
         masks: operands that the masked twin changes.
         mixed: for an operation that mixes channels (a norm, a mean): (operand, its axes) of all
             operands; the masked twin runs it on the kept channels only.
-        groups: units that a group normalisation divides into groups.
+        groups: for a group normalisation, units that stand for its groups: as many as are kept is
+            ``num_groups``.
         numbers: numbers it was given that may depend on a size, such as an attention's scale.
         start: (axis, position) where it selects from a position on.
         operands: labels of its operands; cleared once the trace is done.
