@@ -159,7 +159,7 @@ def _check_has_weights(model: keras.Model, name: str) -> None:
     layer = operations.get(name)
     if layer is None or _has_weights(layer):
         return
-    made_by = _maker(operations, layer)
+    made_by = _upstream_layer(operations, layer)
     raise CutError(
         f"{name}: expected a layer with weights, whose filters are channels; received "
         f"{type(layer).__name__}, which has none. "
@@ -171,7 +171,7 @@ def _has_weights(operation: Operation) -> bool:
     return bool(getattr(operation, "weights", []))
 
 
-def _maker(operations: Mapping[str, Operation], layer: Operation) -> str:
+def _upstream_layer(operations: Mapping[str, Operation], layer: Operation) -> str:
     """Return the path of the nearest upstream layer with weights, or ''."""
     paths = {id(operation): path for path, operation in operations.items()}
     seen: set[int] = set()

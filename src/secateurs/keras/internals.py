@@ -111,8 +111,8 @@ __all__ = [
 def is_model(operation: Operation) -> bool:
     """Return whether the operation is a model that its graph describes completely."""
     if isinstance(operation, keras.Sequential):
-        return _runs(operation, keras.Sequential) and has_graph(operation)
-    return isinstance(operation, Functional) and _runs(operation, Functional)
+        return _inherits_call(operation, keras.Sequential) and has_graph(operation)
+    return isinstance(operation, Functional) and _inherits_call(operation, Functional)
 
 
 def is_subclassed(operation: Operation) -> bool:
@@ -126,7 +126,7 @@ def name_in(model: keras.Model, operation: Operation) -> str:
     return "" if operation is model else str(operation.name)
 
 
-def _runs(model: keras.Model, kind: type) -> bool:
+def _inherits_call(model: keras.Model, kind: type) -> bool:
     """Return whether the model's class inherits ``call`` unchanged from Keras."""
     return type(model).call is kind.call  # type: ignore[attr-defined]
 
@@ -163,7 +163,7 @@ _GRAPH = "_secateurs_graph"
 """Attribute that holds the graph of a subclassed model."""
 
 
-class _Held:
+class _GraphHolder:
     """Holder that hides a graph from Keras, which enters every layer when it saves a model."""
 
     def __init__(self, graph: Functional) -> None:
@@ -185,7 +185,7 @@ def begin_graph_(model: keras.Model, specs: object) -> None:
     graph = Functional(inputs, outputs, name=model.name)
     for node in model._inbound_nodes[before:]:
         forget_node_(node)
-    vars(model)[_GRAPH] = _Held(graph)
+    vars(model)[_GRAPH] = _GraphHolder(graph)
 
 
 def nodes_of(graph: Functional) -> Iterator[Node]:
@@ -359,9 +359,9 @@ def call_plainly(
     Returns:
         The output; ``NOT_PLAIN``, and nothing is run, where ``__call__`` has more to do.
     """
-    if len(arguments) != 1 or not _is_plain(layer) or not _asks_nothing(keywords):
+    if len(arguments) != 1 or not _is_plain(layer) or not _has_plain_options(keywords):
         return NOT_PLAIN
-    if not layer.built or not _takes(layer, arguments[0], is_tensor):
+    if not layer.built or not _accepts(layer, arguments[0], is_tensor):
         return NOT_PLAIN
     layer._assert_input_compatibility(arguments[0])
     known = _parameters_of_call(cast("Hashable", type(layer)))
@@ -374,10 +374,10 @@ def add_plainly(
     layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
     """Do the same for symbolic tensors: build the layer and add its call to a graph."""
-    if len(arguments) != 1 or not _is_plain(layer) or not _asks_nothing(keywords):
+    if len(arguments) != 1 or not _is_plain(layer) or not _has_plain_options(keywords):
         return NOT_PLAIN
     given = arguments[0]
-    if not _takes(layer, given, lambda item: isinstance(item, keras.KerasTensor)):
+    if not _accepts(layer, given, lambda item: isinstance(item, keras.KerasTensor)):
         return NOT_PLAIN
     layer._assert_input_compatibility(given)
     if not layer.built:
@@ -388,12 +388,12 @@ def add_plainly(
     return made
 
 
-def _asks_nothing(keywords: Mapping[str, object]) -> bool:
+def _has_plain_options(keywords: Mapping[str, object]) -> bool:
     """Return whether a call has no options but ``training`` and a mask that is None."""
     return keywords.get("mask") is None and not keywords.keys() - {"training", "mask"}
 
 
-def _takes(layer: Layer, given: object, is_one: Callable[[object], bool]) -> bool:
+def _accepts(layer: Layer, given: object, is_one: Callable[[object], bool]) -> bool:
     """Return whether the tensors have the structure and dtype the layer reads, and no masks."""
     several = isinstance(given, (list, tuple))
     if several != isinstance(layer, Merge) or backend.get_autocast_scope() is not None:
@@ -528,11 +528,11 @@ def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> 
     if isinstance(value, types.MethodType) and id(value.__self__) in known:
         return types.MethodType(value.__func__, known[id(value.__self__)])
     if isinstance(value, types.FunctionType) and value.__closure__:
-        return _bind_anew(value, known, tracker)
+        return _rebind(value, known, tracker)
     return value
 
 
-def _bind_anew(
+def _rebind(
     function: types.FunctionType, known: Mapping[int, object], tracker: Tracker
 ) -> types.FunctionType:
     """Rebind a wrapper that Keras put around a method to the new layer; return others unchanged."""

@@ -24,13 +24,13 @@ class ClosedCodeError(ModelError):
 
 def explain(error: BaseException) -> str:
     """Explain that code does not accept tensors without data: what it raised, and where."""
-    error = _reaching_code(error)
-    line = _own_line(error)
+    error = _error_of_user_code(error)
+    line = _user_line(error)
     cause = f"{type(error).__name__}: {_message_of(error)[:100]}"
     return f"its code takes no tensors without data ({cause}{f', at {line}' if line else ''})"
 
 
-def _reaching_code(error: BaseException) -> BaseException:
+def _error_of_user_code(error: BaseException) -> BaseException:
     """Return the error in the chain that came out of the model's own code, or the given one.
 
     Keras re-raises errors with a longer message; for JAX's error classes that itself fails with
@@ -38,7 +38,7 @@ def _reaching_code(error: BaseException) -> BaseException:
     """
     behind: BaseException | None = error
     for _ in range(8):
-        if behind is None or _own_line(behind):
+        if behind is None or _user_line(behind):
             break
         behind = behind.__context__
     return behind or error
@@ -54,10 +54,10 @@ def _message_of(error: BaseException) -> str:
 
 def line_of(error: BaseException) -> str:
     """Return the innermost line of the model's own code, as 'model.py:12, <source text>', or ''."""
-    return _own_line(_reaching_code(error))
+    return _user_line(_error_of_user_code(error))
 
 
-def _own_line(error: BaseException) -> str:
+def _user_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     package = str(Path(__file__).parents[2])
     others = [

@@ -40,7 +40,7 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
             belongs to another backend.
     """
     if not isinstance(model, keras.Model):
-        raise ModelError(_what_it_is(model))
+        raise ModelError(_wrong_type_message(model))
     name, kind = model.name, type(model).__name__
     if isinstance(model, keras.Sequential):
         if type(model).call is not keras.Sequential.call:
@@ -51,7 +51,7 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
                 f"Begin it with keras.Input(shape=...), or call {name}.build(input_shape) first."
             )
     elif is_subclassed(model):
-        _begin_(model, example_inputs)
+        _give_graph_(model, example_inputs)
     elif type(model).call is not Functional.call:
         raise ModelError(
             _subclass_message(
@@ -63,7 +63,7 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
     return model
 
 
-def _begin_(model: keras.Model, example_inputs: object) -> None:
+def _give_graph_(model: keras.Model, example_inputs: object) -> None:
     """Give a subclassed model a graph for the inputs it was built for."""
     if has_graph(model):
         return
@@ -174,7 +174,7 @@ def _subclass_message(name: str, kind: str, way_out: str) -> str:
     )
 
 
-def _what_it_is(model: object) -> str:
+def _wrong_type_message(model: object) -> str:
     kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(model).__mro__}
     if any(kind.startswith("keras.") and kind.endswith(".Model") for kind in kinds):
         return (
@@ -292,10 +292,10 @@ def make_inputs(
         _check_known(model, tensor)
         kind = keras.backend.standardize_dtype(tensor.dtype)
         if kind == "string":
-            raise ModelError(_open(model, tensor, "it takes text"))
+            raise ModelError(_needs_examples_message(model, tensor, "it takes text"))
         if number in index_ranges or "int" in kind:
             most = index_ranges.get(number, 2)
-            arrays.append(random.integers(0, most, shape).astype(_plain(kind)))
+            arrays.append(random.integers(0, most, shape).astype(_array_dtype(kind)))
         elif kind == "bool":
             arrays.append(random.integers(0, 2, shape).astype(bool))
         else:
@@ -303,16 +303,18 @@ def make_inputs(
     return arrays
 
 
-def _plain(kind: str) -> str:
+def _array_dtype(kind: str) -> str:
     return "float32" if kind in ("bfloat16", "float16") else kind
 
 
 def _check_known(model: keras.Model, tensor: keras.KerasTensor) -> None:
     if None in tensor.shape[1:]:
-        raise ModelError(_open(model, tensor, f"its shape {tuple(tensor.shape)} is open"))
+        raise ModelError(
+            _needs_examples_message(model, tensor, f"its shape {tuple(tensor.shape)} is open")
+        )
 
 
-def _open(model: keras.Model, tensor: keras.KerasTensor, why: str) -> str:
+def _needs_examples_message(model: keras.Model, tensor: keras.KerasTensor, why: str) -> str:
     return (
         f"{model.name}: expected example_inputs, because of the input {tensor.name!r}: {why}. "
         "Pass a small batch of what the model sees: sec.trace(model, x[:1])"

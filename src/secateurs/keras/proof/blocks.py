@@ -36,7 +36,7 @@ InputArrays = Sequence[NDArray[np.generic]]
 LayerSamples = dict[tuple[str, int], NDArray[np.number]]
 
 
-class _Silent:
+class _ZeroedBranches:
     """Step function that runs each call, with zeros for the branch of the given sums.
 
     Attributes:
@@ -54,7 +54,7 @@ class _Silent:
         given: tuple[object, object] = (list(arguments), dict(keywords))
         if (which := self._branches.get(site.index)) is not None:
             branch = _tensors_in(given)[which]
-            given = map_structure(partial(_silence, branch), given)
+            given = map_structure(partial(_zero_branch, branch), given)
         made = call_layer(site.operation, *given)  # type: ignore[arg-type]
         key = site.path, self._times[site.path]
         self._times[site.path] += 1
@@ -71,7 +71,7 @@ def _tensors_in(structure: object) -> list[object]:
     return [item for item in flatten(structure) if hasattr(item, "shape")]
 
 
-def _silence(branch: object, item: object) -> object:
+def _zero_branch(branch: object, item: object) -> object:
     return keras.ops.zeros_like(item) if item is branch else item
 
 
@@ -97,9 +97,9 @@ def prove_blocks(
             "these inputs it is none. Trace the model that is to be cut, and take its blocks."
         )
     branches = {n: at for block in blocks for n, at in found[block].branches.items()}
-    expected, twins = _run(model, _Silent(branches), arrays)
+    expected, twins = _run(model, _ZeroedBranches(branches), arrays)
     try:
-        received, ours = _run(small, _Silent({}), arrays)
+        received, ours = _run(small, _ZeroedBranches({}), arrays)
         whole = _run_whole(small, arrays)
     except Exception as error:
         raise CutError(
@@ -168,7 +168,7 @@ def _name_all(blocks: Sequence[BlockCut]) -> str:
 
 
 def _run(
-    model: keras.Model, step: _Silent, arrays: InputArrays
+    model: keras.Model, step: _ZeroedBranches, arrays: InputArrays
 ) -> tuple[list[NDArray[np.number]], LayerSamples]:
     """Run the model call by call; return (outputs, samples of its calls)."""
     with without_gradients():

@@ -134,7 +134,9 @@ class TwinComparison:
         """Prepare the inputs and the rebuilt layers."""
         source, arrays = source_of(network), inputs_for(network, example_inputs)
         kept = Kept(network.solution.mark_kept(alive))
-        return cls(network, cut, kept, arrays, stand_ins_of(source, cut, kept), _silent(source))
+        return cls(
+            network, cut, kept, arrays, stand_ins_of(source, cut, kept), _operands_to_mask(source)
+        )
 
     @property
     def source(self) -> TracedModel:
@@ -287,7 +289,7 @@ class TwinResults:
     their_samples: list[NDArray[np.number]] = field(default_factory=list)
 
 
-def _silent(source: TracedModel) -> SilentPlaces:
+def _operands_to_mask(source: TracedModel) -> SilentPlaces:
     """Return the operands to mask in place of weights: where the weight has more elements."""
     silent: dict[int, dict[tuple[str, int], Mask]] = {}
     for (name, axis), operands in source.reading.items():

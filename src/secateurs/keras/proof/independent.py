@@ -57,20 +57,20 @@ def prove_independently(
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
     relative = TOLERANCE[precision_of(model)]
-    silenced = _Silenced(cut_copy(model, Cut(), compiled=False), cut, arrays, relative)
-    unseen = silenced.find_unread()
-    read = silenced.silence()
+    zeroed = _ZeroedReaders(cut_copy(model, Cut(), compiled=False), cut, arrays, relative)
+    unseen = zeroed.find_unread()
+    read = zeroed.zero_readers()
     if read:
         raise still_read(read)
     received = _run(cut_copy(model, cut, compiled=False), arrays)
-    difference, scale = largest_difference(received, silenced.outputs())
+    difference, scale = largest_difference(received, zeroed.outputs())
     tolerance = relative * scale
     if not difference <= tolerance:
-        raise other_answers(model.name, silenced.zero, difference, tolerance)
+        raise other_answers(model.name, zeroed.zero, difference, tolerance)
     return Independent(cut.removed_channels, difference, scale, tolerance, unseen)
 
 
-class _Silenced:
+class _ZeroedReaders:
     """A copy of the dense model in which the slices that read removed channels are set to zero.
 
     Attributes:
@@ -90,7 +90,7 @@ class _Silenced:
         """Return the present outputs of the copy."""
         return _run(self._model, self._arrays)
 
-    def silence(self) -> list[Slice]:
+    def zero_readers(self) -> list[Slice]:
         """Set the readers to zero; return the slices that the outputs still depend on."""
         kernels = [part for part in self._parts if self._is_kernel(part)]
         for part in kernels:

@@ -132,11 +132,11 @@ def _plain(
         return [Part(f"{name}{suffix}", layer, whole, arguments, known)]
     return [
         Part(name, layer, partial(_before_activation, layer), arguments, known),
-        _activating(layer),
+        _activation_part(layer),
     ]
 
 
-def _activating(layer: Layer) -> Part:
+def _activation_part(layer: Layer) -> Part:
     return Part(_name_of(layer.activation), layer.activation, partial(_activate, layer), _take_last)
 
 
@@ -222,7 +222,7 @@ def _separable(layer: Layer, arguments: ArgumentsFrom, given: keras.KerasTensor)
         "pointwise", layer, partial(_pointwise, layer), _take_last, pointwise_map(layer, len(shape))
     )
     acts = layer.activation is not None and layer.activation is not keras.activations.linear
-    return [depthwise, pointwise, *([_activating(layer)] if acts else [])]
+    return [depthwise, pointwise, *([_activation_part(layer)] if acts else [])]
 
 
 def _depthwise(layer: Layer, arguments: list[object], keywords: dict[str, object]) -> BackendTensor:
@@ -309,22 +309,22 @@ def _attend(layer: Layer, arguments: list[object], keywords: dict[str, object]) 
     """Run the layer with these projected inputs, and without its output projection."""
     query, key, value, *rest = arguments
     replacements: dict[Layer, Callable[..., object]] = {
-        layer._query_dense: partial(_instead, query),
-        layer._key_dense: partial(_instead, key),
-        layer._value_dense: partial(_instead, value),
-        layer._output_dense: _as_given,
+        layer._query_dense: partial(_return_known, query),
+        layer._key_dense: partial(_return_known, key),
+        layer._value_dense: partial(_return_known, value),
+        layer._output_dense: _return_input,
     }
     with intercept_calls(replacements):
         return call_layer(layer, rest, keywords)
 
 
-def _instead(
+def _return_known(
     known: object, call: Callable[..., object], *arguments: object, **options: object
 ) -> object:
     del call, arguments, options
     return known
 
 
-def _as_given(call: Callable[..., object], x: object, **options: object) -> object:
+def _return_input(call: Callable[..., object], x: object, **options: object) -> object:
     del call, options
     return x

@@ -93,13 +93,13 @@ class _Player:
         self._kept = Kept(network.solution.mark_kept(network.alive(trial.removed)))
         self._network = network
         self._layers: dict[int, Operation] | None = None
-        self._silenced = [
+        self._zeroed = [
             (leaf, axis)
             for (_, axis), leaf in self._source.read.items()
             if (units := leaf.axes.get(axis)) is not None and not self._kept.stays[units].all()
         ]
         changed = {id(self._source.leaves[name].variable) for name in trial.weights}
-        changed |= {id(leaf.variable) for leaf, _ in self._silenced}
+        changed |= {id(leaf.variable) for leaf, _ in self._zeroed}
         self.first = next((step.number for step in steps if self._touches(step, changed)), -1)
 
     def _touches(self, step: GraphStep, changed: set[int]) -> bool:
@@ -154,7 +154,7 @@ class _Player:
     def _values(self) -> dict[str, NDArray[np.generic]]:
         """Return the values of changed tensors: refitted, and zero where they read removed ones."""
         values = {name: np.asarray(one) for name, one in self._trial.changes().items()}
-        for leaf, axis in self._silenced:
+        for leaf, axis in self._zeroed:
             present = values.get(leaf.name)
             numbers = leaf.array() if present is None else present
             units = leaf.axes[axis]

@@ -133,22 +133,22 @@ def _find_site(
     if attention and isinstance(owner, layers.EinsumDense):
         return _in_einsum(owner, leaf, axis)
     if isinstance(owner, (layers.SeparableConv1D, layers.SeparableConv2D)):
-        how = (_strength(leaf, axis), owner)
+        how = (_reader_norms(leaf, axis), owner)
         at = channel_axis(owner, len(leaf.shape)) - len(leaf.shape)
         causal = owner.padding == "causal"
         return None if causal else _Found((0, at), leaf.axes[axis], how)
     if getattr(owner, "groups", 1) > 1 and owner is layer:
         at = channel_axis(owner, len(operation.inputs[0][0]))
         units = operation.inputs[0][1][at]
-        return _Found((0, at), units, (_strength_of_groups(leaf, owner.groups), None))
+        return _Found((0, at), units, (_reader_norms_of_groups(leaf, owner.groups), None))
     for number, (_, axes) in enumerate(operation.inputs):
         for at, units in axes.items():
-            if _same(solution, units, leaf.axes[axis]):
-                return _Found((number, at), units, (_strength(leaf, axis), None))
+            if _is_same_channels(solution, units, leaf.axes[axis]):
+                return _Found((number, at), units, (_reader_norms(leaf, axis), None))
     return None
 
 
-def _same(solution: Solution, one: Ids, other: Ids) -> bool:
+def _is_same_channels(solution: Solution, one: Ids, other: Ids) -> bool:
     return len(one) == len(other) and np.array_equal(solution.atoms[one], solution.atoms[other])
 
 
@@ -161,22 +161,22 @@ def _in_einsum(owner: Layer, leaf: ModelTensor, axis: int) -> _Found:
     letter, units = weight[axis], leaf.axes[axis]
     if letter in read:
         at = read.index(letter) - len(read)
-        return _Found((0, at), units, (_strength(leaf, axis), owner))
+        return _Found((0, at), units, (_reader_norms(leaf, axis), owner))
     at = result.index(letter) - len(result)
     return _Found((RESULT, at), units, (np.ones(len(units)), owner))
 
 
-def _strength(leaf: ModelTensor, axis: int) -> NDArray[np.float64]:
+def _reader_norms(leaf: ModelTensor, axis: int) -> NDArray[np.float64]:
     values = np.square(leaf.array().astype(np.float64))
     total: NDArray[np.float64] = np.moveaxis(values, axis, 0).reshape(leaf.shape[axis], -1).sum(1)
     return total
 
 
-def _strength_of_groups(leaf: ModelTensor, groups: int) -> NDArray[np.float64]:
+def _reader_norms_of_groups(leaf: ModelTensor, groups: int) -> NDArray[np.float64]:
     squares = np.square(leaf.array().astype(np.float64)).reshape(-1, *leaf.shape[-2:]).sum(0)
     inside = squares.reshape(leaf.shape[-2], groups, -1).sum(2)
-    strength: NDArray[np.float64] = inside.T.ravel()
-    return strength
+    norms: NDArray[np.float64] = inside.T.ravel()
+    return norms
 
 
 class Listening:
@@ -213,11 +213,13 @@ class Listening:
             arguments, keywords = with_tensors(operation, arguments, keywords, change)
         if any(place.inner is layer for place in inside):
             x = first_tensor(arguments, keywords)
-            return _convolve_in_steps(layer, x, partial(self._all, inside))
+            return _convolve_in_steps(layer, x, partial(self._change_all, inside))
         with intercept_calls(self._around(inside)):
             return call_layer(layer, arguments, keywords)
 
-    def _all(self, places: Sequence[ActivationPlace], tensor: BackendTensor) -> BackendTensor:
+    def _change_all(
+        self, places: Sequence[ActivationPlace], tensor: BackendTensor
+    ) -> BackendTensor:
         for place in places:
             tensor = self._change(place, tensor)
         return tensor
@@ -232,9 +234,9 @@ class Listening:
             *rest: object,
             **options: object,
         ) -> BackendTensor:
-            first = self._all([place for place in mine if place.operand != RESULT], first)
+            first = self._change_all([place for place in mine if place.operand != RESULT], first)
             given = call(first, *rest, **options)
-            return self._all([place for place in mine if place.operand == RESULT], given)
+            return self._change_all([place for place in mine if place.operand == RESULT], given)
 
         return {
             owner: partial(around, [place for place in places if place.inner is owner])

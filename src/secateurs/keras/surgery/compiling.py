@@ -36,22 +36,22 @@ def compile_like_(
         small.compile_from_config(model.get_compile_config())
         return
     settings = compile_arguments_of(model)
-    settings["metrics"] = _fresh(settings.get("metrics"))
-    settings["weighted_metrics"] = _fresh(settings.get("weighted_metrics"))
+    settings["metrics"] = _renew(settings.get("metrics"))
+    settings["weighted_metrics"] = _renew(settings.get("weighted_metrics"))
     settings["optimizer"] = cut_optimizer(model, small, cut, leaves, small_leaves)
     small.compile(**settings)
 
 
-def _fresh(metrics: object) -> object:
+def _renew(metrics: object) -> object:
     """Return new metrics of the same configuration, so that none is shared with the model."""
 
-    def fresh(metric: object) -> object:
+    def renew(metric: object) -> object:
         if not isinstance(metric, keras.metrics.Metric):
             return metric
         new: keras.metrics.Metric = type(metric).from_config(metric.get_config())
         return new
 
-    renewed: object = keras.tree.map_structure(fresh, metrics)
+    renewed: object = keras.tree.map_structure(renew, metrics)
     return renewed
 
 
@@ -82,7 +82,7 @@ def cut_optimizer(
     if not known or any(id(variable) not in names for variable in known):
         return new
     before = [names[id(variable)] for variable in known]
-    after = _to_train(before, theirs, small)
+    after = _names_to_train(before, theirs, small)
     slots = _build(new, [theirs[name] for name in after], after)
     # For the same variables in the same order, the states have the same order, too.
     old_slots = slots if before == after else _build(same_optimizer(optimizer), known, before)
@@ -111,7 +111,7 @@ def same_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Op
     return type(optimizer).from_config(config)
 
 
-def _to_train(
+def _names_to_train(
     before: Sequence[str], theirs: Mapping[str, Variable], small: keras.Model
 ) -> list[str]:
     """Return the names to train: those the old optimizer trained, and those of new layers."""

@@ -55,10 +55,12 @@ def settle_(
     tried = False
     while waiting and not trial.follows(network, waiting):
         kinds = sorted({assumed.kind for assumed in waiting})
-        wrong = _wrong(trial, network, {kind: _first(waiting, kind) for kind in kinds})
+        wrong = _find_failing(
+            trial, network, {kind: _first_call_of(waiting, kind) for kind in kinds}
+        )
         if not tried:
             tried = True
-            tied = _tie(tracer, trial, waiting, wrong, build)
+            tied = _tie_widths(tracer, trial, waiting, wrong, build)
             if tied is not None:
                 return tied
         for assumed in waiting:
@@ -77,7 +79,7 @@ def _check_all(
     Code may give a result the shape of another tensor (``reshape(x, shape(inputs))``). If the two
     lengths are equal only by coincidence in the dense model, one may be cut without the other.
     """
-    for name in _misfits(
+    for name in _find_misfits(
         trial, network, [group.name for group in network.groups if len(group) > 1]
     ):
         atoms = next(group.channels for group in network.groups if group.name == name)
@@ -88,7 +90,7 @@ def _check_all(
     return build(())
 
 
-def _misfits(trial: ShapeTrial, network: Network, names: Sequence[str]) -> list[str]:
+def _find_misfits(trial: ShapeTrial, network: Network, names: Sequence[str]) -> list[str]:
     """Find by bisection the groups that give a wrong shape when one of their channels is cut."""
     if trial.fits(network, names):
         return []
@@ -96,11 +98,13 @@ def _misfits(trial: ShapeTrial, network: Network, names: Sequence[str]) -> list[
         return list(names)
     middle = len(names) // 2
     return [
-        name for part in (names[:middle], names[middle:]) for name in _misfits(trial, network, part)
+        name
+        for part in (names[:middle], names[middle:])
+        for name in _find_misfits(trial, network, part)
     ]
 
 
-def _tie(
+def _tie_widths(
     tracer: Tracer,
     trial: ShapeTrial,
     waiting: Sequence[Assumed],
@@ -126,7 +130,7 @@ def _tie(
             if len(sides) == 2
         ]
         for whole in (assumed.units, *assumed.wholes):
-            others = _latest_alike(tracer, assumed.step, whole)
+            others = _latest_of_same_length(tracer, assumed.step, whole)
             if others is not None and whole.tobytes() not in inner:
                 ties.append((whole, others))
     if not ties:
@@ -153,7 +157,7 @@ def _count_free(network: Network) -> int:
     )
 
 
-def _latest_alike(tracer: Tracer, step: int, units: Ids) -> Ids | None:
+def _latest_of_same_length(tracer: Tracer, step: int, units: Ids) -> Ids | None:
     for operation in reversed(tracer.operations[:step]):
         for _, axes in operation.inputs:
             for others in axes.values():
@@ -162,7 +166,7 @@ def _latest_alike(tracer: Tracer, step: int, units: Ids) -> Ids | None:
     return None
 
 
-def _wrong(
+def _find_failing(
     trial: ShapeTrial, network: Network, firsts: Mapping[tuple[str, int], Sequence[Assumed]]
 ) -> list[tuple[str, int]]:
     """Find by bisection the kinds of code whose sizes do not follow; mostly there are few."""
@@ -175,11 +179,11 @@ def _wrong(
     return [
         kind
         for part in (kinds[:middle], kinds[middle:])
-        for kind in _wrong(trial, network, {kind: firsts[kind] for kind in part})
+        for kind in _find_failing(trial, network, {kind: firsts[kind] for kind in part})
     ]
 
 
-def _first(waiting: Sequence[Assumed], kind: tuple[str, int]) -> list[Assumed]:
+def _first_call_of(waiting: Sequence[Assumed], kind: tuple[str, int]) -> list[Assumed]:
     """Return the assumptions of a kind's first call; other layers of the class behave alike."""
     step = next(assumed.step for assumed in waiting if assumed.kind == kind)
     return [assumed for assumed in waiting if assumed.step == step]

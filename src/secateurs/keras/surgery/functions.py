@@ -45,7 +45,7 @@ def config_of_others(layer: Operation) -> dict[str, object]:
 
     The layer itself is unchanged: the configuration is read from a shallow copy.
     """
-    readable = _readable(layer) if holds_functions(layer) else layer
+    readable = _copy_for_config(layer) if holds_functions(layer) else layer
     config: dict[str, object] = readable.get_config()
     return config
 
@@ -56,7 +56,7 @@ def with_functions(
     """Put the layer's own functions into a configuration, for those that it takes as options."""
     functions = dict(_functions_of(layer))
     return {
-        key: _for_another(functions[key], layer, path, remake) if key in functions else value
+        key: _carry_over(functions[key], layer, path, remake) if key in functions else value
         for key, value in config.items()
     }
 
@@ -70,7 +70,7 @@ def put_functions_(layer: Operation, new: Operation, path: str, remake: Remake) 
     for old, made in zip(mine, theirs, strict=True):
         inner_path = _path_inside(layer, old, path)
         for name, function in _functions_of(old):
-            setattr(made, name, _for_another(function, old, inner_path, remake))
+            setattr(made, name, _carry_over(function, old, inner_path, remake))
         put_functions_(old, made, inner_path, remake)
 
 
@@ -90,7 +90,7 @@ def copy_torch_module(layer: Layer) -> Layer:
     return new
 
 
-def _for_another(function: object, owner: Operation, path: str, remake: Remake) -> object:
+def _carry_over(function: object, owner: Operation, path: str, remake: Remake) -> object:
     if isinstance(function, keras.layers.TorchModuleWrapper):
         return copy_torch_module(function)
     if isinstance(function, Layer):
@@ -134,12 +134,12 @@ def holds_functions(layer: Operation) -> bool:
     return any(True for _ in _functions_of(layer)) or any(map(holds_functions, sublayers(layer)))
 
 
-def _readable(layer: Layer) -> Layer:
+def _copy_for_config(layer: Layer) -> Layer:
     """Return a shallow copy of a layer that only serves to read its configuration."""
     new: Layer = object.__new__(type(layer))
     names = {name for name, _ in _functions_of(layer)}
     parts = {id(child): child for child in sublayers(layer) if holds_functions(child)}
-    replacements = {key: _readable(child) for key, child in parts.items()}
+    replacements = {key: _copy_for_config(child) for key, child in parts.items()}
 
     def replace(value: object) -> object:
         if isinstance(value, (list, tuple)):

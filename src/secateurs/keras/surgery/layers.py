@@ -144,8 +144,8 @@ def _keep_weights_(
 ) -> None:
     """Copy the weights of the layers in both models; an inserted layer keeps its own."""
     apart = {id(variable) for layer in changed for variable in getattr(layer, "variables", ())}
-    present = {leaf.name: leaf for leaf in _but(new, apart)}
-    leaves = _but(model, apart)
+    present = {leaf.name: leaf for leaf in _tensors_except(new, apart)}
+    leaves = _tensors_except(model, apart)
     check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
     for leaf in leaves:
         for other in (present[alias] for alias in (leaf.name, *leaf.aliases) if alias in present):
@@ -159,6 +159,6 @@ def _keep_weights_(
     finalize_(new)
 
 
-def _but(model: keras.Model, apart: Container[int]) -> list[ModelTensor]:
+def _tensors_except(model: keras.Model, apart: Container[int]) -> list[ModelTensor]:
     """List a model's tensors without those whose variables' ids are given."""
     return [leaf for leaf in list_tensors(model) if id(leaf.variable) not in apart]

@@ -109,10 +109,10 @@ def cut_copy(
     if cut.blocks:
         cut = replace(cut, blocks=find_sums(model, cut.blocks))
         check_blocks(cut.blocks, [path for path, _ in layers_by_path(model)])
-        leaves = [leaf for leaf in leaves if not _goes_whole(leaf, cut.blocks)]
+        leaves = [leaf for leaf in leaves if not _is_removed_whole(leaf, cut.blocks)]
     changes = by_owner(cut.sizes)
     copies = Copies(cut, dtype)
-    small = _make_again(model, cut, copies, changes)
+    small = _rebuild_small(model, cut, copies, changes)
     copies.restore()
     small_leaves = list_tensors(small)
     _fill_(small_leaves, leaves, cut)
@@ -128,7 +128,7 @@ def cut_copy(
     return small
 
 
-def _goes_whole(leaf: ModelTensor, blocks: Sequence[BlockCut]) -> bool:
+def _is_removed_whole(leaf: ModelTensor, blocks: Sequence[BlockCut]) -> bool:
     """Return whether a tensor is removed with blocks, under each of its names."""
     names = (leaf.name, *leaf.aliases)
     return all(any(block.takes_with_it(name) for block in blocks) for name in names)
@@ -271,7 +271,9 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
     return bool(missing())
 
 
-def _make_again(model: keras.Model, cut: Cut, copies: Copies, changes: SizeChanges) -> keras.Model:
+def _rebuild_small(
+    model: keras.Model, cut: Cut, copies: Copies, changes: SizeChanges
+) -> keras.Model:
     blocks = {block.owner: block for block in cut.blocks}
     try:
         with keep_random_state(), RECORDING:
@@ -336,7 +338,7 @@ def rebuild(
     """
     if is_subclassed(model):
         return _rebuild_subclass(model, make)
-    return _Rebuilding(model, make, changes or {}, blocks or {}).model(model, called_on)
+    return _GraphRebuilder(model, make, changes or {}, blocks or {}).model(model, called_on)
 
 
 def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
@@ -352,7 +354,7 @@ def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
     return small
 
 
-class _Rebuilding:
+class _GraphRebuilder:
     def __init__(
         self, model: keras.Model, make: Make, changes: SizeChanges, blocks: Mapping[str, BlockCut]
     ) -> None:

@@ -81,7 +81,7 @@ def shrink(
         known[id(metric)] = type(metric).from_config(metric.get_config())
     for name, value in attributes_of(layer).items():
         if name not in base:
-            setattr(new, name, _translate(value, known))
+            setattr(new, name, _replace_parts(value, known))
     setattr(new, SHRUNK, True)
     if layer.input_spec is not None:
         new.input_spec = keras.tree.map_structure(_without_sizes, layer.input_spec)
@@ -152,14 +152,14 @@ def _without_sizes(spec: object) -> object:
     return keras.layers.InputSpec(**numbers, allow_last_axis_squeeze=spec.allow_last_axis_squeeze)
 
 
-def _translate(value: object, known: Mapping[int, object]) -> object:
+def _replace_parts(value: object, known: Mapping[int, object]) -> object:
     """Copy an attribute's value, with old layers and variables replaced by new ones."""
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, dict):
-        return {key: _translate(item, known) for key, item in value.items()}
+        return {key: _replace_parts(item, known) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        items: list[object] = [_translate(item, known) for item in value]
+        items: list[object] = [_replace_parts(item, known) for item in value]
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*items)  # type: ignore[arg-type]
         plain = next(kind for kind in (list, tuple, set) if isinstance(value, kind))

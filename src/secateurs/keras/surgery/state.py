@@ -209,19 +209,19 @@ def _check_nothing_lost(old: Layer, made: Layer, path: str) -> None:
             raise _copy_error(made, name, path, "it holds layers, weights or the layer itself")
 
 
-def _plain(value: object) -> object:
+def _copy_plain(value: object) -> object:
     """Deep-copy a value, with plain containers in place of Keras's tracked ones."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _copy_plain(item) for key, item in value.items()}
     for kind in (list, set):
         if isinstance(value, kind):
-            return kind(_plain(item) for item in value)
+            return kind(_copy_plain(item) for item in value)
     return copy.deepcopy(value)
 
 
 def _set_(layer: Layer, name: str, value: object, path: str) -> None:
     try:
-        setattr(layer, name, _plain(value))
+        setattr(layer, name, _copy_plain(value))
     except Exception as error:
         raise _copy_error(layer, name, path, f"{type(error).__name__}: {error}") from error
 

@@ -228,7 +228,7 @@ def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
     for number, call in enumerate(graph.calls):
         if not call.is_sum or call.holder != call.path or graph.times[call.path] > 1:
             continue
-        skip = _skip_of(graph, call)
+        skip = _skip_operand(graph, call)
         if skip is None:
             continue
         branch = call.reads[1 - skip]
@@ -248,7 +248,7 @@ def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
         yield FoundBlock(cut, {number: 1 - skip}, gone, change)
 
 
-def _skip_of(graph: _Graph, call: MadeCall) -> int | None:
+def _skip_operand(graph: _Graph, call: MadeCall) -> int | None:
     """Return which operand of a sum is the skip; None if neither is.
 
     It is the operand that the other is computed from, or the one with fewer calls of its own if
@@ -291,7 +291,7 @@ def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
         if not path or times[path] > 1 or len(made) != 1:
             continue
         for place, flow in enumerate(given):
-            found = _on_skip(graph, made[0], flow)
+            found = _find_skip_path(graph, made[0], flow)
             if found is None:
                 continue
             branches, after = found
@@ -305,7 +305,7 @@ def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
             break
 
 
-def _on_skip(graph: _Graph, output: Flow, start: Flow) -> tuple[dict[int, int], str] | None:
+def _find_skip_path(graph: _Graph, output: Flow, start: Flow) -> tuple[dict[int, int], str] | None:
     """Find a path from a layer's output back to its input through sums and one activation.
 
     Returns:
@@ -349,10 +349,10 @@ def _activation_of(operation: Operation) -> str | None:
 def _innermost(found: Sequence[FoundBlock]) -> list[FoundBlock]:
     """Drop blocks that contain another one; of blocks with the same sums, keep the first."""
     kept = list({frozenset(one.branches): one for one in reversed(found)}.values())
-    return [one for one in kept if not any(_holds(one, other) for other in kept)]
+    return [one for one in kept if not any(_contains(one, other) for other in kept)]
 
 
-def _holds(one: FoundBlock, other: FoundBlock) -> bool:
+def _contains(one: FoundBlock, other: FoundBlock) -> bool:
     """Return whether a block contains another one, which is then listed in its place."""
     if one is other:
         return False
@@ -376,7 +376,7 @@ def find_sums(model: keras.Model, blocks: Iterable[BlockCut]) -> tuple[BlockCut,
     for block in blocks:
         owner = block.owner
         if block.layers and owner not in known:
-            sums = [path for path, reads in _sums_of(model) if _is_between(block, reads)]
+            sums = [path for path, reads in _sums_of(model) if _is_sum_of_block(block, reads)]
             owner = sums[0] if len(sums) == 1 else owner
         found.append(replace(block, owner=owner))
     return tuple(found)
@@ -396,7 +396,7 @@ def _sums_of(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, list[s
             yield path, reads
 
 
-def _is_between(block: BlockCut, reads: Sequence[set[str]]) -> bool:
+def _is_sum_of_block(block: BlockCut, reads: Sequence[set[str]]) -> bool:
     gone, (skip, branch) = set(block.layers), (reads[block.place], reads[1 - block.place])
     return bool(branch) and branch <= gone and not skip & gone
 

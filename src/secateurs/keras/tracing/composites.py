@@ -109,7 +109,7 @@ def _open_layer(
     if accepts_training(layer):
         specs[1]["training"] = False
     before = len(losses_of(layer))
-    inside, beside = _parts(layer)
+    inside, beside = _nested_layers(layer)
     is_masked = any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs))
     if is_masked and (why := _why_mask_is_lost(layer, inside, beside)):
         return why
@@ -123,7 +123,7 @@ def _open_layer(
         return "its code adds losses" if added else "its code is given tensors in other structures"
     expected = [tuple(tensor.shape) for tensor in node.outputs]
     received = [tuple(tensor.shape) for tensor in flatten(seen.outputs)]
-    if not _fit(expected, received):
+    if not _shapes_match(expected, received):
         return "its code gives other shapes than it says"
     whole = {id(inner): NOT_REGISTERED for inner in beside if is_composite(inner)}
     return replace(seen, closed={**seen.closed, **whole})
@@ -139,7 +139,7 @@ def _why_mask_is_lost(layer: Layer, inside: Sequence[Layer], beside: Sequence[La
     return ""
 
 
-def _parts(layer: Layer) -> tuple[list[Layer], list[Layer]]:
+def _nested_layers(layer: Layer) -> tuple[list[Layer], list[Layer]]:
     """Return (nested layers whose code is traced, nested layers that are called as a whole).
 
     Layers inside a layer that is kept whole are left out. The layers of a subclassed model are
@@ -174,7 +174,9 @@ def _spec_of(item: object) -> object:
     return item
 
 
-def _fit(expected: Sequence[Sequence[int | None]], received: Sequence[Sequence[int]]) -> bool:
+def _shapes_match(
+    expected: Sequence[Sequence[int | None]], received: Sequence[Sequence[int]]
+) -> bool:
     """Return whether the recorded output shapes match those in the graph."""
     return len(expected) == len(received) and all(
         len(want) == len(have) and all(w in (None, h) for w, h in zip(want, have, strict=True))

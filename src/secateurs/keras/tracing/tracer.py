@@ -105,7 +105,7 @@ class Tracer:
                 return item
             for axis, length in enumerate(leaf.shape):
                 if length > 1:
-                    self._own_units(leaf, axis)
+                    self._units_of_weight(leaf, axis)
             spec = keras.KerasTensor(leaf.shape, dtype=leaf.variable.dtype)
             return Value(spec, dict(leaf.axes), f"the weight {leaf.name}", leaf=leaf)
 
@@ -129,7 +129,7 @@ class Tracer:
         outputs: object = map_structure(Value, made)
         call = Call(path, layer, arguments, keywords, values_in(outputs))
         self._apply_rule(self, call)
-        self._say_where_from(call)
+        self._pass_on_description(call)
         return outputs
 
     def inside(
@@ -146,7 +146,7 @@ class Tracer:
         finally:
             self._inside -= 1
 
-    def _say_where_from(self, call: Call) -> None:
+    def _pass_on_description(self, call: Call) -> None:
         """Pass the first input's description, and its source, on to outputs without channels."""
         if not call.inputs:
             return
@@ -179,7 +179,7 @@ class Tracer:
         for output in call.outputs:
             self.put(output, {new: known[old] for old, new in moved.items() if old in known})
 
-    def _own_units(self, leaf: ModelTensor, axis: int) -> Ids:
+    def _units_of_weight(self, leaf: ModelTensor, axis: int) -> Ids:
         """Return the units of a weight's axis, created if it has none yet."""
         if axis not in leaf.axes:
             leaf.axes[axis] = self.equations.units(leaf.shape[axis])
@@ -214,11 +214,11 @@ class Tracer:
             else:
                 fixed = thing
         if fixed is not None:
-            for units in [*known, *(self._own_units(leaf, axis) for leaf, axis in unbound)]:
+            for units in [*known, *(self._units_of_weight(leaf, axis) for leaf, axis in unbound)]:
                 self.equations.freeze(units, f"meets {fixed.why}")
             return None
         if not known and unbound:
-            known.append(self._own_units(*unbound.pop(0)))
+            known.append(self._units_of_weight(*unbound.pop(0)))
         for units in known[1:]:
             self.equations.equate(known[0], units)
         for leaf, axis in unbound:
@@ -254,7 +254,7 @@ class Tracer:
         if isinstance(thing, ModelTensor):
             for axis in chosen:
                 if Place(thing, axis).length > 1:
-                    self._own_units(thing, Place(thing, axis).at)
+                    self._units_of_weight(thing, Place(thing, axis).at)
         self.freeze_known(thing, reason, chosen)
 
     def play(self, place: Place, role: Role) -> None:

@@ -86,7 +86,7 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         self._skip = tuple(skip)
         self._network: Network | None = None
         self._share = 0.0
-        self._begins = False
+        self._is_first_epoch = False
         self._constraints: dict[int, tuple[Variable, keras.constraints.Constraint | None]] = {}
         self.cut = Cut()
         self.skipped: list[str] = []
@@ -94,9 +94,11 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Trace the model and find the groups that can be silenced."""
         del logs
-        self._begins = True
+        self._is_first_epoch = True
         self._network = network = trace(self.model, self._example_inputs)
-        self.skipped = [group.name for group in network.groups if not _silenceable(network, group)]
+        self.skipped = [
+            group.name for group in network.groups if not _can_be_silenced(network, group)
+        ]
         if len(self.skipped) == len(network.groups):
             raise ModelError(
                 f"{self.model.name}: expected channels that only layers' weights read; received "
@@ -110,11 +112,11 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         the weights by now, whatever its position in the list of callbacks.
         """
         del logs
-        if self._begins and self._network is not None:
+        if self._is_first_epoch and self._network is not None:
             past = [share for done, share in self._schedule.items() if done <= epoch]
             if self.cut or past:
                 self._silence_share_(self._network, max(self._share, *past, 0.0))
-        self._begins = False
+        self._is_first_epoch = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Silence the channels that are due, and log the fraction of silent channels."""
@@ -276,7 +278,7 @@ def _check_silent(network: Network, cut: Cut) -> None:
             )
 
 
-def _silenceable(network: Network, group: Group) -> bool:
+def _can_be_silenced(network: Network, group: Group) -> bool:
     """Return whether zeroing weights is equivalent to removing the group's channels."""
     source = network.source
     atoms = network.solution.atoms

@@ -107,9 +107,9 @@ def distil(
     seen = SeenAs(outputs, channels_first=first, temperature=temperature)
     judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
     layers = [name for name, _ in _mixing(small)]
-    hints = find_hints(_listen, small, dense, lesson.images[0], layers)
+    hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers)
     student = KerasStudent(small, judge.outputs, temperature, hints)
-    lessons = partial(teach, _listen, dense, hints)
+    lessons = partial(teach, _run_with_inputs, dense, hints)
     return train(student, small, lessons, judge, lesson, effort, learning_rate)
 
 
@@ -253,7 +253,7 @@ class KerasStudent:
         end = len(given)
         found = distances(self._outputs, wanted[:end], given, self._temperature)
         read = inputs.of_one_call()
-        inside = [_through(hint, read[hint.layer]) for hint in self._hints]
+        inside = [_map_input(hint, read[hint.layer]) for hint in self._hints]
         theirs = [keras.ops.convert_to_tensor(array) for array in wanted[end:]]
         loss: BackendTensor = keras.ops.mean(
             found + hint_distances(KERAS, self._hints, theirs, inside)
@@ -302,7 +302,7 @@ class _Inputs:
         return {path: calls[0] for path, calls in self._inputs.items() if len(calls) == 1}
 
 
-def _listen(
+def _run_with_inputs(
     model: keras.Model, images: object, layers: Sequence[str]
 ) -> tuple[Values, dict[str, NDArray[np.float32]]]:
     """Run a model in inference mode; return (outputs, inputs of these layers by path)."""
@@ -311,7 +311,7 @@ def _listen(
     return outputs, {path: _as_array(read) for path, read in inputs.of_one_call().items()}
 
 
-def _through(hint: Hint, read: BackendTensor) -> BackendTensor:
+def _map_input(hint: Hint, read: BackendTensor) -> BackendTensor:
     """Map the input of a layer in the small model to that of the layer in the dense model."""
     weight, bias = (keras.ops.convert_to_tensor(array) for array in (hint.weight, hint.bias))
     mapped: BackendTensor = keras.ops.matmul(keras.ops.cast(read, "float32"), weight) + bias

@@ -82,7 +82,7 @@ class TaskLearner(Learner):
         self._teacher: Teacher | None = None
         self._tally = tally_of(task, model)
         super().__init__(model, train, validation, test, training, outputs)
-        if _learns_alone(task, model) and not learns_by_itself(self._model):
+        if _learns_by_own_class(task, model) and not learns_by_itself(self._model):
             raise ModelError(
                 f"{model.name}: expected a loss to train by: a cut {type(model).__name__} is a "
                 "plain functional model, without its class's own training step. Pass train_step=, "
@@ -119,7 +119,7 @@ class TaskLearner(Learner):
             if self._step is not None:
                 return self._train_by(self._step, batches, rates, tick, seeds)
             examples = (self._example_of(batch) for batch in batches)
-            with self._explaining_its_own_step():
+            with self._explain_own_step_errors():
                 return fit(self._model, examples, rates, tick, seeds)
         with keep_backend_random_state():
             keras.utils.set_random_seed(self._training.seed + first)
@@ -136,7 +136,7 @@ class TaskLearner(Learner):
         tick: Callable[[], None],
         seeds: Sequence[int],
     ) -> float:
-        stepper = self._steps_by(step)
+        stepper = self._stepper_of(step)
         try:
             return fit(stepper, ((_arrays(batch.images),) for batch in batches), rates, tick, seeds)
         except Exception:
@@ -145,14 +145,14 @@ class TaskLearner(Learner):
             raise
 
     @contextmanager
-    def _explaining_its_own_step(self) -> Iterator[None]:
+    def _explain_own_step_errors(self) -> Iterator[None]:
         """Explain errors of a training step that the model's class defines."""
         try:
             yield
         except SecateursError:
             raise
         except Exception as error:
-            if not _learns_alone(self._task, self._model) or is_out_of_memory(error):
+            if not _learns_by_own_class(self._task, self._model) or is_out_of_memory(error):
                 raise
             raise ModelError(
                 f"{self._model.name}: expected a {type(self._model).__name__} that learns by its "
@@ -160,7 +160,7 @@ class TaskLearner(Learner):
                 "that needs, or pass train_step=, a function (model, batch) -> the loss"
             ) from error
 
-    def _steps_by(self, step: Callable[[Any, Any], Any]) -> Stepper:
+    def _stepper_of(self, step: Callable[[Any, Any], Any]) -> Stepper:
         """Return the stepper of the current model, cached because it holds a compiled step."""
         if self._stepper is None or self._stepper.inner is not self._model:
             self._stepper = Stepper(self._model, step, self._task.name)
@@ -199,7 +199,7 @@ class TaskLearner(Learner):
         """Make ``fit`` use the task's loss, unless the model's own is that loss."""
         task = self._task
         compiled = self._trains_as_compiled and isinstance(task.loss, CompiledLoss)
-        is_own = (compiled and self._teacher is None) or _learns_alone(task, model)
+        is_own = (compiled and self._teacher is None) or _learns_by_own_class(task, model)
         if not is_own and task.fit is None and self._step is None:
             setattr(model, OBJECTIVE, TaskObjective(model, self._mixed_loss))
 
@@ -270,7 +270,7 @@ class TaskLearner(Learner):
         if is_of_loss and task.train_step is not None:
             step = task.train_step(self._model, _tensors(_arrays(batch)))
             return None, None, one_number(step, task.name)
-        if is_of_loss and _learns_alone(task, self._model):
+        if is_of_loss and _learns_by_own_class(task, self._model):
             inputs, targets = self._split(batch)
             self._model.reset_metrics()
             found = self._model.test_on_batch(_tensors(inputs), _tensors(targets), return_dict=True)
@@ -416,7 +416,7 @@ def _step_of(task: LearningTask) -> Callable[[Any, Any], Any] | None:
     return step
 
 
-def _learns_alone(task: LearningTask, model: keras.Model) -> bool:
+def _learns_by_own_class(task: LearningTask, model: keras.Model) -> bool:
     """Return whether only the model's class defines how it is trained."""
     is_open = task.loss is None and task.fit is None and task.train_step is None
     return is_open and learns_by_itself(model)
@@ -430,7 +430,7 @@ def _check_task(model: keras.Model, task: LearningTask, training: Training) -> N
             "has a train_step or compute_loss of its own. Pass train_step=, a function (model, "
             "batch) -> the loss, and metric= or evaluate="
         )
-    if training.distillation and (by_itself or _learns_alone(task, model)):
+    if training.distillation and (by_itself or _learns_by_own_class(task, model)):
         raise SecateursError(
             f"{task.name}: expected training.distillation of 0; received {training.distillation}. "
             "A train_step or trainer of one's own knows its own loss alone: put the distance from "

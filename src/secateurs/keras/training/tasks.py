@@ -82,7 +82,7 @@ def default_task(model: keras.Model, data: object = None) -> LearningTask | None
         return LearningTask("own", None, _first_metric(settings.get("metrics")))
     if not getattr(model, "compiled", False) or loss is None:
         return None
-    if _tells_classes(model) and (is_labelled_images(data) or _is_of_classes(loss)):
+    if _gives_classes(model) and (is_labelled_images(data) or _is_classification_loss(loss)):
         return None
     several = len(graph_of(model).outputs) > 1  # a single metric does not describe several outputs
     metric = None if several else _first_metric(settings.get("metrics"))
@@ -90,14 +90,14 @@ def default_task(model: keras.Model, data: object = None) -> LearningTask | None
     return LearningTask("compiled", compiled, metric)
 
 
-def _tells_classes(model: keras.Model) -> bool:
+def _gives_classes(model: keras.Model) -> bool:
     graph = graph_of(model)
     shapes = [tuple(tensor.shape) for tensor in graph.outputs]
     one = len(graph.inputs) == len(shapes) == 1 and len(shapes[0]) == 2
     return one and (shapes[0][1] != 1 or tells_two_apart(model))
 
 
-def _is_of_classes(loss: object) -> bool:
+def _is_classification_loss(loss: object) -> bool:
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     plain = str(name).lower().replace("_", "")
     return any(kind in plain for kind in ("crossentropy", "hinge", "bce"))

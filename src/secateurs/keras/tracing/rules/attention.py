@@ -91,13 +91,13 @@ def multi_head_attention(tracer: Tracer, call: Call) -> None:
     into += [_project(tracer, call.by_name["query"], kernel) for kernel in gate]
     _filters(tracer, query, key, value, *gate)
     _wire(tracer, call, units)
-    _give(tracer, call, output, units)
+    _label_result(tracer, call, output, units)
     tracer.counts(call.path, "num_heads", heads)
     tracer.counts(call.path, "key_dim", inner)
     tracer.counts(call.path, "value_dim", carried)
     for axis in range(2, len(output.shape)):
         tracer.counts(call.path, "output_shape", output.axes.get(axis), axis - 2)
-    _count(tracer, call, kernels, into, units)
+    _count_costs(tracer, call, kernels, into, units)
     return None
 
 
@@ -137,7 +137,7 @@ def _wire(tracer: Tracer, call: Call, units: _Units) -> None:
     _freeze_positions(tracer, call)
 
 
-def _give(tracer: Tracer, call: Call, output: ModelTensor, units: _Units) -> None:
+def _label_result(tracer: Tracer, call: Call, output: ModelTensor, units: _Units) -> None:
     """Label the result's channels, and the heads of the attention scores if they are returned."""
     axes = {}
     made = range(2, len(output.shape))
@@ -150,7 +150,7 @@ def _give(tracer: Tracer, call: Call, output: ModelTensor, units: _Units) -> Non
         tracer.put(scores, {1: units.heads})
 
 
-def _count(
+def _count_costs(
     tracer: Tracer,
     call: Call,
     kernels: list[ModelTensor],
@@ -198,11 +198,11 @@ def group_query_attention(tracer: Tracer, call: Call) -> None:
     tracer.unify([Place(named["query"], -1), Place(named["value"], -1), Place(output, 2)])
     _filters(tracer, query, key, value, *gate)
     _wire(tracer, call, units)
-    _give(tracer, call, output, units)
+    _label_result(tracer, call, output, units)
     tracer.counts(call.path, "num_query_heads", heads)
     tracer.counts(call.path, "num_key_value_heads", shared)
     tracer.counts(call.path, "head_dim", inner)
-    _count(tracer, call, kernels, into, units)
+    _count_costs(tracer, call, kernels, into, units)
     return None
 
 

@@ -36,7 +36,7 @@ def contract(
     units = {letter: tracer.unify(at) for letter, at in places.items()}
     for letter, at in places.items():
         if letter not in result:
-            _ignore(tracer, call, at)
+            _mask_summed_axis(tracer, call, at)
     for thing, word in operands:
         for axis, letter in enumerate(word):
             if letter in result:
@@ -47,7 +47,7 @@ def contract(
         tracer.costs(call.path, total, units.values())
 
 
-def _ignore(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
+def _mask_summed_axis(tracer: Tracer, call: Call, places: Sequence[Place]) -> None:
     weights = [place for place in places if isinstance(place.thing, ModelTensor)]
     given = [p for p in places if isinstance(p.thing, Value) and p.thing.leaf is None]
     for other in places:
@@ -145,10 +145,10 @@ def convolution(tracer: Tracer, call: Call) -> None:
     tracer.counts(call.path, "filters", made)
     positions = math.prod(call.output.shape) // call.output.shape[channel]
     tracer.costs(call.path, positions * math.prod(kernel.shape), counted)
-    return _give(tracer, call, channel, made)
+    return _label_result(tracer, call, channel, made)
 
 
-def _give(tracer: Tracer, call: Call, channel: int, made: Ids | None) -> None:
+def _label_result(tracer: Tracer, call: Call, channel: int, made: Ids | None) -> None:
     """Label the result's channels and the bias, and apply the activation."""
     tracer.put(call.output, {channel: made})
     shift(tracer, call.output, channel, tracer.weight(call.layer.bias))
@@ -205,7 +205,7 @@ def transposed_convolution(tracer: Tracer, call: Call) -> None:
     tracer.counts(call.path, "filters", made)
     positions = math.prod(x.shape) // x.shape[channel]
     tracer.costs(call.path, positions * math.prod(kernel.shape), [read, made])
-    return _give(tracer, call, channel, made)
+    return _label_result(tracer, call, channel, made)
 
 
 @rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -217,7 +217,7 @@ def depthwise_convolution(tracer: Tracer, call: Call) -> None:
         return unknown(tracer, call, "its kernel is not a variable of its own")
     positions = math.prod(call.output.shape) // call.output.shape[channel]
     made = _each_channel(tracer, call, kernel, channel, positions)
-    return _give(tracer, call, channel, made)
+    return _label_result(tracer, call, channel, made)
 
 
 def _each_channel(
@@ -261,7 +261,7 @@ def separable_convolution(tracer: Tracer, call: Call) -> None:
     tracer.play(Place(pointwise, -1), Role.FILTER)
     tracer.counts(call.path, "filters", made)
     tracer.costs(call.path, positions * math.prod(pointwise.shape), [between, made])
-    return _give(tracer, call, channel, made)
+    return _label_result(tracer, call, channel, made)
 
 
 @rule(layers.Dot)

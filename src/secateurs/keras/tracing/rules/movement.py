@@ -77,7 +77,7 @@ def repeat_vector(tracer: Tracer, call: Call) -> None:
 @rule(layers.Concatenate)
 def concatenate(tracer: Tracer, call: Call) -> None:
     """Concatenate along one axis; equate the others."""
-    _join(tracer, call, call.inputs, call.layer.axis)
+    _concatenate(tracer, call, call.inputs, call.layer.axis)
 
 
 @rule(*operation_classes("Concatenate", "Append"))
@@ -85,10 +85,10 @@ def concatenate_operation(tracer: Tracer, call: Call) -> None:
     """Concatenate like the layer; constants are operands with frozen positions."""
     if call.layer.axis is None:
         return unknown(tracer, call, "it flattens what it joins")
-    return _join(tracer, call, call.operands, call.layer.axis)
+    return _concatenate(tracer, call, call.operands, call.layer.axis)
 
 
-def _join(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> None:
+def _concatenate(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> None:
     axis = given % call.output.rank
     axes: dict[int, Ids | None] = {
         other: tracer.unify([Place(value, other) for value in values])
@@ -121,7 +121,7 @@ def stack(tracer: Tracer, call: Call) -> None:
     )
 
 
-def _on_labels(call: Call) -> Movement:
+def _run_on_labels(call: Call) -> Movement:
     """Return a movement that runs the operation on the labels in place of its input."""
 
     def movement(labels: Ids) -> UnitLabels | Sequence[UnitLabels]:
@@ -157,7 +157,7 @@ def rearrange(tracer: Tracer, call: Call) -> None:
     """Move elements without any argument that depends on the number of channels."""
     if len(call.inputs) > 1:
         return unknown(tracer, call, "it is told by a tensor what to do")
-    return move(tracer, call, _on_labels(call))
+    return move(tracer, call, _run_on_labels(call))
 
 
 @rule(
@@ -211,7 +211,7 @@ def reshape_operation(tracer: Tracer, call: Call) -> None:
     asked = getattr(call.layer, attribute)
     if len(call.inputs) > 1 or not all(isinstance(size, int) for size in asked):
         return unknown(tracer, call, "its shape is a tensor")
-    move(tracer, call, _on_labels(call))
+    move(tracer, call, _run_on_labels(call))
     wholes = _wholes_of(tracer, call)
     for position, size in enumerate(asked):
         if size != -1:
@@ -266,7 +266,7 @@ def split(tracer: Tracer, call: Call) -> None:
     elif units is not None:
         for position, place in enumerate(asked):
             tracer.counts(call.path, "indices_or_sections", units[:place], position)
-    return move(tracer, call, _on_labels(call))
+    return move(tracer, call, _run_on_labels(call))
 
 
 @rule(*operation_classes("Pad"))
@@ -302,7 +302,7 @@ def get_item(tracer: Tracer, call: Call) -> None:
         elif entry is not None:
             _follow_entry(tracer, call, number, entry, axis)
             axis += 1
-    return move(tracer, call, _on_labels(call))
+    return move(tracer, call, _run_on_labels(call))
 
 
 PARTS = ("start", "stop", "index")

@@ -15,13 +15,17 @@ def _carry_channels(tracer: Tracer, call: Call, channel: int, result: int) -> No
     """Carry the batch, the channels and untouched spatial axes; freeze the other spatial axes."""
     x = call.input
     space = [axis for axis in range(1, x.rank) if axis != channel]
-    left = [axis for place, axis in enumerate(space) if _is_left(call.layer, place, len(space))]
+    left = [
+        axis
+        for place, axis in enumerate(space)
+        if _leaves_axis_unchanged(call.layer, place, len(space))
+    ]
     read = [axis for axis in space if axis not in left]
     tracer.freeze_known(x, f"{call} reads every position", read)
     tracer.carry(call, {0: 0, channel: result, **{axis: axis for axis in left}})
 
 
-_LEAVES_AS_IT_IS = {"pool_size": 1, "strides": 1, "size": 1, "padding": (0, 0), "cropping": (0, 0)}
+_NEUTRAL_SETTINGS = {"pool_size": 1, "strides": 1, "size": 1, "padding": (0, 0), "cropping": (0, 0)}
 """Settings with which a layer leaves an axis unchanged."""
 
 _AXIS_BY_AXIS = (
@@ -41,17 +45,17 @@ _AXIS_BY_AXIS = (
 """Layers that treat each spatial axis independently."""
 
 
-def _is_left(layer: object, place: int, spatial: int) -> bool:
+def _leaves_axis_unchanged(layer: object, place: int, spatial: int) -> bool:
     """Return whether a layer leaves one of its spatial axes unchanged.
 
     Channels may lie along such an axis, if a ``Permute`` before the layer moved them there.
     """
     if not isinstance(layer, _AXIS_BY_AXIS):
         return False
-    settings = {name: getattr(layer, name, None) for name in _LEAVES_AS_IT_IS}
+    settings = {name: getattr(layer, name, None) for name in _NEUTRAL_SETTINGS}
     return all(
         value[place] == plain
-        for (name, plain) in _LEAVES_AS_IT_IS.items()
+        for (name, plain) in _NEUTRAL_SETTINGS.items()
         if isinstance(value := settings[name], tuple | list) and len(value) == spatial
     )
 

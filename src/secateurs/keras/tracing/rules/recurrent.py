@@ -71,7 +71,7 @@ def follow_recurrent(tracer: Tracer, call: Call) -> None:
         states += [units] * (2 if isinstance(cell, TWO_STATES) else 1)
         place = units
     tracer.numbers(call.path, states[-1])
-    _give(tracer, call, states, initial, channel - 1)
+    _label_outputs(tracer, call, states, initial, channel - 1)
     return None
 
 
@@ -88,7 +88,7 @@ def _channel_axis(layer: Layer, x: Value) -> int:
     return x.rank - 1
 
 
-def _give(
+def _label_outputs(
     tracer: Tracer,
     call: Call,
     states: Sequence[Ids | None],
@@ -128,7 +128,7 @@ def _cell(tracer: Tracer, call: Call, cell: Layer, place: Place | Ids | None) ->
             tracer.join(leaf, -1, columns)
         tracer.join(tracer.weight(cell.bias), -1, columns, Role.SHIFT)
         _check_activations(tracer, call, cell, units)
-        _count(tracer, call, cell, units)
+        _count_units(tracer, call, cell, units)
     times = _positions(call, cell)
     tracer.costs(call.path, times * math.prod(kernel.shape), [read, columns])
     tracer.costs(call.path, times * math.prod(recurrent_kernel.shape), [units, columns])
@@ -154,7 +154,7 @@ def _check_activations(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> N
             tracer.equations.freeze(units, f"{call}: its activation {name} {reason}")
 
 
-def _count(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
+def _count_units(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
     """Record the number of units, in the configuration of the layer or of its cell."""
     attribute = "filters" if hasattr(cell, "filters") else "units"
     owner = call.path
