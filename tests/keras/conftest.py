@@ -1,4 +1,4 @@
-"""Keras's tests run on the backend in KERAS_BACKEND, and fail where another one answers."""
+"""Keras tests run on the backend in KERAS_BACKEND, and fail if another one is loaded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The backend that was asked for is the one that runs."""
+"""The requested Keras backend is the one that runs."""
 
 import os
 import subprocess

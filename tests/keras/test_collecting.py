@@ -24,7 +24,7 @@ def test_means_and_zeros_are_those_of_all_batches_together():
     assert np.allclose(reading.total, made.sum(0), rtol=1e-5)
 
 
-def test_what_asked_is_named_where_labels_are_missing():
+def test_an_error_about_missing_labels_names_the_caller():
     model = keras.Sequential([keras.Input((5,)), L.Dense(4, name="a"), L.Dense(2)])
     with pytest.raises(DataError, match="taylor"):
         collect_statistics(sec.trace(model), Need.GATES, X, loss=None, caller="taylor")

@@ -1,4 +1,4 @@
-"""Keras models are compared as PyTorch's are: everything goes through the learner."""
+"""Comparisons of Keras models run like those of PyTorch models, through the learner."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def save_model(place):
         [
             keras.Input((8, 8, 1)),
             L.Conv2D(6, 3, activation="relu", name="conv1"),
-            # Its averages are never zero, whatever weights the backend draws.
+            # Its averages are never zero, whatever random weights the backend draws.
             L.Conv2D(
                 8,
                 3,
@@ -74,7 +74,7 @@ def test_a_keras_file_is_compared(tmp_path):
     assert results.outcomes[0].before == pytest.approx(right)
 
 
-def test_a_keras_file_that_cannot_be_had(tmp_path):
+def test_a_keras_file_that_cannot_be_loaded_is_refused(tmp_path):
     def build_comparison(name, **options):
         comparison = Comparison(task=Task(model=name, model_options=options, **TASK))
         return learner_factory(comparison)(0)

@@ -1,4 +1,4 @@
-"""Several devices: ``keras.distribution`` on JAX, with two devices made of one CPU."""
+"""Several devices: ``keras.distribution`` on JAX, with one CPU split into two devices."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def run(devices):
 @pytest.mark.skipif(
     os.environ.get("KERAS_BACKEND") != "jax", reason="keras.distribution is for JAX"
 )
-def test_two_devices_do_what_one_does():
+def test_two_devices_give_the_results_of_one():
     two, one = run(2), run(1)
     assert (two["devices"], one["devices"]) == (2, 1)
     assert two["proof"]

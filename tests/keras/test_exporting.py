@@ -1,4 +1,4 @@
-"""Keras models written for runtimes: read back there, they do what the model does."""
+"""Exported Keras models give the model's outputs in the target's own runtime."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def images(count):
 
 
 @pytest.mark.parametrize("suffix", ["keras", "safetensors"])
-def test_files_of_kerass_own(small, tmp_path, suffix):
+def test_keras_and_safetensors_files_give_the_models_outputs(small, tmp_path, suffix):
     made = sec.export(small, tmp_path / f"small.{suffix}", images(2))
     assert made.max_difference == 0
     with pytest.raises(sec.ExportError, match="exists already"):
@@ -33,7 +33,7 @@ def test_files_of_kerass_own(small, tmp_path, suffix):
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="ONNX goes through PyTorch here")
 @pytest.mark.filterwarnings("ignore")
-def test_an_onnx_file_does_what_the_model_does(small, tmp_path):
+def test_an_onnx_file_gives_the_models_outputs(small, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     made = sec.export(small, tmp_path / "small.onnx", images(2))
     assert made.max_difference < 1e-5
@@ -54,6 +54,6 @@ def test_tensorflows_files_are_read_back_and_compared_for_any_batch(small, tmp_p
     assert made.dynamic_batch
 
 
-def test_what_keras_cannot_is_said(small, tmp_path):
+def test_targets_that_keras_cannot_write_are_refused(small, tmp_path):
     with pytest.raises(sec.ExportError, match="expected a model of pytorch; received one of keras"):
         sec.export(small, tmp_path / "small.pt2", images(1))

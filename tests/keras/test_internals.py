@@ -1,4 +1,4 @@
-"""What Secateurs needs of Keras that Keras does not export still does what we take it to do."""
+"""Private parts of Keras that Secateurs uses still behave as assumed."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def test_gradients_are_slopes_of_each_tensor():
     assert np.allclose(found, 6 * x)
 
 
-def test_nodes_come_behind_those_that_they_read():
+def test_nodes_are_in_topological_order():
     i = keras.Input((3,))
     one, two = L.Dense(4, name="one")(i), L.Dense(4, name="two")(i)
     model = keras.Model(i, L.Add(name="sum")([one, two]))
@@ -24,7 +24,7 @@ def test_nodes_come_behind_those_that_they_read():
     assert names[2] == "sum"
 
 
-def test_calls_are_intercepted_for_a_while():
+def test_calls_are_intercepted_temporarily():
     layer = L.Dense(2)
     x = np.ones((1, 3), "float32")
     before = keras.ops.convert_to_numpy(layer(x))
@@ -33,7 +33,7 @@ def test_calls_are_intercepted_for_a_while():
     assert np.array_equal(keras.ops.convert_to_numpy(layer(x)), before)
 
 
-def test_what_an_optimizer_was_told_to_spare_is_told_again():
+def test_exclusions_from_weight_decay_are_copied():
     model = keras.Sequential([keras.Input((3,)), L.Dense(2, name="a"), L.Dense(2, name="b")])
     optimizer = keras.optimizers.AdamW(0.1)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -53,7 +53,7 @@ def test_classes_are_found_by_name_and_others_left_out():
 
 
 @pytest.mark.parametrize("kind", [keras.Sequential, keras.Model])
-def test_models_are_told_from_subclasses(kind):
+def test_models_are_distinguished_from_subclasses(kind):
     plain = keras.Sequential([keras.Input((2,)), L.Dense(2)])
     if kind is keras.Model:
         plain = keras.Model(plain.inputs[0], plain.outputs[0])
@@ -95,7 +95,7 @@ def test_a_plain_call_checks_what_keras_checks():
         internals.call_plainly(layer, [keras.ops.ones((2, 5))], {})
 
 
-def test_calls_that_are_not_plain_go_the_usual_way():
+def test_calls_that_are_not_plain_go_through_keras():
     x = keras.ops.ones((2, 3))
     masked = keras.ops.ones((2, 3, 4))
     internals.set_mask(masked, keras.ops.ones((2, 3), dtype="bool"))
@@ -122,7 +122,7 @@ def test_calls_that_are_not_plain_go_the_usual_way():
         assert internals.call_plainly(layer, [given], {}) is internals.NOT_PLAIN
 
 
-def test_layers_of_a_pattern_are_apart_and_as_their_constructor_makes_them():
+def test_layers_copied_from_a_pattern_are_independent_and_complete():
     pattern = internals.LayerPattern(L.Conv2D(4, 3, kernel_regularizer="l2", name="pattern"))
     assert pattern.is_simple
     one, two = pattern.copy("one"), pattern.copy("two")
@@ -136,7 +136,7 @@ def test_layers_of_a_pattern_are_apart_and_as_their_constructor_makes_them():
     assert one.kernel_initializer is not two.kernel_initializer
     assert one.input is model.input
     with pytest.raises(ValueError, match="cannot add new elements"):
-        one.more = keras.Variable(1.0)  # it watches its own attributes, and is built
+        one.more = keras.Variable(1.0)  # it tracks its attributes, and is built
     random = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
     model.compile("sgd", "mse")
     before = [w.copy() for w in model.get_weights()]
@@ -144,7 +144,7 @@ def test_layers_of_a_pattern_are_apart_and_as_their_constructor_makes_them():
     assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_layers_that_hold_something_are_no_patterns():
+def test_layers_with_state_are_not_patterns():
     wrapper = L.TimeDistributed(L.Dense(2))
     built = L.Dense(2)
     built.build((None, 3))

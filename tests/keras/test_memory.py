@@ -1,4 +1,4 @@
-"""What a Keras pass holds at once, counted by hand."""
+"""Peak memory of a Keras forward pass, counted by hand."""
 
 import keras
 import numpy as np
@@ -9,11 +9,11 @@ from secateurs.keras.memory import peak_memory
 from secateurs.study.goals import Goals
 
 
-def test_memory_is_what_is_counted_by_hand():
+def test_peak_memory_equals_a_count_by_hand():
     layers = [keras.layers.Dense(1000, use_bias=False, activation="relu")]
     layers += [keras.layers.Dense(5, use_bias=False)]
     model = keras.Sequential([keras.layers.Input((10,)), *layers])
-    # Weights, input, and at the most two wide activations: before the ReLU and behind it.
+    # Weights, input, and at most two wide activations: before and after the ReLU.
     expected = 4 * (10_000 + 5000 + 30 + 2 * 3000)
     assert peak_memory(model, np.zeros((3, 10), "float32")) == expected
 
@@ -26,14 +26,14 @@ def residual():
     return keras.Model(given, keras.layers.Dense(3, use_bias=False)(flat))
 
 
-def test_a_skip_is_held_until_it_is_added():
+def test_a_skip_is_alive_until_it_is_added():
     one = 2 * 8 * 8 * 16  # an activation of two images
     weights = 9 * 4 * 16 + 9 * 16 * 16 + 1024 * 3
     images = np.zeros((2, 8, 8, 4), "float32")
     # The first convolution's output waits while the ReLU and the second one run.
     expected = 4 * (weights + 2 * 8 * 8 * 4 + 3 * one)
     assert peak_memory(residual(), images) == expected
-    # The same inside another model: what was flattened is a view, and counts once.
+    # The same inside another model: a flattened value is a view, and counts once.
     outer = keras.Sequential([keras.layers.Input((8, 8, 4)), residual()])
     assert peak_memory(outer, images) == expected
 
@@ -46,7 +46,7 @@ def test_a_keras_model_is_cut_to_a_memory():
     assert 0.5 < share <= 0.6
 
 
-def test_code_that_takes_no_tensors_without_data_is_refused():
+def test_code_that_cannot_run_on_symbolic_tensors_is_refused():
     class Own(keras.Model):
         def call(self, x):
             return x if float(x[0, 0]) > 0 else 2 * x
@@ -58,7 +58,7 @@ def test_code_that_takes_no_tensors_without_data_is_refused():
         peak_memory(model, images)
 
 
-def test_a_study_of_a_keras_model_knows_its_memory():
+def test_a_study_of_a_keras_model_records_its_memory():
     network = sec.trace(residual(), np.zeros((1, 8, 8, 4), "float32"))
     goals = Goals.of(network, sec.Budget(peak_memory_mb=0.5))
     assert not goals.fits(network)

@@ -1,4 +1,4 @@
-"""Random functional models, cut at random, proven, and checked by independent routes."""
+"""Random functional models with random cuts are proven and checked by independent routes."""
 
 import os
 
@@ -11,7 +11,7 @@ import secateurs as sec
 from contract.by_hand import outputs, twin
 from contract.random_graphs import example, network, random_cut, recipes
 
-# Each new shape is a program to compile on JAX.
+# JAX compiles a program for each new shape.
 MANY, FEW = {"torch": (60, 12), "tensorflow": (30, 8), "jax": (10, 3)}[os.environ["KERAS_BACKEND"]]
 
 
@@ -64,7 +64,7 @@ def test_two_cuts_in_turn_are_one_cut(recipe, first_seed, second_seed):
 
 @settings(max_examples=FEW)
 @given(recipes(), st.integers(0, 2**16))
-def test_the_configuration_says_all(recipe, seed):
+def test_the_configuration_is_complete(recipe, seed):
     model = network(recipe)
     small = sec.apply(model, random_cut(sec.trace(model), seed), proof=False)
     again = type(small).from_config(small.get_config())

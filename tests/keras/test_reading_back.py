@@ -9,7 +9,7 @@ from secateurs.keras.reading_back import check_comes_back
 
 @keras.saving.register_keras_serializable("test_reading_back")
 class Shift(L.Layer):
-    """Adds a number that its configuration tells, or not."""
+    """Adds a number that its configuration contains or lacks."""
 
     def __init__(self, by=0.0, settings=True, **options):
         super().__init__(**options)
@@ -30,7 +30,7 @@ def write_layers(tmp_path, settings):
     return model, path
 
 
-def test_a_file_that_tells_all_is_accepted(tmp_path):
+def test_a_complete_file_is_accepted(tmp_path):
     model, path = write_layers(tmp_path, settings=True)
     check_comes_back(model, path, path)
     again = keras.saving.load_model(path)
@@ -38,7 +38,7 @@ def test_a_file_that_tells_all_is_accepted(tmp_path):
     assert np.array_equal(*(keras.ops.convert_to_numpy(one(x)) for one in (model, again)))
 
 
-def test_one_that_would_answer_otherwise_is_refused(tmp_path):
+def test_a_file_that_would_give_other_outputs_is_refused(tmp_path):
     model, path = write_layers(tmp_path, settings=False)
     with pytest.raises(CheckpointError, match=r"shift\.by"):
         check_comes_back(model, path, path)

@@ -11,7 +11,7 @@ X = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
 
 
 def counting():
-    """A model, and the sizes of the batches that it was called on."""
+    """A model, and the list of batch sizes that it was called on."""
     seen = []
 
     class Counter(L.Layer):
@@ -25,7 +25,7 @@ def counting():
 
 
 @pytest.mark.parametrize(("batch", "size"), [(None, 3), (7, 7), (2, 2)])
-def test_a_call_takes_as_many_examples_as_asked_for(batch, size):
+def test_a_call_runs_the_requested_batch_size(batch, size):
     model, seen = counting()
     conditions = Conditions(batch=batch)
     assert batch_size(X, conditions) == size
@@ -40,7 +40,7 @@ def test_a_number_of_every_output_is_read_back():
     assert np.allclose(found, keras.ops.convert_to_numpy(model(X)).ravel()[:1], atol=1e-6)
 
 
-def test_what_keras_does_not_have_is_said():
+def test_unsupported_conditions_are_refused():
     model, _ = counting()
     with pytest.raises(MeasurementError, match="dtype float32"):
         runner(model, X, Conditions(dtype="float16"))

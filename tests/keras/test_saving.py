@@ -1,4 +1,4 @@
-"""Models on disk."""
+"""Saving and loading models."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def model(width=8):
     return keras.Model(i, L.Dense(2, name="head")(L.Dense(width, name="d")(i)), name="net")
 
 
-def test_a_keras_file_carries_the_cut_and_keras_reads_past_it(tmp_path):
+def test_a_keras_file_holds_the_cut_and_keras_ignores_it(tmp_path):
     small = sec.delete_channels(model(), {"d": [0, 1]})
     sec.save(small, tmp_path / "a.keras")
     alone = keras.saving.load_model(tmp_path / "a.keras")
@@ -55,7 +55,7 @@ def test_half_precision_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.keras"])
-def test_files_that_are_none(tmp_path, name):
+def test_missing_and_foreign_files_are_refused(tmp_path, name):
     with pytest.raises(sec.CheckpointError, match=name):
         sec.load(model(), tmp_path / name)
     (tmp_path / name).write_bytes(b"neither")
@@ -63,7 +63,7 @@ def test_files_that_are_none(tmp_path, name):
         sec.load(model(), tmp_path / name)
 
 
-def test_a_model_of_other_layers(tmp_path):
+def test_a_file_for_other_layers_is_refused(tmp_path):
     sec.save(model(), tmp_path / "a.safetensors")
     i = keras.Input((6,))
     other = keras.Model(i, L.Dense(2, name="out")(i), name="other")

@@ -1,4 +1,4 @@
-"""What a trace finds, and what it says of what it cannot follow."""
+"""What a trace finds, and its messages about code that it cannot follow."""
 
 import os
 
@@ -62,7 +62,7 @@ def test_gates_of_an_lstm_lose_the_same_units():
     }
 
 
-def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():
+def test_a_lambda_is_traced_or_frozen_with_the_remedy():
     followed = model(L.Conv2D(4, 3, name="a"), L.Lambda(lambda x: 2 * x, name="double"))
     small = sec.delete_channels(followed, {"a": [1]})
     assert sec.report_of(small).proof.holds
@@ -80,7 +80,7 @@ def test_a_lambda_is_gone_through_or_freezes_and_says_what_to_write_instead():
         sec.plan(network, sec.score(network), amount=0.5)
 
 
-def test_what_mixes_channels_is_noted():
+def test_operations_that_mix_channels_are_listed():
     network = sec.trace(model(L.Conv2D(4, 3, name="a"), L.LayerNormalization(name="ln")))
     (group,) = network.groups
     assert group.inexact == ("LayerNormalization over channels in ln",)
@@ -93,7 +93,7 @@ def test_a_weight_that_no_call_reaches_is_listed():
     assert why_frozen(network, "d") == ["it is the network's output"]
 
 
-def test_open_shapes_need_an_example():
+def test_open_shapes_need_example_inputs():
     i = keras.Input((None, None, 3), name="image")
     x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, name="a")(i))
     built = keras.Model(i, L.Dense(2)(x), name="open")

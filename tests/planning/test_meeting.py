@@ -73,7 +73,7 @@ def test_a_drop_without_data_or_without_classes_is_refused(classifier):
         sec.prune(model, images[:1], "drop=0.01")
 
 
-def test_memory_is_what_is_counted_by_hand():
+def test_peak_memory_equals_a_count_by_hand():
     from secateurs.pytorch.memory import peak_memory
 
     model = nn.Sequential(

@@ -27,7 +27,7 @@ def test_means_and_zeros_are_those_of_all_batches_together():
     assert np.allclose(reading.total, made.sum(0), rtol=1e-5)
 
 
-def test_what_asked_is_named_where_labels_are_missing():
+def test_an_error_about_missing_labels_names_the_caller():
     network = sec.trace(net(), torch.from_numpy(X[:1]))
     with pytest.raises(DataError, match="taylor"):
         collect_statistics(network, Need.GATES, X, loss=None, caller="taylor")

@@ -19,7 +19,7 @@ def model():
 
 
 @pytest.mark.parametrize(("batch", "size"), [(None, 3), (7, 7), (2, 2)])
-def test_a_call_takes_as_many_examples_as_asked_for(batch, size):
+def test_a_call_runs_the_requested_batch_size(batch, size):
     conditions = Conditions(batch=batch)
     assert batch_size(X, conditions) == size
     assert runner(model(), X, conditions)().shape == (size, 2)

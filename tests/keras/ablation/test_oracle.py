@@ -1,4 +1,4 @@
-"""Racing, against removing every channel; what removing one is, ``test_gather`` holds."""
+"""Racing against exact ablation of every channel (single removals: ``test_removal``)."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ CLASSES = 4
 
 
 def brightness_network():
-    """A network that has learned something: the quarter of the image that is brightest."""
+    """A network trained to find the brightest quarter of an image."""
     random = np.random.default_rng(0)
     x = random.standard_normal((256, 6, 6, 3)).astype("float32")
     y = random.integers(0, CLASSES, len(x))
@@ -27,7 +27,7 @@ def brightness_network():
     sum_ = L.Add()([stem, L.Conv2D(24, 3, padding="same", name="outer")(inner)])
     hidden = L.Dense(32, activation="relu", name="hidden")(L.Flatten()(sum_))
     model = keras.Model(i, L.Dense(CLASSES, activation="softmax", name="head")(hidden))
-    # The same weights on every backend, of the size that layers begin with.
+    # The same weights on every backend, of the scale that initialisers use.
     for layer in model.layers:
         if hasattr(layer, "kernel"):
             kernel = random.standard_normal(layer.kernel.shape)
@@ -38,7 +38,7 @@ def brightness_network():
 
 
 def lowest(values, share, scope):
-    """(group, channel) of the lowest share of all, or of each group's."""
+    """(group, channel) of the lowest fraction of all channels, or of each group's."""
     teams = [
         [(value, name, c) for c, value in enumerate(losses)] for name, losses in values.items()
     ]
@@ -48,7 +48,7 @@ def lowest(values, share, scope):
 
 
 @pytest.mark.parametrize("scope", ["network", "group"])
-def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
+def test_racing_finds_the_lowest_and_reports_its_confidence(scope):
     model, x, y = brightness_network()
     network = sec.trace(model)
     before = [weight.copy() for weight in model.get_weights()]

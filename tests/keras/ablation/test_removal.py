@@ -1,4 +1,4 @@
-"""Removing one channel, against the loss of the model that is really cut."""
+"""Removing one channel changes the loss as a real cut does."""
 
 import keras
 import numpy as np
@@ -52,4 +52,4 @@ def test_calls_before_the_channel_are_not_run_again():
     (group,) = network.groups
     assert not removal.supports_subsets(group)
     whole = keras.backend.backend() == "jax"
-    assert removal.cost_per_image(group) == (3.0 if whole else 2.0)  # of two calls, the second
+    assert removal.cost_per_image(group) == (3.0 if whole else 2.0)  # the second of two calls

@@ -1,4 +1,4 @@
-"""What code raises on tensors without data is told in a line, with the line of the code."""
+"""Errors of user code on tensors without data are explained in one line, with its source line."""
 
 import keras
 import pytest
@@ -12,7 +12,7 @@ def catch(function):
     return found.value
 
 
-def test_the_line_is_that_of_the_users_code():
+def test_the_reported_line_is_in_the_users_code():
     def code():
         return keras.ops.reshape(keras.ops.ones((2, 3)), (4, 4))
 
@@ -30,7 +30,7 @@ def test_where_no_code_of_the_users_was_reached_there_is_no_line():
     assert explain(error) == "its code takes no tensors without data (ValueError: wrong shape)"
 
 
-def test_an_error_that_was_raised_anew_is_told_as_it_was():
+def test_a_reraised_error_is_explained_by_its_original():
     def code():
         raise ValueError("of values")
 

@@ -1,4 +1,4 @@
-"""Models and inputs that cannot be used, each with one clear error."""
+"""Models and inputs that cannot be used raise one clear error each."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def small(name="net"):
     )
 
 
-def test_a_model_that_is_not_built():
+def test_a_model_that_is_not_built_is_refused():
     built_later = keras.Sequential([L.Dense(4), L.Dense(2)], name="later")
     with pytest.raises(sec.ModelError, match=r"later: expected a model that is built.*later.build"):
         sec.trace(built_later)
@@ -24,7 +24,7 @@ def test_a_model_that_is_not_built():
     assert sec.trace(built_later).groups
 
 
-def test_a_subclassed_graph_and_the_way_out():
+def test_a_sequential_subclass_is_refused_with_the_remedy():
     class Own(keras.Sequential):
         def call(self, x, training=None, mask=None):
             return 2 * super().call(x)
@@ -37,7 +37,7 @@ def test_a_subclassed_graph_and_the_way_out():
 
 
 class Backbone(keras.Model):
-    """A functional model with a constructor of its own, as KerasHub's backbones are."""
+    """A functional model with a custom constructor, like KerasHub's backbones."""
 
     def __init__(self, width, **options):
         i = keras.Input((3,))
@@ -50,7 +50,7 @@ class Backbone(keras.Model):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_functional_model_whose_constructor_is_its_own(inside):
+def test_a_functional_model_with_a_custom_constructor_becomes_a_plain_one(inside):
     model = Backbone(5, name="backbone")
     prefix = "backbone." if inside else ""
     if inside:
@@ -65,7 +65,7 @@ def test_a_functional_model_whose_constructor_is_its_own(inside):
     np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
 
 
-def test_a_constructor_and_a_training_step_of_its_own():
+def test_a_custom_constructor_with_a_custom_training_step_is_refused():
     class Trained(Backbone):
         def train_step(self, *arguments):
             return super().train_step(*arguments)
@@ -74,7 +74,7 @@ def test_a_constructor_and_a_training_step_of_its_own():
         sec.trace(Trained(4))
 
 
-def test_a_model_inside_whose_call_is_its_own_is_not_gone_through():
+def test_a_nested_model_with_a_custom_call_is_not_entered():
     class Doubled(keras.Model):
         def __init__(self, inputs, outputs, name=None, **options):
             super().__init__(inputs, outputs, name=name, **options)
@@ -89,8 +89,8 @@ def test_a_model_inside_whose_call_is_its_own_is_not_gone_through():
     assert [group.name for group in sec.trace(model).groups] == ["c"]
 
 
-def test_a_model_of_another_keras():
-    """What is left of a model when ``keras.config.set_backend`` has loaded Keras anew."""
+def test_a_model_of_another_keras_is_refused():
+    """A model from before ``keras.config.set_backend`` reloaded Keras."""
     gone = type("Model", (), {"__module__": "keras.src.models.model"})
     with pytest.raises(sec.ModelError, match="KERAS_BACKEND"):
         check_model(gone())
@@ -98,7 +98,7 @@ def test_a_model_of_another_keras():
         check_model(3)
 
 
-def test_tensors_of_another_framework():
+def test_tensors_of_another_framework_are_refused():
     class Foreign:
         __module__ = "tensorflow" if keras.backend.backend() != "tensorflow" else "torch"
         shape, dtype = (1, 6), "float32"
@@ -116,7 +116,7 @@ def test_tensors_of_another_framework():
         ({"y": np.zeros((1, 6))}, r"net: expected an input named 'x'; received inputs named 'y'"),
     ],
 )
-def test_inputs_that_do_not_fit(given, message):
+def test_inputs_that_do_not_fit_are_refused(given, message):
     with pytest.raises(sec.ModelError, match=message):
         sec.trace(small(), given)
 
@@ -124,13 +124,13 @@ def test_inputs_that_do_not_fit(given, message):
 @pytest.mark.parametrize(
     "given", [np.zeros((1, 6)), [np.zeros((1, 6))], {"x": np.zeros((1, 6))}, [[0.0] * 6]]
 )
-def test_inputs_come_in_many_forms(given):
+def test_inputs_may_be_arrays_tensors_tuples_or_dictionaries(given):
     if isinstance(given, list) and isinstance(given[0], list):
         given = np.asarray(given)
     assert sec.trace(small(), given).macs() == 32
 
 
-def test_text_needs_an_example():
+def test_a_model_of_text_needs_example_inputs():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("only TensorFlow has tensors of text")
     i = keras.Input((1,), dtype="string", name="words")
@@ -144,7 +144,7 @@ def test_text_needs_an_example():
     assert sec.report_of(small).proof.holds
 
 
-def test_inputs_are_described():
+def test_inputs_are_formatted_by_shape_and_dtype():
     assert format_inputs({"a": np.zeros((2, 3), "float32")}) == "{a: (2, 3) float32}"
     assert format_inputs((np.zeros(2, "int32"), 5)) == "((2,) int32, int)"
 
@@ -154,7 +154,7 @@ def answers(model, given):
 
 
 class Named(keras.Model):
-    """Takes its inputs by name, some in a list inside."""
+    """Takes its inputs by name, some of them in a nested list."""
 
     def __init__(self):
         super().__init__(name="named")
@@ -165,7 +165,7 @@ class Named(keras.Model):
 
 
 @pytest.mark.parametrize("subclassed", [True, False])
-def test_inputs_by_other_names_than_their_own(subclassed):
+def test_nested_inputs_keep_their_structure_and_names(subclassed):
     x, y = np.random.default_rng(0).standard_normal((2, 4, 3)).astype("float32")
     given = {"x": x, "rest": [y]}
     if subclassed:

@@ -1,4 +1,4 @@
-"""Names of what a layer keeps inside: the same whenever and wherever a model is built."""
+"""Names of sublayers and variables are the same whenever and wherever a model is built."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from secateurs.keras.model.tensors import list_tensors
 
 
 class Block(L.Layer):
-    """Parts without names, parts of one name, parts in a list, a variable without a name."""
+    """Unnamed parts, parts with the same name, parts in a list, an unnamed variable."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -57,7 +57,7 @@ def test_names_are_the_same_however_many_layers_were_made_before():
     "name",
     ["Conv2D", "BatchNormalization", "MyLayer", "ABCLayer", "GELU", "Conv1DTranspose"],
 )
-def test_made_up_names_are_kerass(name):
+def test_automatic_names_are_those_of_keras(name):
     keras.utils.clear_session()
     layer = type(name, (L.Layer,), {})()
     assert layer.name == snake_case(name)
@@ -82,7 +82,7 @@ def test_every_weight_of_a_composite_layer_is_kept(call, tmp_path):
         np.testing.assert_array_equal(leaf.array(), expected, err_msg=leaf.name)
 
 
-def test_what_may_be_trained_in_a_composite_layer_is_kept():
+def test_trainable_flags_in_a_composite_layer_are_kept():
     model = make()
     block = model.get_layer("block")
     block.gate.trainable = block.rest[1].trainable = False
@@ -91,7 +91,7 @@ def test_what_may_be_trained_in_a_composite_layer_is_kept():
     assert [layer.trainable for layer in small.rest] == [True, False]
 
 
-def test_a_layer_both_ways_is_called_alike_when_it_is_built_again(tmp_path):
+def test_names_in_a_bidirectional_layer_are_the_same_when_it_is_rebuilt(tmp_path):
     def both_ways():
         i = keras.Input((5, 3))
         x = L.Bidirectional(L.LSTM(4), name="b")(i)

@@ -1,4 +1,4 @@
-"""Layers without names of their own are known by their order, whatever numbers they got."""
+"""Unnamed layers are matched by their order, whatever their automatic numbers."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def names(model):
     return [leaf.name for leaf in list_tensors(model)]
 
 
-def test_each_tensor_is_the_one_at_its_place():
+def test_tensors_are_matched_by_position():
     first, second = build_unnamed(), build_unnamed()
     assert names(first) != names(second)
     rename = match_names(second, names(first))
@@ -35,14 +35,14 @@ def test_each_tensor_is_the_one_at_its_place():
     assert rename("something else") == "something else"
 
 
-def test_of_others_nothing_is_made_up():
+def test_different_models_are_not_matched():
     assert match_names(build_unnamed(), names(build_unnamed(more=1))) is None
     named = keras.Sequential([keras.Input((2,)), L.Dense(3, name="mine")])
     other = keras.Sequential([keras.Input((2,)), L.Dense(3, name="yours")])
     assert match_names(named, names(other)) is None
 
 
-def test_a_cut_model_is_loaded_into_one_whose_layers_have_other_numbers(tmp_path):
+def test_a_cut_model_is_loaded_into_one_with_other_automatic_names(tmp_path):
     model = build_unnamed()
     small = sec.prune(model, X, amount=0.4).model
     sec.save(small, tmp_path / "small.safetensors")
@@ -55,7 +55,7 @@ def test_a_cut_model_is_loaded_into_one_whose_layers_have_other_numbers(tmp_path
 
 
 def unname_like(cut_model):
-    """The dense model with the names that the loaded one has."""
+    """Return the dense model with the names of the loaded one."""
     dense = build_unnamed()
     for layer, other in zip(dense.layers, cut_model.layers, strict=True):
         layer.name = other.name
@@ -75,7 +75,7 @@ def test_a_block_is_found_by_what_its_sum_adds(tmp_path):
     assert again.count_params() == small.count_params() < model.count_params()
 
 
-def test_another_model_is_refused_as_before(tmp_path):
+def test_a_different_model_is_refused(tmp_path):
     sec.save(sec.prune(build_unnamed(), X, amount=0.4).model, tmp_path / "small.safetensors")
     with pytest.raises(sec.SecateursError, match=r"names|tensor"):
         sec.load(build_unnamed(more=1), tmp_path / "small.safetensors")

@@ -1,4 +1,4 @@
-"""Going through containers gives what ``keras.tree`` gives."""
+"""The fast path for nested containers agrees with ``keras.tree``."""
 
 from collections import OrderedDict, namedtuple
 
@@ -22,7 +22,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("structure", CASES)
-def test_as_keras_does(structure):
+def test_flatten_and_map_agree_with_keras_tree(structure):
     assert list(map(id, flatten(structure))) == list(map(id, keras.tree.flatten(structure)))
     mine = map_structure(lambda item: (item,), structure)
     theirs = keras.tree.map_structure(lambda item: (item,), structure)
@@ -30,7 +30,7 @@ def test_as_keras_does(structure):
     assert repr(mine) == repr(theirs) or isinstance(structure, list)
 
 
-def test_a_call_is_filled_in():
+def test_arguments_of_a_call_are_filled_in():
     one, two = keras.Input((3,)), keras.Input((3,))
     model = keras.Model([one, two], keras.layers.Concatenate(axis=1)([one, two, one]))
     node = model.layers[-1]._inbound_nodes[0]

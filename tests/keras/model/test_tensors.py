@@ -54,7 +54,7 @@ def test_a_layer_has_a_path_and_a_foreign_one_has_none():
 
 
 @pytest.mark.parametrize(("kind", "bytes_each"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
-def test_half_precision_is_read_in_single(kind, bytes_each):
+def test_half_precision_is_read_as_float32(kind, bytes_each):
     model = keras.Sequential([keras.Input((2,)), L.Dense(3, dtype=kind)])
     kernel, _ = list_tensors(model)
     assert (kernel.itemsize, size_of(kind)) == (bytes_each, bytes_each)

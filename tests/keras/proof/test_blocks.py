@@ -1,4 +1,4 @@
-"""A model without its blocks is held against the dense one with their branches silent."""
+"""A model without blocks is compared with the dense one with their branches set to zero."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_it_holds_and_says_how_far():
 
 
 @pytest.mark.parametrize("layer", ["b0_two", "head", "b2_norm"])
-def test_any_other_number_is_found(layer):
+def test_any_changed_weight_is_found(layer):
     model, small, block = without()
     weight = small.get_layer(layer).weights[-1]
     weight.assign(weight.value + 0.1)
@@ -50,7 +50,7 @@ def test_the_wrong_operand_is_found():
         cut_copy(model, Cut(blocks=(replace(block, place=1 - block.place),)))
 
 
-def test_a_block_that_is_none_is_refused():
+def test_a_layer_that_is_not_a_block_is_refused():
     model, small, block = without()
     with pytest.raises(sec.CutError, match="b1_out: expected a block"):
         prove_blocks(model, small, [replace(block, owner="b1_out")], [X])

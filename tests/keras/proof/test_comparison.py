@@ -1,4 +1,4 @@
-"""The proof: what it compares, what it finds, and what it says."""
+"""The proof of a cut: what it compares, which errors it finds, and its messages."""
 
 import keras
 import numpy as np
@@ -31,14 +31,14 @@ def lying(monkeypatch):
     monkeypatch.setitem(RULES, operation_classes("Flip")[0], apply_pointwise)
 
 
-def test_a_lie_is_found_out_and_the_layer_named(lying):
+def test_a_wrong_rule_is_found_and_the_layer_named(lying):
     model = build_flip()
     cut = sec.trace(model).cut({"a": [0]})
     with pytest.raises(sec.CutError, match="come apart in flip"):
         sec.apply(model, cut)
 
 
-def test_a_head_that_starts_at_zero_hides_nothing(lying):
+def test_a_head_of_zeros_hides_no_error(lying):
     model = build_flip(head_weights=False)
     cut = sec.trace(model).cut({"a": [0]})
     with pytest.raises(sec.CutError, match="come apart in flip"):
@@ -46,7 +46,7 @@ def test_a_head_that_starts_at_zero_hides_nothing(lying):
 
 
 @pytest.mark.parametrize("unit", range(6))
-def test_of_few_values_each_is_compared(unit):
+def test_every_value_of_a_small_result_is_compared(unit):
     i = keras.Input((3,))
     x = L.Dense(7, activation="sigmoid", name="a")(i)
     model = keras.Model(i, L.Dense(2, kernel_initializer="zeros", name="head")(x))
@@ -60,8 +60,8 @@ def test_of_few_values_each_is_compared(unit):
         proofs.prove(network, small, cut, alive, np.ones((1, 3), np.float32))
 
 
-def test_biases_behind_a_relu_are_no_trouble():
-    """Zeroing the filters that make a channel would be wrong: relu(bn(0)) is not zero."""
+def test_biases_after_a_relu_are_proven():
+    """Zeroing the filters that produce a channel would be wrong: relu(bn(0)) is not zero."""
     i = keras.Input((6, 6, 3))
     x = L.ReLU()(L.BatchNormalization(name="bn")(L.Conv2D(4, 3, name="a")(i)))
     model = noisy(keras.Model(i, L.Conv2D(2, 1, name="head")(x)))
@@ -74,7 +74,7 @@ def test_biases_behind_a_relu_are_no_trouble():
     np.testing.assert_allclose(small.predict(images, verbose=0), by_hand, atol=1e-5)
 
 
-def test_what_mixes_channels_is_said_and_checked_on_those_that_stay():
+def test_mixed_channels_are_reported_and_checked_on_the_kept_ones():
     i = keras.Input((6,))
     x = L.LayerNormalization(name="ln")(L.Dense(8, name="a")(i))
     model = noisy(keras.Model(i, L.Dense(2, name="head")(x)))
@@ -91,7 +91,7 @@ def test_padding_masks_go_through_what_mixes_channels():
     network = sec.trace(model, ids)
     small = sec.apply(model, network.cut({"e": [0, 5]}), ids, network=network)
     assert sec.report_of(small).proof.holds
-    # Padding still counts for nothing: a longer text of the same words gives the same answer.
+    # Padding is still ignored: a longer text with the same words gives the same output.
     longer = np.pad(ids[:1], [(0, 0), (0, 4)])
     answers = [small.predict(text, verbose=0) for text in (ids[:1], longer)]
     np.testing.assert_allclose(*answers, atol=1e-6)
@@ -108,8 +108,8 @@ def test_weights_that_hold_nan_prove_nothing():
         sec.apply(model, cut)
 
 
-def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
-    """Beyond the tolerance at the end, but call by call nothing is wrong: the proof holds."""
+def test_accumulated_rounding_is_distinguished_from_an_error(monkeypatch):
+    """The outputs differ by more than the tolerance, but no single call does: the proof holds."""
     model = build_flip()
     network = sec.trace(model)
     cut = network.cut({"a": [0], "b": [1]})
@@ -133,7 +133,7 @@ def test_rounding_along_many_layers_is_told_from_an_error(monkeypatch):
     assert sec.report_of(small).proof.max_difference < 1e-4
 
 
-def test_call_by_call_finds_a_lie_too(lying):
+def test_call_by_call_finds_a_wrong_rule_too(lying):
     model = build_flip()
     network = sec.trace(model)
     cut = network.cut({"a": [0]})
@@ -146,7 +146,7 @@ def test_call_by_call_finds_a_lie_too(lying):
 
 
 @pytest.mark.parametrize("kind", ["operations", "norms", "nested_model", "masks"])
-def test_call_by_call_agrees_where_all_is_well(kind):
+def test_call_by_call_agrees_for_a_correct_cut(kind):
     from contract.zoo import ZOO
 
     model = noisy(ZOO[kind]())
@@ -156,7 +156,7 @@ def test_call_by_call_agrees_where_all_is_well(kind):
     alive = network.alive(network.removed_by(cut))
     compared = proofs.TwinComparison.of(network, cut, alive, None)
     assert compared.call_by_call(small).holds
-    # One number of one weight that is off by its own size is found.
+    # A single weight that is off by its own magnitude is found.
     values = small.get_weights()
     largest = max(range(len(values)), key=lambda place: values[place].size)
     values[largest] = values[largest] * 2 + 1
@@ -164,7 +164,7 @@ def test_call_by_call_agrees_where_all_is_well(kind):
     assert not compared.call_by_call(small).holds
 
 
-def test_the_proof_can_be_left_out():
+def test_the_proof_can_be_skipped():
     model = build_flip()
     assert (
         sec.report_of(sec.apply(model, sec.trace(model).cut({"a": [0]}), proof=False)).proof is None
@@ -175,7 +175,7 @@ def test_the_proof_can_be_left_out():
     keras.backend.backend() == "jax", reason="JAX has no doubles unless it is told to at its start"
 )
 def test_a_mean_in_double_precision_is_proven():
-    """Below PyTorch, Keras takes means in single precision even of doubles."""
+    """On PyTorch, Keras computes means in float32 even for float64."""
     parts = [L.Conv2D(8, 3, name="a"), L.GlobalAveragePooling2D(), L.Dense(3)]
     for part in parts:
         part.dtype_policy = "float64"

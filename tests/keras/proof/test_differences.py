@@ -24,7 +24,7 @@ def test_whole_numbers_are_not_compared():
 
 
 @pytest.mark.parametrize("coarse", ["float32", "float16", "bfloat16"])
-def test_the_coarsest_type_says_what_rounding_explains(coarse):
+def test_the_tolerance_follows_the_coarsest_dtype(coarse):
     i = keras.Input((3,))
     model = keras.Model(i, L.Dense(2, dtype=coarse)(L.Dense(4, dtype="float32")(i)))
     assert precision_of(model) == coarse

@@ -1,4 +1,4 @@
-"""The second proof of Keras cuts finds what rules and twin get wrong alike."""
+"""The independent proof of Keras cuts finds errors that rules and masked twin share."""
 
 import keras
 import numpy as np
@@ -19,8 +19,8 @@ def chain(middle=lambda x: x):
     return noisy(keras.Model(i, L.Dense(3, name="head")(middle(x)), name="chain"))
 
 
-def test_readers_are_silenced_and_filters_are_not():
-    """By hand: the dense model with rows of its head at zero."""
+def test_readers_are_zeroed_and_filters_are_not():
+    """Compute by hand: the dense model with zeros in rows of its head."""
     model = chain()
     small = sec.apply(model, sec.trace(model).cut({"a": [1, 5]}), X, proof="independent")
     proof = sec.report_of(small).proof.independent
@@ -42,7 +42,7 @@ def wrong_cut(row):
     )
 
 
-def test_rows_that_do_not_read_what_goes_are_found():
+def test_wrong_reader_rows_are_found():
     model = chain(lambda x: keras.ops.flip(x, axis=-1))
     sizes = sec.trace(chain()).cut({"a": [1]}).sizes
     right = Cut(wrong_cut(6).tensors, sizes=sizes)
@@ -51,9 +51,9 @@ def test_rows_that_do_not_read_what_goes_are_found():
         prove_independently(model, Cut(wrong_cut(1).tensors, sizes=sizes), [X])
 
 
-def test_what_reads_without_weights_is_found():
-    """A norm over channels that a rule would have to name as mixing."""
-    # Keras's own norm raises of its axis on JAX.
+def test_readers_without_weights_are_found():
+    """A norm over channels, which a correct rule would report as mixing."""
+    # Keras's own norm raises an error about its axis on JAX.
     model = chain(lambda x: x / keras.ops.sqrt(keras.ops.sum(x * x, axis=-1, keepdims=True)))
     cut = Cut(wrong_cut(1).tensors, sizes=sec.trace(chain()).cut({"a": [1]}).sizes)
     with pytest.raises(sec.CutError, match=r"^a: expected channels that nobody reads once"):
@@ -74,7 +74,7 @@ def test_layers_of_every_layout_hold(name):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_product_of_two_values_is_exact_unless_it_takes_their_norms(normalize):
-    """Neither has a reader with weights: each reads the other. A norm reads all of its own."""
+    """No weight reads either factor: each reads the other. A norm reads all of its channels."""
     i = keras.Input((6,))
     a, b = L.Dense(8, name="a")(i), L.Dense(8, name="b")(i)
     model = noisy(keras.Model(i, L.Dense(2, name="head")(L.Dot(1, normalize=normalize)([a, b]))))
@@ -85,8 +85,8 @@ def test_a_product_of_two_values_is_exact_unless_it_takes_their_norms(normalize)
     assert proof.independent.channels == (0 if normalize else 2)
 
 
-def test_layers_that_do_not_show_in_the_answers_are_named():
-    """A normalisation whose variance is far too large lets nothing through: nothing is proven."""
+def test_layers_that_do_not_affect_the_outputs_are_named():
+    """A normalisation with a far too large variance suppresses everything: nothing is proven."""
     model = chain(L.BatchNormalization(name="norm"))
     gamma, beta, mean, variance = model.get_layer("norm").get_weights()
     model.get_layer("norm").set_weights([gamma, beta, mean, np.full_like(variance, 1e24)])

@@ -1,4 +1,4 @@
-"""The twin of a small network by hand: its consumers are given zeros."""
+"""The masked twin of a small network, computed by hand: its consumers read zeros."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def mark_kept(*stays):
     return Kept(np.array(stays, bool))
 
 
-def test_what_stays_is_counted_placed_and_laid_along_an_axis():
+def test_kept_units_are_counted_indexed_and_broadcast():
     some = mark_kept(1, 0, 1, 1)
     units = np.arange(4)
     assert some.places(units).tolist() == [0, 2, 3]
@@ -50,7 +50,7 @@ def test_consumers_get_zeros_and_producers_are_left_alone():
     assert np.allclose(found, hidden @ v + c, atol=1e-5)
 
 
-def test_what_mixes_channels_is_made_anew_for_those_that_stay():
+def test_layers_that_mix_channels_are_rebuilt_for_the_kept_ones():
     layers = [keras.Input((3,)), L.Dense(5, name="a"), L.LayerNormalization(name="n"), L.Dense(2)]
     model = keras.Sequential(layers)
     model.get_layer("n").gamma.assign(np.arange(1.0, 6.0))

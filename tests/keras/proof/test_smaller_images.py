@@ -1,4 +1,4 @@
-"""Proofs on the middle of large images: only where nothing is lost by it."""
+"""Proofs on centre crops of large images, only where the crop proves as much."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def proof_of(model, layer):
     proof = sec.report_of(small).proof
     assert proof.holds
     dense = keras.ops.convert_to_numpy(model.get_layer("b").kernel).copy()
-    if layer == "a":  # the full images, by hand: the second convolution reads zero
+    if layer == "a":  # computed by hand on the full images: the second convolution reads zeros
         dense[:, :, 0] = 0
         model.get_layer("b").kernel.assign(dense)
         assert np.allclose(model.predict(X, verbose=0), small.predict(X, verbose=0), atol=1e-5)
@@ -40,11 +40,11 @@ def test_large_images_are_cropped_and_the_proof_says_so():
     assert proof.scale > 0
 
 
-def test_a_layer_that_reads_every_pixel_is_proven_on_all_of_them():
+def test_a_layer_that_reads_every_pixel_is_proven_on_the_full_images():
     assert not proof_of(convolutions(L.Flatten()), "a").images
 
 
-def test_code_that_is_gone_through_is_run_on_all_of_them():
+def test_traced_code_is_run_on_the_full_images():
     @keras.saving.register_keras_serializable(package="smaller_images")
     class Halved(L.Layer):
         def call(self, x):

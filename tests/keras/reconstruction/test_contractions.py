@@ -1,4 +1,4 @@
-"""Layers as matrix products of patches: patches times matrix is what the layer gives."""
+"""Layers as matrix products: patches times matrix equals the layer's output."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def numpy(tensor):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_patches_times_matrix_is_what_the_layer_gives(name):
+def test_patches_times_matrix_equals_the_output(name):
     make, shape = LAYERS[name]
     random = np.random.default_rng(0)
     x = random.normal(size=(2, *shape)).astype("float32")
@@ -46,7 +46,7 @@ def test_patches_times_matrix_is_what_the_layer_gives(name):
     assert np.allclose(known.bias_from(intercept), numpy(known.bias))
 
 
-def test_rows_are_drawn_by_lot_and_alike_for_every_table():
+def test_rows_are_sampled_at_random_and_alike_for_every_table():
     layer = L.Dense(2)
     x = np.random.default_rng(0).normal(size=(3, 50, 4)).astype("float32")
     y = numpy(layer(x))

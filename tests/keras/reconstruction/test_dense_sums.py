@@ -1,4 +1,4 @@
-"""Sums at each contraction, against products of what the layers really read."""
+"""Sums at each contraction, against products of the inputs captured by hand."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from secateurs.keras.reconstruction.dense_sums import contractions_of
 X = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
 
 
-def test_moments_are_those_of_what_is_read_and_given():
+def test_moments_are_those_of_the_inputs_and_outputs():
     layers = [keras.Input((5,)), L.Dense(6, "relu", name="a"), L.Dense(3, name="head")]
     model = keras.Sequential(layers)
     network = sec.trace(model)

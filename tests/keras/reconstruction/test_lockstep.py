@@ -1,4 +1,4 @@
-"""Where redundancy is exact, repair gives back the answers, through every kind of Keras layer."""
+"""Where redundancy is exact, repair restores the outputs, through every kind of Keras layer."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def numbers(tensor):
 
 
 def twins(layer, one=0, other=3, axis=-1):
-    """Let two filters of a layer be the same."""
+    """Make two filters of a layer equal."""
     for variable in layer.weights:
         values = numbers(variable)
         at = axis if values.ndim > 1 else 0
@@ -27,7 +27,7 @@ def twins(layer, one=0, other=3, axis=-1):
 
 
 def draw_norm(**options):
-    """Batch norm as after some training, not as it is born."""
+    """Set batch normalisation to statistics as after training, not to its initial ones."""
     uniform = keras.initializers.RandomUniform
     return L.BatchNormalization(
         gamma_initializer=uniform(0.5, 1.5, seed=1),
@@ -39,7 +39,7 @@ def draw_norm(**options):
 
 
 def chain(shape, *layers):
-    """A producer, called 'first', whose filter 3 is its filter 0 again, and what reads it."""
+    """A layer 'first', whose filter 3 is a copy of filter 0, and its reader."""
     keras.utils.set_random_seed(0)
     made = [layer() if isinstance(layer, type(lambda: 0)) else layer for layer in layers]
     model = keras.Sequential([keras.Input(shape), *made])
@@ -144,7 +144,7 @@ def answers(model, data):
 
 
 def after_repair(model, data, channels):
-    """(the answers of the dense, the cut and the repaired model)."""
+    """Return the outputs of the (dense, cut, repaired) model."""
     example = {k: x[:1] for k, x in data.items()} if isinstance(data, dict) else data[:1]
     cut = sec.delete_channels(model, channels, example)
     repaired = sec.repair(cut, model, data)
@@ -159,7 +159,7 @@ def check(model, data, channels, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_a_channel_that_is_there_twice_is_not_missed(name):
+def test_removing_a_duplicate_channel_changes_no_output(name):
     model = CHAINS[name]()
     if name in ("depthwise", "separable", "separable, one dimension"):
         second = model.layers[1]
@@ -171,7 +171,7 @@ def test_a_channel_that_is_there_twice_is_not_missed(name):
 
 
 def build_grouped():
-    """Each group of the second convolution reads four channels, of which the last is the first."""
+    """Each group of the second convolution reads four channels; the last is a copy of the first."""
     i = keras.Input((6, 6, 3))
     x = L.Conv2D(8, 1, activation="relu", name="first")(i)
     x = L.Conv2D(6, 3, padding="same", groups=2, use_bias=False)(x)
@@ -192,7 +192,7 @@ def build_concatenation():
 
 
 def stream(dtype="float32"):
-    """A residual stream that is read and written several times; its channel 3 is its channel 0."""
+    """A residual stream, read and written several times; its channel 3 is a copy of channel 0."""
     keras.config.set_dtype_policy(dtype)
     try:
         i = keras.Input((6, 6, 3))
@@ -223,7 +223,7 @@ def build_gate():
 
 
 def attention():
-    """Two heads that are the same: one of them can go."""
+    """Two identical heads: one of them can be removed."""
     i = keras.Input((5, 8))
     layer = L.MultiHeadAttention(2, 4, name="attention")
     model = keras.Model(i, L.Add()([i, layer(i, i)]))
@@ -236,7 +236,7 @@ def attention():
 
 
 def before_attention():
-    """What attention reads has a channel twice; its three projections make up for it."""
+    """The input of attention has a duplicate channel; its three projections compensate."""
     i = keras.Input((5, 8))
     x = L.Dense(9, "relu", name="first")(i)
     model = keras.Model(i, L.MultiHeadAttention(2, 4, output_shape=8)(x, x))
@@ -255,7 +255,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_nor_is_it_in_any_other_place(name):
+def test_removing_a_duplicate_channel_changes_no_output_in_other_networks(name):
     keras.utils.set_random_seed(0)
     build, channels = OTHERS[name]
     model = build()
@@ -285,7 +285,7 @@ NORMS = {
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_norms_make_up_for_channels_that_they_no_longer_average(norm):
+def test_norms_compensate_for_channels_that_they_no_longer_average(norm):
     keras.utils.set_random_seed(0)
     i = keras.Input((4, 6))
     x = L.Dense(16, name="embed")(i)
@@ -308,7 +308,7 @@ def test_half_precision_is_solved_in_double(kind):
     assert np.abs(again - dense).max() < 0.02 * np.abs(dense).max() < np.abs(small - dense).max()
 
 
-def test_channels_first_is_the_same():
+def test_channels_first_is_repaired_the_same():
     keras.utils.set_random_seed(0)
     options = {"data_format": "channels_first"}
     i = keras.Input((3, 8, 8))
@@ -321,7 +321,7 @@ def test_channels_first_is_the_same():
     check(model, images(3, 8, 8), {"first": [3]})
 
 
-def test_a_layer_that_is_called_twice_is_left_alone():
+def test_a_layer_that_is_called_twice_is_not_refitted():
     keras.utils.set_random_seed(0)
     i = keras.Input((6,))
     second = L.Dense(8, name="second")
@@ -336,7 +336,7 @@ def test_a_layer_that_is_called_twice_is_left_alone():
     assert not np.array_equal(one, other)
 
 
-def test_two_inputs_by_name():
+def test_a_model_with_two_named_inputs_is_repaired():
     keras.utils.set_random_seed(0)
     one, other = keras.Input((6,), name="one"), keras.Input((4,), name="other")
     left, right = L.Dense(8, name="left")(one), L.Dense(8, name="right")(other)
@@ -351,7 +351,7 @@ def test_two_inputs_by_name():
     assert np.abs(found - right).max() < 1e-4 * np.abs(right).max()
 
 
-def test_layers_made_of_layers_are_repaired_inside():
+def test_composite_layers_are_repaired_inside():
     @keras.saving.register_keras_serializable(package="repair_tests")
     class Block(L.Layer):
         def __init__(self, **options):

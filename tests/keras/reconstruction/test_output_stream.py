@@ -41,10 +41,10 @@ def test_a_working_copy_computes_in_single_precision(kind):
     assert np.allclose(mine, theirs, rtol=1e-2)
 
 
-def test_images_unlike_the_training_data_are_told_by_how_far():
+def test_the_distance_of_images_from_the_training_data_is_measured():
     model = net()
     made = keras.ops.convert_to_numpy(model.layers[0](X)).astype(np.float64)
-    # As it is born, batch norm has mean 0 and variance 1.
+    # Batch normalisation is initialised with mean 0 and variance 1.
     distance, layer = output_stream.unlike_calibration(model, BATCHES)
     expected = np.mean(np.square(made.mean(axis=0)) / (1 + model.get_layer("n").epsilon))
     assert layer == "n"

@@ -1,4 +1,4 @@
-"""What fills texts up is not looked at, in Keras as in PyTorch."""
+"""Padding of texts is excluded from the sums and from repair."""
 
 import keras
 import numpy as np
@@ -37,8 +37,8 @@ def first(data):
     return {name: values[:2] for name, values in data.items()}
 
 
-@pytest.mark.parametrize("widest", [contraction_sums.MOST_INPUTS, 8])  # patches, or channels mixed
-def test_sums_of_a_padded_text_are_those_of_its_words(widest, monkeypatch):
+@pytest.mark.parametrize("widest", [contraction_sums.MOST_INPUTS, 8])  # patches, or mixed channels
+def test_sums_of_a_padded_text_leave_the_padding_out(widest, monkeypatch):
     monkeypatch.setattr(contraction_sums, "MOST_INPUTS", widest)
     data, dense = texts(49), model()
     network = sec.trace(dense, first(data))
@@ -51,7 +51,7 @@ def test_sums_of_a_padded_text_are_those_of_its_words(widest, monkeypatch):
     assert reader.mixes == (widest == 8)
 
 
-def test_what_stands_in_the_padding_changes_no_repaired_weight():
+def test_values_in_the_padding_change_no_repaired_weight():
     made = []
     for filling in (49, 41):
         data = texts(filling)

@@ -1,4 +1,4 @@
-"""A call's parts, run one after the other, give what the call gives."""
+"""The parts of a call, run in sequence, give the output of the call."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def run(parts):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_in_turn_they_do_what_the_call_does(name):
+def test_parts_in_sequence_give_the_output_of_the_call(name):
     make, shape, names = CALLS[name]
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
     layer = make()
@@ -37,7 +37,7 @@ def test_in_turn_they_do_what_the_call_does(name):
     assert np.allclose(run(parts), expected, atol=1e-5)
 
 
-def test_attention_is_its_projections_and_what_is_between():
+def test_attention_is_split_into_projections_and_attention():
     x = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
     layer = L.MultiHeadAttention(2, 3)
     expected = keras.ops.convert_to_numpy(layer(x, x))
@@ -47,7 +47,7 @@ def test_attention_is_its_projections_and_what_is_between():
     assert np.allclose(run(parts), expected, atol=1e-5)
 
 
-def test_attributes_come_back_after_an_error():
+def test_replaced_attributes_are_restored_after_an_error():
     layer = L.Dense(2, activation="relu")
 
     def fail():

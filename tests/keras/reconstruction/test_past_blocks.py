@@ -1,4 +1,4 @@
-"""Repair where a block went: what follows makes up for it, whatever the block was written as."""
+"""Repair after a block was removed: later layers compensate, however the block was written."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def answers(model):
     [networks.residual, networks.transformer, networks.encoders, networks.build_stack],
     ids=lambda build: build.__name__,
 )
-def test_what_follows_makes_up_for_a_block(build):
+def test_later_layers_compensate_for_a_removed_block(build):
     keras.utils.set_random_seed(3)
     model = build()
     before = [np.array(w) for w in model.get_weights()]
@@ -46,7 +46,7 @@ def test_steps_of_a_branch_are_left_out_and_its_sum_is_its_skip():
     assert len(detour.branches) == 1
 
 
-def test_a_block_that_is_not_there_is_said():
+def test_a_missing_block_is_reported():
     model = networks.residual()
     other = sec.trace(networks.build_projection(), X[:2]).blocks[0].cut
     with pytest.raises(ModelError, match="repair: expected the block sum"):

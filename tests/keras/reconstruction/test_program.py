@@ -1,4 +1,4 @@
-"""A model as a list of steps."""
+"""A model's forward pass as a list of steps."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def pieces(model):
     return Pieces(model, operations, CalibrationBatch(X, None))
 
 
-def test_steps_stand_behind_what_they_read():
+def test_steps_are_in_topological_order():
     program = Program.of(build_branches(), [(5, 6)])
     assert [step.part.name for step in program.steps] == ["Dense", "relu", "Dense", "Dense", "Add"]
     for step in program.steps:
@@ -32,7 +32,7 @@ def test_steps_stand_behind_what_they_read():
     assert program.largest() == 5 * 7
 
 
-def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
+def test_a_pass_from_the_start_or_from_a_branch_gives_the_models_outputs():
     model = build_branches()
     expected = keras.ops.convert_to_numpy(model(X))
     piece = pieces(model).piece(CalibrationBatch(X, None))
@@ -43,20 +43,20 @@ def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
     assert piece.values.keys() == {
         GraphRef(-1),
         GraphRef(1),
-    }  # what came before the ReLU is forgotten
+    }  # the values before the ReLU have been dropped
     branch = piece.branch()
     for one in (branch, piece):
         (found,) = one.play()
         assert np.allclose(as_numbers(found), expected, atol=1e-6)
 
 
-def test_what_a_step_gave_can_be_changed():
+def test_the_outputs_of_a_step_can_be_replaced():
     piece = pieces(build_branches()).piece(CalibrationBatch(X, None))
     (found,) = piece.play(lambda step, made: [one * 0 for one in made])
     assert not as_numbers(found).any()
 
 
-def test_bytes_at_once_are_those_of_the_widest_place():
+def test_peak_bytes_are_those_of_the_widest_step():
     program = Program.of(build_branches(), [(1, 6)])
     # Behind 'c': the ReLU's 4 and its own 7 are alive, or 'c's 7 and 'b's 4 beside the ReLU's.
     assert program.bytes_at_once(len(program.steps)) == (4 + 7 + 4) * 4

@@ -1,4 +1,4 @@
-"""What becomes of what a contraction gives."""
+"""What follows a contraction: normalisation, sum and ReLU are recognised."""
 
 import keras
 import numpy as np
@@ -47,7 +47,7 @@ def test_an_intercept_goes_into_the_moving_mean_where_there_is_no_bias():
     assert np.allclose(keras.ops.convert_to_numpy(layer.moving_mean), 2.0 - 0.5)
 
 
-def test_a_sum_behind_is_known_with_its_other_operand():
+def test_a_following_sum_is_found_with_its_other_operand():
     i = keras.Input((3,))
     one, two = L.Dense(4, name="one")(i), L.Dense(4, name="two")(i)
     model = keras.Model(i, L.Dense(2)(L.Add()([one, two])))
@@ -57,7 +57,7 @@ def test_a_sum_behind_is_known_with_its_other_operand():
     assert {joint.others[0].step for joint in joints} == {0, 1}
 
 
-def test_a_weight_that_two_calls_read_is_no_site():
+def test_a_weight_read_by_two_calls_is_not_a_site():
     shared = L.Dense(3)
     sites, _ = sites_of(shared, L.ReLU(), shared)
     assert sites == {}

@@ -13,7 +13,7 @@ TRAIN, VALIDATION = (X[:1200], Y[:1200]), (X[1200:], Y[1200:])
 
 
 def after_cuts(**pruning):
-    """Validation accuracy just after each cut of a study without fine-tuning to speak of."""
+    """Validation accuracy right after each cut of a study with next to no fine-tuning."""
     keras.utils.set_random_seed(0)
     i = keras.Input((8, 8, 1))
     x = L.Conv2D(16, 3, padding="same", activation="relu")(i)

@@ -10,7 +10,7 @@ from secateurs.planning.error_curves import GroupTrial
 X = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
 
 
-def test_a_trial_answers_as_the_cut_and_changed_model_would():
+def test_a_trial_gives_the_outputs_of_the_cut_and_changed_model():
     layers = [keras.Input((5,)), L.Dense(6, "relu", name="a"), L.Dense(3, name="head")]
     model = keras.Sequential(layers)
     network = sec.trace(model)

@@ -1,4 +1,4 @@
-"""Repair without images: where a removed channel is a copy of one that stays, nothing is lost."""
+"""Repair without images: a removed channel that is a copy of a kept one loses nothing."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 
 
 def net(norm=True):
-    random = np.random.default_rng(1)  # every backend draws other numbers
+    random = np.random.default_rng(1)  # each backend draws different numbers
     between = [L.BatchNormalization(name="n")] if norm else []
     first = L.Dense(5, use_bias=False, name="a")
     model = keras.Sequential(
@@ -28,7 +28,7 @@ def answers(model):
     return keras.ops.convert_to_numpy(model(X))
 
 
-def test_a_channel_that_is_there_twice_is_stood_in_for():
+def test_a_removed_duplicate_is_compensated_by_its_copy():
     model = net()
     network = sec.trace(model, X[:2])
     cut = network.cut({"a": [4]})
@@ -38,7 +38,7 @@ def test_a_channel_that_is_there_twice_is_stood_in_for():
     assert np.abs(answers(small) - answers(model)).max() < 0.1 * cut_only
 
 
-def test_without_moments_nothing_is_known_and_nothing_changes():
+def test_without_moments_nothing_changes():
     model = net(norm=False)
     network = sec.trace(model, X[:2])
     cut = network.cut({"a": [4]})

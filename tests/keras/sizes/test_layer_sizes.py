@@ -16,7 +16,7 @@ def test_changes_are_sorted_by_their_owner():
     assert by_owner([one, two, three]) == {"a": [one, three], "b": [two]}
 
 
-def test_a_configuration_gets_other_sizes_and_the_layer_keeps_its_own():
+def test_a_configuration_gets_new_sizes_and_the_layer_is_unchanged():
     layer = L.Dense(4, name="a")
     config = layer.get_config()
     found = with_sizes(config, "a", {"a": [change("a", "units", 4, 3)]}, layer)
@@ -24,7 +24,7 @@ def test_a_configuration_gets_other_sizes_and_the_layer_keeps_its_own():
     assert {**found, "units": 4} == config
 
 
-def test_a_layer_inside_is_reached():
+def test_sizes_of_a_sublayer_are_changed():
     layer = L.TimeDistributed(L.Dense(4, name="d"), name="t")
     layer.build((None, 2, 3))
     changes = {"t.d": [change("t.d", "units", 4, 1)]}
@@ -46,7 +46,7 @@ def test_another_size_than_was_planned_for_is_refused():
         with_sizes(layer.get_config(), "a", {"a": [change("a", "units", 5, 3)]}, layer)
 
 
-def test_an_index_counts_positions_anew():
+def test_positions_in_an_index_are_updated():
     operation = keras.Input((8,))[:, 2:6]._keras_history.operation
     changes = [change("g", "key", 2, 1, 3), change("g", "key", 6, 4, 4)]
     _, key = with_positions(operation, ["x", (slice(None), slice(2, 6))], changes)

@@ -1,4 +1,4 @@
-"""Where channels are read, and how strongly: counted on small models."""
+"""Sites that read channels and the norms of their readers, counted on small models."""
 
 import keras
 import numpy as np
@@ -17,10 +17,10 @@ def net():
     return keras.Model(i, [L.Dense(2, name="one")(x), L.Dense(3, name="two")(x)])
 
 
-def test_each_consumer_is_a_place_with_the_norm_of_its_weights():
+def test_each_consumer_is_a_site_with_the_norm_of_its_weights():
     model = net()
     places, unseen = places_of(sec.trace(model))
-    assert [one.layer for one in unseen] == ["a"]  # it reads the input, which is no channel
+    assert [one.layer for one in unseen] == ["a"]  # it reads the input, which has no channels
     found = {place.layer: place.reader_norm for place in places if len(place.units) == 4}
     assert found.keys() == {"one", "two"}
     for name, norm in found.items():
@@ -28,7 +28,7 @@ def test_each_consumer_is_a_place_with_the_norm_of_its_weights():
         assert np.allclose(norm, np.square(kernel).sum(axis=1), rtol=1e-5)
 
 
-def test_inside_attention_the_value_projection_is_heard():
+def test_the_value_projection_inside_attention_is_intercepted():
     i = keras.Input((3, 5))
     network = sec.trace(keras.Model(i, L.MultiHeadAttention(2, 4, name="m")(i, i)))
     places, unseen = places_of(network)

@@ -1,4 +1,4 @@
-"""APoZ is the share of zeros of a layer's own activations, whatever follows them."""
+"""APoZ is the fraction of zeros in a layer's own activations, whatever follows them."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras import layers as L
 import secateurs as sec
 from secateurs.report.matrices import by_layer
 
-pytestmark = pytest.mark.filterwarnings("ignore:apoz counts")  # of readers that are always on
+pytestmark = pytest.mark.filterwarnings("ignore:apoz counts")  # readers without any zeros
 X = np.random.default_rng(0).standard_normal((10, 8, 8, 1)).astype("float32")
 
 
@@ -88,7 +88,7 @@ def test_each_branch_of_a_join_counts_its_own(join):
     model, expected = _branches(JOINS[join])
     scores = sec.score(sec.trace(model), "apoz", data=X)
     for name, zeros in zip("ab", expected, strict=True):
-        if "gate" in join and name == "a":  # read by the gate, and by what reads the gated
+        if "gate" in join and name == "a":  # read by the gate, and by the reader of the gated value
             assert 0.05 < zeros.mean() < 0.95
         np.testing.assert_allclose(1 - scores[name], zeros, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_a_sum_of_pooled_values_is_the_mean_of_both_layers():
     np.testing.assert_allclose(1 - scores, (a + b) / 2, atol=1e-6)
 
 
-def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
+def test_halves_with_separate_readers_are_counted_separately():
     keras.utils.set_random_seed(1)
     start = keras.Input((8, 8, 1))
     before = L.Conv2D(8, 3, activation="relu", name="a")(start)
@@ -118,7 +118,7 @@ def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
     np.testing.assert_allclose(means, pooled, rtol=1e-5)
 
 
-def test_an_activation_behind_a_pool_is_the_activation():
+def test_an_activation_after_pooling_is_counted_itself():
     keras.utils.set_random_seed(1)
     start = keras.Input((8, 8, 1))
     before = L.ReLU()(_pool()(L.Conv2D(6, 3, name="a")(start)))

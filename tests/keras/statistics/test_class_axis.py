@@ -1,4 +1,4 @@
-"""Where classes lie in a model's outputs, against PyTorch's cross-entropy."""
+"""The class axis of a model's outputs, against PyTorch's cross-entropy."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def test_probabilities_rows_and_columns():
             assert found == pytest.approx(wanted, rel=1e-4)
 
 
-def test_one_number_that_scores_the_second_of_two_classes():
+def test_a_single_output_that_scores_the_second_of_two_classes():
     scores, labels = np.array([[2.0], [-1.0], [0.3]], "float32"), np.array([1, 0, 0])
     axis = ClassAxis(-1, probabilities=False, two=True)
     found = keras.ops.convert_to_numpy(axis.cross_entropy(scores, labels))

@@ -1,4 +1,4 @@
-"""One pass of calibration data, held against what Keras itself gives and against brute force."""
+"""One pass of calibration data, against Keras's own results and against brute force."""
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def test_removing_a_channel_is_what_the_oracle_says():
 
 
 def test_the_gradient_of_a_gate_is_the_slope_of_the_loss():
-    """A gate on what a layer makes, put in by hand: the layer's own weights scaled."""
+    """Gate a layer's outputs by hand: scale the layer's own weights."""
     model = cnn(activation="softmax")
     network = sec.trace(model)
     gates = collect_statistics(network, Need.GATES, (IMAGES, LABELS)).gates
@@ -87,7 +87,7 @@ def test_the_model_is_as_it_was(criterion):
 @pytest.mark.filterwarnings("ignore:apoz counts values:UserWarning")
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_family_of_layers_is_seen(name):
-    """Every group of every model of the zoo is read somewhere: none scores as if it were dead."""
+    """Every group of every model in the zoo is read somewhere: none scores as if it were dead."""
     model = noisy(ZOO[name]())
     network = sec.trace(model)
     random = np.random.default_rng(0)
@@ -99,18 +99,18 @@ def test_every_family_of_layers_is_seen(name):
         values = random.integers(0, most, shape) if whole else random.standard_normal(shape)
         arrays.append(values.astype("int32" if whole else "float32"))
     images = arrays[0] if len(arrays) == 1 else [tuple(arrays)]
-    if name == "cells":  # the state that one cell hands to the next, step by step
+    if name == "cells":  # the state that a cell passes on from step to step
         with pytest.raises(sec.DataError, match=r"stack.*read inside stack alone"):
             collect_statistics(network, Need.ACTIVATIONS, images)
         return
     found = collect_statistics(network, Need.ACTIVATIONS, images)
     for group in network.groups:
         if (name, group.name) == ("operations", "c"):
-            continue  # what a slice leaves out: nothing reads it
+            continue  # nothing reads what a slice leaves out
         assert any(len(channel_index(network, group, r.units)) for r in found.readings), group.name
 
 
-def test_inside_attention():
+def test_ablation_inside_attention_equals_zeroed_weights():
     i = keras.Input((4, 6))
     x = L.MultiHeadAttention(2, 3, name="att")(i, i)
     model = noisy(keras.Model(i, L.Dense(2, name="head")(L.Flatten()(x))))
@@ -129,7 +129,7 @@ def test_inside_attention():
         assert np.isclose(found.estimate[group.name][0], change, atol=1e-4), group.name
 
 
-def test_a_loss_of_ones_own():
+def test_a_users_loss_is_used():
     def far(outputs, labels):
         return keras.ops.sum(keras.ops.square(outputs), axis=-1)
 
@@ -139,7 +139,7 @@ def test_a_loss_of_ones_own():
         sec.score(network, "fisher", data=IMAGES, loss=lambda y, _: keras.ops.sum(y))
 
 
-def test_data_that_cannot_be_used():
+def test_unusable_data_are_refused():
     network = sec.trace(cnn())
     with pytest.raises(sec.DataError, match=r"apoz: expected calibration data"):
         sec.score(network, "apoz")

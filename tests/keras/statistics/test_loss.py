@@ -1,4 +1,4 @@
-"""The loss of each image, by formulas written out."""
+"""The loss of each image, against formulas written out."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def test_cross_entropy_of_scores_and_of_probabilities(activation):
     assert objective.right([given], LABELS).tolist() == [True, False]
 
 
-def test_one_number_of_a_sigmoid_scores_two_classes():
+def test_a_single_sigmoid_output_scores_two_classes():
     model = ending_in(1, "sigmoid")
     assert gives_probabilities(model)
     assert tells_two_apart(model)
@@ -50,7 +50,7 @@ def test_one_number_of_a_sigmoid_scores_two_classes():
     assert np.allclose(keras.ops.convert_to_numpy(losses), -np.log([0.9, 0.2]), atol=1e-5)
 
 
-def test_rows_with_a_single_one_are_classes():
+def test_one_hot_labels_are_classes():
     assert as_classes(np.eye(3)[[2, 0]], 3, (None,)).tolist() == [2, 0]
     assert as_classes(np.array([[1], [0]]), 2, (None,)).tolist() == [1, 0]
     soft = np.array([[0.5, 0.5]])

@@ -1,4 +1,4 @@
-"""What is left in a block's place, and what a cut of blocks may not be."""
+"""Replacement of removed blocks, and cuts of blocks that are refused."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from support import keras_residual_networks as networks
 X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
 
 
-def test_it_hands_one_of_its_inputs_on():
+def test_a_bypass_returns_one_of_its_inputs():
     x, y = np.array([[-1.0, 2.0]], "float32"), np.zeros((1, 3), "float32")
     assert np.array_equal(keras.ops.convert_to_numpy(Bypass()(x)), x)
     kept = Bypass(1, "relu")
@@ -82,7 +82,7 @@ def test_a_block_in_a_sequential_model():
     assert np.allclose(small.predict(X, verbose=0), expected, atol=1e-5)
 
 
-def test_cuts_that_fit_no_block_are_refused():
+def test_cuts_that_match_no_block_are_refused():
     model = networks.residual()
     block = sec.trace(model, X).blocks[0].cut
     for wrong in (

@@ -19,7 +19,7 @@ from support.keras_networks import X, Y, classifier
     ],
     ids=["momentum", "schedule", "average", "factored"],
 )
-def test_the_optimizer_goes_along(optimizer):
+def test_the_optimizer_state_is_sliced_along(optimizer):
     model = classifier()
     model.compile(optimizer(), "mse", metrics=["mae"])
     model.fit(X, Y, batch_size=4, verbose=0)
@@ -27,7 +27,7 @@ def test_the_optimizer_goes_along(optimizer):
     mine, theirs = model.optimizer, small.optimizer
     assert theirs.get_config() == mine.get_config()
     assert int(theirs.iterations) == int(mine.iterations) == 2
-    # Adafactor names some of its state after nothing: the order is what tells it apart.
+    # Some of Adafactor's states have no names, so only their order identifies them.
     for variable, other in zip(mine.variables, theirs.variables, strict=True):
         before, after = (np.asarray(keras.ops.convert_to_numpy(v.value)) for v in (variable, other))
         if variable.path.endswith(("conv_kernel_momentum", "conv_kernel_velocity")):
@@ -41,8 +41,8 @@ def test_the_optimizer_goes_along(optimizer):
 
 
 @pytest.mark.parametrize("by", ["names", "variables"])
-def test_what_is_spared_weight_decay_stays_so(by):
-    """An SGD step of no gradient moves what decays, and nothing else."""
+def test_exclusions_from_weight_decay_are_kept(by):
+    """An SGD step without gradients changes only variables with weight decay."""
     model = classifier()
     optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
     spared = [v for v in model.trainable_variables if v.name in ("bias", "gamma", "beta")]
@@ -60,7 +60,7 @@ def test_what_is_spared_weight_decay_stays_so(by):
 
 
 def test_only_state_of_its_variables_shape_is_sliced():
-    """A factored second moment has another: of 3 by 4, a row of 4 is no row to cut by axis 0."""
+    """A factored second moment has another shape: for a 3 x 4 weight, a row of 4 is not axis 0."""
     of_kernel = TensorCut((3, 4), {0: (1,)})
     cut = Cut({"kernel": of_kernel})
     assert cut_of_slot(cut, "kernel", (3, 4)) is of_kernel
@@ -68,7 +68,7 @@ def test_only_state_of_its_variables_shape_is_sliced():
     assert cut_of_slot(cut, "bias", (4,)) is cut_of_slot(cut, None, (3, 4)) is None
 
 
-def test_it_is_compiled_as_the_model_is():
+def test_the_copy_is_compiled_like_the_model():
     def near(y, prediction):
         return keras.ops.mean(keras.ops.abs(y - prediction) < 1)
 

@@ -1,4 +1,4 @@
-"""Numbers in a layer's code: those that follow the channels stay free, others freeze them."""
+"""Sizes in a layer's code: channels are free where a size follows them, and frozen elsewhere."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ import secateurs as sec
 
 
 class Flat(L.Layer):
-    """Reshapes to as many columns as there are, told by the shape or by a number."""
+    """Reshapes to the number of columns, taken from the shape or written as a number."""
 
     def __init__(self, written, **options):
         super().__init__(**options)
@@ -44,7 +44,7 @@ def test_a_length_that_does_not_follow_freezes_its_channels(written):
 
 @keras.saving.register_keras_serializable("test_dry_run")
 class Folded(L.Layer):
-    """Heads of fixed sizes, whose result is given the shape of what the layer is called on."""
+    """Heads of fixed sizes, whose result is reshaped to the layer's input shape."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -64,7 +64,7 @@ class Folded(L.Layer):
         return self.after(self.out(keras.ops.reshape(h, rows)))
 
 
-def test_a_shape_taken_of_something_else_holds_it_where_one_of_both_stays():
+def test_a_shape_taken_from_another_tensor_freezes_both_if_one_is_frozen():
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
     i = keras.Input((5, 3))
     h = Folded(name="folded")(L.Dense(8, name="before")(i))

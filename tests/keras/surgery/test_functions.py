@@ -1,4 +1,4 @@
-"""Functions that layers hold: kept as they are, though no configuration can tell them."""
+"""Functions held by layers are kept as they are, though no configuration can express them."""
 
 import functools
 
@@ -17,7 +17,7 @@ FRAMES = np.random.default_rng(1).standard_normal((3, 6, 5)).astype("float32")
 
 
 class Leaky:
-    """Can be called, and cannot be written."""
+    """A callable that cannot be serialised."""
 
     def __init__(self, slope):
         self.slope = slope
@@ -27,7 +27,7 @@ class Leaky:
 
 
 def of_two_names(kind):
-    """Two functions of one name."""
+    """Two functions with the same name."""
 
     def f(x):
         return ops.sigmoid(x) if kind else ops.relu(x)
@@ -48,7 +48,7 @@ def leaky(x, slope=0.3):
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_function_that_no_configuration_tells(kind, wrapped):
+def test_a_function_that_no_configuration_holds_is_kept(kind, wrapped):
     dense = L.Dense(7, activation=FUNCTIONS[kind], name="a")
     i = keras.Input((6, 5))
     x = (L.TimeDistributed(dense, name="outer") if wrapped else dense)(i)
@@ -63,7 +63,7 @@ def test_a_function_that_no_configuration_tells(kind, wrapped):
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_two_functions_of_one_name_in_a_cell_stay_two(stacked):
+def test_two_functions_with_one_name_in_a_cell_stay_distinct(stacked):
     cell = L.GRUCell(
         4, activation=of_two_names(0), recurrent_activation=of_two_names(1), name="cell"
     )
@@ -94,7 +94,7 @@ def test_a_layer_with_weights_as_the_activation_of_two():
     head, last = model.get_layer("out").get_weights()
     expected = hidden @ np.delete(head, gone, 0) + last
     np.testing.assert_allclose(small.predict(X, verbose=0), expected, atol=1e-5)
-    assert small.get_layer("a").activation is small.get_layer("b").activation  # still one
+    assert small.get_layer("a").activation is small.get_layer("b").activation  # still shared
     assert small.get_layer("a").activation is not slope
 
 

@@ -1,4 +1,4 @@
-"""Layers taken out, put in and changed for others."""
+"""Deleting, inserting and replacing layers."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ both = pytest.mark.parametrize("build", [model, sequence])
 
 
 @both
-def test_a_layer_is_taken_out(build):
+def test_a_layer_is_deleted(build):
     before = build()
     after = delete_layer(before, "b")
     assert np.allclose(predict(after), by_hand(before, "a", "act", "head"), atol=1e-6)
@@ -59,7 +59,7 @@ def test_a_layer_is_taken_out(build):
 
 
 @both
-def test_a_layer_is_put_in(build):
+def test_a_layer_is_inserted(build):
     before = build()
     after = insert_layer(before, "b", L.Dense(4, kernel_initializer="identity", name="c"))
     assert np.allclose(predict(after), predict(before), atol=1e-6)
@@ -67,7 +67,7 @@ def test_a_layer_is_put_in(build):
 
 
 @both
-def test_a_layer_is_changed_for_another(build):
+def test_a_layer_is_replaced(build):
     before = build()
     after = replace_layer(before, "act", L.Activation("tanh", name="act"))
     x = np.tanh(by_hand(before, "a"))
@@ -82,7 +82,7 @@ def test_a_layer_with_weights_of_its_own_keeps_them():
     assert np.array_equal(after.get_layer("b").get_weights()[0], np.ones((4, 4)))
 
 
-def test_a_layer_in_a_model_inside():
+def test_a_layer_in_a_nested_model_is_edited():
     before = noisy(ZOO["nested_model"]())
     after = delete_layer(before, "encoder.bn")
     assert [layer.name for layer in after.get_layer("encoder").layers][1:] == ["c"]
@@ -97,7 +97,7 @@ def test_an_edited_model_is_compiled_as_before():
     after.fit(X, np.zeros((2, 2)), verbose=0)
 
 
-def test_what_does_not_fit():
+def test_edits_that_do_not_fit_are_refused():
     with pytest.raises(sec.UnknownNameError, match="no layer named 'bb'; did you mean 'b'"):
         delete_layer(model(), "bb")
     with pytest.raises(sec.ModelError, match=r"a: .*b\.kernel|a: expected .*b\.kernel"):
@@ -113,8 +113,8 @@ def test_what_does_not_fit():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "rmsprop"])
-def test_the_state_of_what_stays_goes_on_in_a_trained_model(kind):
-    """Each state of the optimizer follows its weight; a layer that comes in begins anew."""
+def test_optimizer_state_of_kept_layers_is_kept_in_a_trained_model(kind):
+    """Each optimizer state follows its weight; an inserted layer starts with a fresh state."""
     rate = {"sgd": keras.optimizers.SGD(0.1, momentum=0.9), "adam": "adam", "rmsprop": "rmsprop"}
     model = keras.Sequential(
         [keras.Input((6,)), *(L.Dense(8, "relu", name=name) for name in "ab"), L.Dense(3, name="c")]

@@ -40,16 +40,16 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
-def test_the_same_in_every_part(one, other):
+def test_values_equal_in_every_part_are_alike(one, other):
     assert is_alike(one, other)
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
-def test_another_in_some_part(one, other):
+def test_values_that_differ_in_some_part_are_not_alike(one, other):
     assert not is_alike(one, other)
 
 
-def test_circles_come_to_an_end():
+def test_cyclic_references_terminate():
     one, other = [1], [1]
     one.append(one)
     other.append(other)

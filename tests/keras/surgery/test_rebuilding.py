@@ -1,4 +1,4 @@
-"""The small model: configuration, weights, flags, optimizer, and a user's model left alone."""
+"""The small model: configuration, weights, flags, optimizer; the user's model is unchanged."""
 
 import random
 import subprocess
@@ -48,7 +48,7 @@ def test_a_cut_of_key_channels_leaves_the_scores_of_attention_as_they_were():
     ]
     small = sec.apply(model, network.cut({keys.name: [0, 2]}), network=network)
     dense, cut = dict(_weights(model)), dict(_weights(small))
-    for name in ("kernel", "bias"):  # divided by the root of 2 now, not of 4
+    for name in ("kernel", "bias"):  # divided by sqrt(2) now instead of sqrt(4)
         expected = dense[f"att.query.{name}"][..., [1, 3]] * np.sqrt(2 / 4)
         assert np.allclose(cut[f"att.query.{name}"], expected, rtol=1e-6)
         assert np.array_equal(cut[f"att.key.{name}"], dense[f"att.key.{name}"][..., [1, 3]])
@@ -63,7 +63,7 @@ def test_training_goes_on_as_it_would_have_from_a_step_of_the_dense_model():
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
     model.fit(X, Y, batch_size=4, verbose=0, shuffle=False)
     network = sec.trace(model)
-    # Nothing reads a channel whose weights in the next layer are zero: the cut changes nothing.
+    # With zero weights in the next layer, a channel is not read, so the cut changes nothing.
     hidden = model.get_layer("head")
     kernel, bias = hidden.get_weights()
     kernel[2] = 0
@@ -89,7 +89,7 @@ def test_flags_are_kept():
 
 
 def test_initialisers_are_kept():
-    """While layers are made again they begin at zero, quickly; what they are told is theirs."""
+    """Layers are rebuilt with zeros for speed; afterwards they have their own initialisers."""
     small = sec.delete_channels(classifier(kernel_initializer="he_normal"), {"conv": [0]})
     assert isinstance(small.get_layer("conv").kernel_initializer, keras.initializers.HeNormal)
     assert isinstance(small.get_layer("head").kernel_initializer, keras.initializers.GlorotUniform)
@@ -121,7 +121,7 @@ def test_shared_layers_stay_shared():
     assert len(small.get_layer("c")._inbound_nodes) == 2
 
 
-def test_a_model_inside_stays_a_model_of_its_name():
+def test_a_nested_model_stays_a_model_with_its_name():
     small = sec.delete_channels(ZOO["nested_model"](), {"encoder.c": [0], "a": [1]})
     encoder = small.get_layer("encoder")
     assert isinstance(encoder, keras.Model)
@@ -130,7 +130,7 @@ def test_a_model_inside_stays_a_model_of_its_name():
     assert isinstance(small.get_layer("tail"), keras.Sequential)
 
 
-def test_functions_of_the_users_come_along():
+def test_users_functions_are_kept():
     i = keras.Input((6,))
     x = L.Lambda(lambda t: 2 * t, name="double")(i)
     x = L.Dense(6, activation=_square, name="odd")(x)
@@ -143,7 +143,7 @@ def _square(x):
     return x * x
 
 
-def test_a_layer_that_cannot_be_made_again():
+def test_a_layer_that_cannot_be_rebuilt_is_refused():
     class Closed(L.Layer):
         def __init__(self, function):
             super().__init__(name="closed")
@@ -154,7 +154,7 @@ def test_a_layer_that_cannot_be_made_again():
 
     i = keras.Input((6,))
     model = keras.Model(i, L.Dense(2, name="head")(L.Dense(4, name="d")(Closed(abs)(i))))
-    # Its class says nothing of how it is made, so its object is copied.
+    # Its class has no configuration, so the object is copied.
     small = sec.delete_channels(model, {"d": [0]})
     assert isinstance(small.get_layer("closed"), Closed)
 

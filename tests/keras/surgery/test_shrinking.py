@@ -1,4 +1,4 @@
-"""A layer whose configuration does not tell its sizes is copied in smaller ones."""
+"""A layer whose configuration does not list its sizes is copied with smaller ones."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def remake(layer, path):
     return new
 
 
-def test_parts_are_made_anew_and_shared_ones_stay_shared():
+def test_parts_are_rebuilt_and_shared_ones_stay_shared():
     block = Block(name="block")
     block(np.zeros((2, 5), "float32"))
     block.scale.assign([1.0, 2.0, 3.0, 4.0])

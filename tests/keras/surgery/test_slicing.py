@@ -7,7 +7,7 @@ from secateurs.keras.surgery.slicing import slice_tensor
 VALUES = np.arange(24.0, dtype="float32").reshape(2, 3, 4)
 
 
-def test_every_axis_loses_its_own():
+def test_each_axis_loses_its_removed_indices():
     cut = TensorCut((2, 3, 4), {0: (1,), 2: (0, 3)})
     found = slice_tensor(keras.ops.convert_to_tensor(VALUES), cut)
     assert np.array_equal(found, VALUES[:1][:, :, [1, 2]])

@@ -1,4 +1,4 @@
-"""What a layer has learned and keeps neither in a weight nor in its configuration."""
+"""Learned state of layers that is neither a weight nor part of the configuration."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ X = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
 
 def discretization(mode="int"):
     bins = L.Discretization(num_bins=4, output_mode=mode, name="learned")
-    bins.reset_state()  # what adapt does, which needs TensorFlow for itself alone
+    bins.reset_state()  # what ``adapt`` does, which would need TensorFlow
     bins.update_state(np.random.default_rng(1).standard_normal((200, 1)).astype("float32"))
     bins.finalize_state()
     return bins
@@ -30,7 +30,7 @@ def normalization():
 
 
 class Learned(L.Layer):
-    """A layer of a user's, with what ``adapt`` found in plain attributes."""
+    """A user's layer that keeps the results of ``adapt`` in plain attributes."""
 
     def __init__(self, begin=None, **options):
         super().__init__(**options)
@@ -79,7 +79,7 @@ class Slotted:
 
 
 class AnyState(L.Layer):
-    """State of whatever kind; the name is not among the arguments that Keras writes down."""
+    """State of any kind; the name is not among the arguments that Keras serialises."""
 
     def __init__(self, **o):
         super().__init__(**o)
@@ -117,14 +117,14 @@ def make(kind):
     i = keras.Input((3,))
     x = layer(L.Reshape((1, 3))(i)) if kind == "inside another" else layer(i)
     x = L.Flatten()(keras.ops.cast(x, "float32"))
-    # A ReLU may cut everything off, by what a backend happens to draw.
+    # With some backends' random weights, a ReLU may zero everything.
     x = L.Dropout(0.5, name="drop")(L.Dense(6, "leaky_relu", name="hidden")(x))
     return keras.Model(i, L.Dense(2, name="head")(x))
 
 
 @pytest.mark.parametrize("kind", MAKE)
 @pytest.mark.parametrize("call", ["cut", "edit"])
-def test_it_stays(kind, call):
+def test_learned_state_survives_surgery(kind, call):
     model = make(kind)
     if call == "edit":
         made = secateurs.keras.delete_layer(model, "drop")
@@ -138,14 +138,14 @@ def test_it_stays(kind, call):
     assert np.ptp(expected) > 1e-3
 
 
-def test_it_is_a_copy():
+def test_learned_state_is_copied():
     model = make("user's")
     made = secateurs.keras.delete_layer(model, "drop")
     made.get_layer("learned").centre[:] = 9
     assert model.get_layer("learned").centre.max() < 9
 
 
-def test_sizes_that_follow_a_cut_are_not_taken_for_something_learned():
+def test_sizes_that_follow_a_cut_are_not_treated_as_learned_state():
     class Scale(L.Layer):
         def __init__(self, width, **options):
             super().__init__(**options)
@@ -185,7 +185,7 @@ def test_what_cannot_be_copied_is_shared():
 
 
 class Forgetful(L.Layer):
-    """Parts with weights, and neither name nor precision in what it tells of itself."""
+    """Sublayers with weights, and a configuration without name and dtype."""
 
     def __init__(self, width, name=None, dtype=None):
         super().__init__(name=name, dtype=dtype)
@@ -206,7 +206,7 @@ class Forgetful(L.Layer):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_layer_that_forgets_its_name_keeps_its_weights(wrapped):
-    kind = "bfloat16" if keras.backend.backend() == "jax" else "float64"  # JAX has no doubles
+    kind = "bfloat16" if keras.backend.backend() == "jax" else "float64"  # JAX has no float64
     layer = Forgetful(5, name="mine", dtype=kind)
     i = keras.Input((4, 3))
     x = (L.TimeDistributed(layer, name="outer") if wrapped else layer)(i)
@@ -219,7 +219,7 @@ def test_a_layer_that_forgets_its_name_keeps_its_weights(wrapped):
         assert made.get_layer("mine").compute_dtype == kind
 
 
-def test_a_layer_that_comes_back_without_a_part_is_refused():
+def test_a_layer_that_is_rebuilt_without_a_part_is_refused():
     class Whim(Forgetful):
         def __init__(self, width, bias=True, **options):
             super().__init__(width, **options)
@@ -235,7 +235,7 @@ def test_a_layer_that_comes_back_without_a_part_is_refused():
 
 @keras.saving.register_keras_serializable("test_state")
 class Scaled(L.Layer):
-    """A layer of Keras's own inside, which derives from its weights what it answers with."""
+    """Contains a built-in layer that derives its output from state computed from its weights."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -245,7 +245,7 @@ class Scaled(L.Layer):
         return self.part(self.scale(x))
 
 
-def test_what_a_layer_inside_derives_from_its_weights_is_derived_again(tmp_path):
+def test_state_derived_from_weights_is_recomputed(tmp_path):
     def build():
         layer = Scaled(name="block")
         i = keras.Input((3,))
@@ -272,7 +272,7 @@ def test_what_a_layer_inside_derives_from_its_weights_is_derived_again(tmp_path)
     np.testing.assert_allclose(small.predict(X, verbose=0), gone @ head + end, atol=1e-5)
 
 
-def test_a_keras_file_that_would_answer_otherwise_is_refused(tmp_path):
+def test_a_keras_file_that_would_give_other_outputs_is_refused(tmp_path):
     class Gained(L.Layer):
         def __init__(self, **options):
             super().__init__(**options)
@@ -307,7 +307,7 @@ def test_a_keras_file_of_a_layer_that_counts_its_calls_is_written(tmp_path):
 
 
 class Fitted(keras.Model):
-    """Of a class that is not registered, as a script's own is."""
+    """A layer of an unregistered class, as in a user's script."""
 
     def __init__(self):
         super().__init__()
@@ -317,7 +317,7 @@ class Fitted(keras.Model):
         return self.out(self.hidden(x))
 
 
-def test_what_running_left_in_a_subclassed_model_does_not_stop_a_cut():
+def test_records_left_by_running_a_subclassed_model_do_not_prevent_a_cut():
     model = Fitted()
     model(X)
     model.compile("adam", "mse", metrics=["mae"])

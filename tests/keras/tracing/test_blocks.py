@@ -1,4 +1,4 @@
-"""Which residual blocks a Keras model has, and that each can go."""
+"""Residual blocks of Keras models are found, and each can be removed."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def answers(model):
 
 
 @pytest.mark.parametrize("build", FOUND, ids=lambda build: build.__name__)
-def test_each_block_goes_and_zeros_in_its_weights_say_the_same(build):
+def test_each_block_can_be_removed_as_zeros_in_its_weights_confirm(build):
     model = build_seeded(build)
     network = sec.trace(model, X)
     assert [block.name for block in network.blocks] == FOUND[build]
@@ -55,7 +55,7 @@ def test_each_block_goes_and_zeros_in_its_weights_say_the_same(build):
         assert block.macs > 0
 
 
-def test_attention_and_what_is_behind_it_are_blocks_of_one_graph():
+def test_attention_and_the_layers_after_it_are_blocks_of_one_graph():
     model = build_seeded(networks.transformer)
     network = sec.trace(model, X)
     inside = [block.cut.layers for block in network.blocks]
@@ -67,7 +67,7 @@ def test_attention_and_what_is_behind_it_are_blocks_of_one_graph():
     ]
 
 
-def test_what_turns_its_input_least_is_told():
+def test_the_change_of_a_block_is_one_minus_the_cosine():
     model = build_seeded(networks.residual)
     network = sec.trace(model, X)
     between = [model.get_layer(name).output for name in ("stem_relu", "b0_sum")]
@@ -84,7 +84,7 @@ def graph(last):
 
 
 def outputs_of_none():
-    """Somebody else reads the branch."""
+    """The branch has another reader."""
     inputs, x, y = graph(L.Conv2D(4, 3, padding="same", name="branch"))
     total = L.Add(name="sum")([x, y])
     return keras.Model(inputs, [L.Flatten()(total), L.Flatten()(y)])
@@ -111,7 +111,7 @@ def broadcast_sum():
 @pytest.mark.parametrize(
     "build", [outputs_of_none, layer_used_twice, positions_alone, broadcast_sum]
 )
-def test_what_is_no_block(build):
+def test_other_sums_are_not_blocks(build):
     model = build()
     images = np.zeros((2, 8), "int32") if build is positions_alone else X[:2]
     assert [block.name for block in sec.trace(model, images).blocks] == []
@@ -124,7 +124,7 @@ def test_inner_blocks_are_chosen_before_the_one_around_them():
     assert [block.name for block in sec.trace(model, X).blocks] == ["inner"]
 
 
-def test_blocks_of_a_model_inside_a_model():
+def test_blocks_of_a_nested_model_are_found():
     inner_input = keras.Input((8, 8, 4))
     y = L.Conv2D(4, 3, padding="same", name="conv")(inner_input)
     inner = keras.Model(inner_input, L.Add(name="sum")([inner_input, y]), name="inner")

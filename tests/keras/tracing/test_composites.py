@@ -1,4 +1,4 @@
-"""Layers that only their own code says something of: gone through, cut, saved, cut again."""
+"""Composite layers are traced by running their code, cut, saved, and cut again."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ X = np.random.default_rng(0).standard_normal((3, 6, 6, 3)).astype("float32")
 
 @registered
 class Block(L.Layer):
-    """Parts with and without names, weights of its own, sublayers two deep."""
+    """Named and unnamed parts, direct weights, and sublayers nested two deep."""
 
     def __init__(self, filters, deeper=None, **options):
         super().__init__(**options)
@@ -58,7 +58,7 @@ def predict(model):
 
 
 def numpys(model, gone):
-    """What the block gives without filters, by NumPy; its norm and convolutions written out."""
+    """The block's output without some filters, in NumPy, norm and convolutions written out."""
     w = {leaf.name.removeprefix("block."): np.asarray(leaf.array()) for leaf in list_tensors(model)}
     stay = np.setdiff1d(np.arange(8), gone)
     padded = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -71,7 +71,7 @@ def numpys(model, gone):
     return h.mean((1, 2)) @ w["head.kernel"] + w["head.bias"]
 
 
-def test_what_its_code_calls_is_followed():
+def test_calls_in_a_layers_code_are_traced():
     network = sec.trace(build_block_model())
     assert {group.name: len(group) for group in network.groups} == {
         "block.conv": 8,
@@ -86,7 +86,7 @@ def test_what_its_code_calls_is_followed():
     ]
 
 
-def test_a_cut_gives_what_numpy_gives():
+def test_a_cut_model_gives_the_outputs_computed_in_numpy():
     model, gone = build_block_model(), [1, 4, 6]
     small = sec.delete_channels(model, {"block.conv": gone}, X)
     np.testing.assert_allclose(predict(model), numpys(model, []), atol=1e-5)
@@ -98,7 +98,7 @@ def test_a_cut_gives_what_numpy_gives():
     assert block.rest[0].kernel.shape == (1, 1, 5, 8)
 
 
-def test_the_users_model_comes_back_as_it_was():
+def test_the_users_model_is_unchanged():
     model = build_block_model()
     block = model.get_layer("block")
     kinds = [type(layer) for layer in (block, block.conv, block.norm, *block.rest)]
@@ -111,7 +111,7 @@ def test_the_users_model_comes_back_as_it_was():
     assert all(map(np.array_equal, weights, model.get_weights()))
 
 
-def test_it_trains_is_saved_and_is_cut_again(tmp_path):
+def test_a_cut_model_trains_is_saved_and_is_cut_again(tmp_path):
     model = build_block_model()
     model.compile("adam", "mse")
     y = np.zeros((3, 2), "float32")
@@ -137,7 +137,7 @@ def test_keras_own_format_is_refused_where_it_could_not_be_read_back(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_sizes_that_stand_in_the_code_hold_channels_fast():
+def test_sizes_written_in_the_code_freeze_channels():
     @registered
     class Folded(L.Layer):
         def build(self, shape):
@@ -186,7 +186,7 @@ def test_sizes_that_its_code_takes_from_shapes_follow():
 
 @registered
 class Attention(L.Layer):
-    """Heads of a share of the width of what it is given, which is that of what it makes."""
+    """Heads sized as a fraction of the input's width, which is also the output's width."""
 
     def build(self, shape):
         self.q, self.k, self.v, self.out = (L.Dense(8) for _ in range(4))
@@ -209,7 +209,7 @@ class Attention(L.Layer):
         return super().get_config()
 
 
-def test_heads_that_are_a_share_of_another_width_lose_the_same_place_with_it():
+def test_heads_sized_as_a_fraction_of_another_width_are_cut_with_it():
     i = keras.Input((5, 6))
     stem = L.Dense(8, name="stem")(i)
     x = L.Add()([stem, Attention(name="attention")(stem)])
@@ -220,7 +220,7 @@ def test_heads_that_are_a_share_of_another_width_lose_the_same_place_with_it():
     assert len(group) == 4
     small = sec.apply(model, network.cut({group.name: [1]}), x, network=network)
     assert small.get_layer("stem").units == 6
-    attention, gone = model.get_layer("attention"), [1, 5]  # the second place of either head
+    attention, gone = model.get_layer("attention"), [1, 5]  # the second position of each head
     for layer in (model.get_layer("head"), attention.q, attention.k, attention.v, attention.out):
         kernel, bias = layer.get_weights()
         kernel[gone] = 0
@@ -233,7 +233,7 @@ def test_heads_that_are_a_share_of_another_width_lose_the_same_place_with_it():
 
 @registered
 class Positions(L.Layer):
-    """What a layer gives of constants, a row picked of a weight, and a second, constant result."""
+    """A layer called on constants, a row of a weight, and a second, constant output."""
 
     def build(self, shape):
         self.table, self.token = L.Embedding(7, 8), self.add_weight(shape=(1, 1, 8), name="token")
@@ -272,7 +272,7 @@ def test_constants_that_layers_inside_are_called_on_have_their_channels():
     np.testing.assert_allclose(small.predict(x, verbose=0), expected, atol=1e-5)
 
 
-def test_what_cannot_be_seen_inside_freezes_what_it_touches_alone():
+def test_opaque_code_freezes_only_what_it_touches():
     @registered
     class Closed(L.Layer):
         def call(self, x):
@@ -292,7 +292,7 @@ def test_what_cannot_be_seen_inside_freezes_what_it_touches_alone():
 
 @registered
 class Twice(L.Layer):
-    """Writes to its own state, so that its calls cannot be run one by one."""
+    """Writes to its own state, so its calls cannot be replayed one by one."""
 
     def build(self, shape):
         self.count = self.add_weight(shape=(), name="count", initializer="zeros", trainable=False)
@@ -307,7 +307,7 @@ class Twice(L.Layer):
         return super().get_config()
 
 
-def test_code_that_writes_to_its_state_is_not_gone_through():
+def test_code_that_writes_to_its_state_is_not_traced():
     model = classifier(Twice(name="twice"))
     before = float(model.get_layer("twice").count)
     network = sec.trace(model)
@@ -316,7 +316,7 @@ def test_code_that_writes_to_its_state_is_not_gone_through():
 
 
 def test_a_layer_whose_code_and_calls_differ_is_refused():
-    """Code that looks at its input's values does something else than its calls one by one."""
+    """Code that depends on its input's values differs from its recorded calls."""
 
     @registered
     class Moody(L.Layer):
@@ -363,7 +363,7 @@ WHOLE = (
 
 
 class Whole(L.Layer):
-    """Of a class that Keras cannot find by its name; the part inside could be followed."""
+    """A layer whose class Keras cannot find by name; its sublayer could be traced."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -397,7 +397,7 @@ def test_a_layer_whose_class_is_not_registered_stays_whole():
     np.testing.assert_allclose(predict(small), predict(model), atol=1e-6)
 
 
-def test_one_that_is_not_registered_inside_one_that_is_stays_whole():
+def test_an_unregistered_layer_inside_a_registered_one_stays_whole():
     model = classifier(Block(8, Whole(name="own"), name="block"))
     network = sec.trace(model, X)
     assert [group.name for group in network.groups] == ["block.conv", "block.rest.0"]
@@ -456,7 +456,7 @@ def test_code_that_computes_in_another_type_than_its_weights_is_followed(policy)
 
 @registered
 class Codebook(L.Layer):
-    """The nearest of some codes in the place of each vector."""
+    """Replaces each vector by the nearest entry of a codebook."""
 
     def build(self, shape):
         self.codes = self.add_weight(shape=(16, shape[-1]), name="codes")
@@ -491,7 +491,7 @@ def test_codes_that_are_looked_up_carry_channels():
 
 @registered
 class Attending(L.Layer):
-    """Attention of one head over the steps that a mask leaves, told of it by Keras."""
+    """Single-head attention over unmasked steps, with the mask passed by Keras."""
 
     def __init__(self, width, inner=None, **options):
         super().__init__(**options)
@@ -521,7 +521,7 @@ def attending(inner=None, **options):
     return noisy(keras.Model(i, L.Dense(2, name="head")(L.GlobalAveragePooling1D()(x))))
 
 
-def test_a_mask_goes_through_its_code():
+def test_a_mask_is_passed_through_a_layers_code():
     model, gone = attending(), [1, 6]
     small = sec.delete_channels(model, {"a.v": gone, "a.q": [0, 3]}, TOKENS)
     w = {leaf.name: np.asarray(leaf.array()) for leaf in list_tensors(model)}
@@ -539,7 +539,7 @@ def test_a_mask_goes_through_its_code():
     assert small.get_layer("a").v.units == 6
 
 
-def test_a_mask_that_code_is_not_told_of_is_not_followed():
+def test_a_mask_that_is_passed_implicitly_keeps_a_layer_whole():
     inner = Attending(8, L.LSTM(8, return_sequences=True), name="inner")
     for model in (attending(inner), attending(dtype="mixed_bfloat16")):
         network = sec.trace(model)
@@ -550,7 +550,7 @@ def test_a_mask_that_code_is_not_told_of_is_not_followed():
 
 @registered
 class Padded(L.Layer):
-    """Its configuration says what its constructor made of what it was given: 'valid'."""
+    """Its configuration holds what its constructor made of an argument: 'valid'."""
 
     def __init__(self, padding=None, **options):
         super().__init__(**options)
@@ -565,7 +565,7 @@ class Padded(L.Layer):
         return {**super().get_config(), "padding": self.padding}
 
 
-def test_what_a_configuration_does_not_tell_is_carried():
+def test_attributes_missing_in_a_configuration_are_copied():
     i = keras.Input((6, 6, 3))
     x = Padded(name="padded")(i)
     x = L.Dense(6, "relu", name="hidden")(L.GlobalAveragePooling2D()(x))

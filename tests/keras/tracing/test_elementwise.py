@@ -1,4 +1,4 @@
-"""Activations that are functions: followed, or tried on values, never guessed."""
+"""Activation functions are traced or tested on values, never guessed."""
 
 import keras
 import numpy as np
@@ -30,18 +30,18 @@ MIXES = {
 
 
 @pytest.mark.parametrize("rank", [2, 3, 4])
-def test_functions_tried_on_values(rank):
+def test_functions_are_tested_on_values(rank):
     assert [name for name, f in WORKS.items() if not passes_on_values(f, rank)] == []
     assert [name for name, f in MIXES.items() if passes_on_values(f, rank)] == []
 
 
-def test_a_function_that_draws_is_taken_to_mix():
+def test_a_random_function_is_assumed_to_mix():
     drawn = np.random.default_rng(0)
     assert not passes_on_values(lambda x: x + drawn.standard_normal(), 2)
 
 
 def hide_code(function):
-    """A function that shows its values only."""
+    """A function that only works on values."""
 
     def of_values(x):
         if isinstance(x, keras.KerasTensor):
@@ -81,7 +81,7 @@ def test_a_cut_is_that_of_the_named_activation():
     )
 
 
-def test_the_backends_own():
+def test_a_backends_own_function_is_recognised():
     kind = backend.load_backend()
     if kind == "torch":
         from torch.nn.functional import gelu

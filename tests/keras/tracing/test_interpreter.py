@@ -23,7 +23,7 @@ def numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def test_calls_are_numbered_in_order_and_models_inside_are_gone_through():
+def test_calls_are_numbered_in_order_and_nested_models_are_entered():
     seen = []
 
     def step(site, arguments, keywords):
@@ -36,7 +36,7 @@ def test_calls_are_numbered_in_order_and_models_inside_are_gone_through():
     assert np.allclose(numpy(found), numpy(net(X)), atol=1e-6)
 
 
-def test_a_step_that_changes_nothing_gives_what_the_model_gives():
+def test_the_identity_step_gives_the_models_outputs():
     net = model()
     (found,) = OpInterpreter(as_it_is).run(net, convert_arrays(net, [X]))
     assert np.array_equal(numpy(found), numpy(net(X, training=False)))

@@ -1,4 +1,4 @@
-"""Models inside layers: one that is called once a step, and one in a layer's own code."""
+"""Models inside layers: one that is called on each step, and one in a layer's own code."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def frames():
     i = keras.Input((6, 6, 3))
     x = L.Conv2D(8, 3, activation="relu", name="first")(i)
     x = L.BatchNormalization(name="norm")(x)
-    x = L.Add(name="added")([x, L.Dropout(0.1, name="drop")(x)])  # takes no word of training
+    x = L.Add(name="added")([x, L.Dropout(0.1, name="drop")(x)])  # does not accept ``training``
     x = L.Conv2D(5, 3, name="second")(x) * 2.0
     return keras.Model(i, L.GlobalAveragePooling2D(name="mean")(x), name="frames")
 
@@ -30,7 +30,7 @@ def clips(steps=STEPS):
 
 @keras.saving.register_keras_serializable("tests")
 class Mixer(L.Layer):
-    """A sequential model in a layer of one's own, as most blocks of transformers have it."""
+    """A sequential model in a custom layer, as in most transformer blocks."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -58,13 +58,13 @@ def predict(model, x):
 
 
 def zero_(layer, axis, gone):
-    """Let a layer read nothing of these channels."""
+    """Zero the weights with which a layer reads these channels."""
     kernel, *others = layer.get_weights()
     kernel[(slice(None),) * axis + (gone,)] = 0
     layer.set_weights([kernel, *others])
 
 
-def test_a_model_that_is_called_once_a_step_is_cut_inside():
+def test_a_time_distributed_model_is_cut_inside():
     model = clips()
     network = sec.trace(model, CLIPS)
     assert {group.name: len(group) for group in network.groups} == {
@@ -72,12 +72,12 @@ def test_a_model_that_is_called_once_a_step_is_cut_inside():
         "each.frames.second": 5,
         "lstm/4x4": 4,
     }
-    # By hand: 4 by 4 places of 27 by 8, 2 by 2 places of 72 by 5, in each step.
+    # By hand: 4 x 4 positions of 27 x 8 and 2 x 2 positions of 72 x 5, in each step.
     alone = keras.Model(model.inputs, model.get_layer("each").output)
     assert sec.trace(alone, CLIPS[:1]).macs() == STEPS * (16 * 27 * 8 + 4 * 72 * 5)
 
 
-def test_its_cut_gives_what_the_dense_one_gives_that_reads_nothing_of_it(tmp_path):
+def test_its_cut_gives_the_outputs_of_the_dense_model_with_zeroed_readers(tmp_path):
     model = clips()
     gone = {"each.frames.first": [0, 3, 4], "each.frames.second": [2]}
     small = sec.delete_channels(model, gone, CLIPS)
@@ -137,13 +137,13 @@ def test_what_a_model_in_a_layers_code_is_called_on_loses_channels(tmp_path):
     sec.save(small, tmp_path / "small.safetensors")
     again = sec.load(rows(), tmp_path / "small.safetensors")
     np.testing.assert_array_equal(predict(again, ROWS), predict(small, ROWS))
-    again = sec.delete_channels(small, {"before": [0]}, ROWS)  # of a small one once more
+    again = sec.delete_channels(small, {"before": [0]}, ROWS)  # a cut model is cut once more
     zero_(model.get_layer("mixer").mlp.layers[0], 0, [0])
     zero_(model.get_layer("head"), 0, [0])
     np.testing.assert_allclose(predict(again, ROWS), predict(model, ROWS), atol=1e-6)
 
 
-def test_the_users_model_comes_back_as_it_was():
+def test_the_users_model_is_unchanged():
     for model, x in ((clips(), CLIPS), (rows(), ROWS)):
         parts = [part for layer in model.layers for part, _ in paths_inside(layer, "")]
         parts += model.layers

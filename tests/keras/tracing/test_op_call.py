@@ -33,7 +33,7 @@ def test_constants_are_operands_without_channels():
     assert "constant" in second.why
 
 
-def test_a_layer_inside_is_named_below():
+def test_a_sublayers_path_is_below_its_layers():
     layer = L.TimeDistributed(L.Dense(2, name="core"))
     layer.build((None, 3, 4))
     call = Call("outer", layer, values((1, 3, 4)), {}, values((1, 3, 2)))

@@ -1,4 +1,4 @@
-"""Models with a call of their own: followed, cut, proven, trained, saved, loaded."""
+"""Subclassed models are traced, cut, proven, trained, saved and loaded."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ class Unit(keras.Model):
 
 
 class Scale(L.Layer):
-    """Of a class that is not registered with Keras."""
+    """A model of a class that is not registered with Keras."""
 
     def build(self, shape):
         self.factor = self.add_weight(shape=shape[-1:], initializer="ones", name="factor")
@@ -66,7 +66,7 @@ def predict(model):
 
 
 def numpys(model, stay):
-    """What is left when only these filters stay, by NumPy."""
+    """Compute in NumPy the outputs with only these filters kept."""
     w = {leaf.name: np.asarray(leaf.array()) for leaf in list_tensors(model)}
 
     def unit(x, name):
@@ -89,12 +89,12 @@ def numpys(model, stay):
     return scores / scores.sum(-1, keepdims=True)
 
 
-def test_the_models_inside_it_and_in_its_lists_are_followed():
+def test_nested_models_and_models_in_lists_are_traced():
     network = sec.trace(build_net(), X[:1])
     assert {group.name: len(group) for group in network.groups} == {"stem.conv": 8, "hidden": 5}
 
 
-def test_a_cut_gives_the_class_and_the_numbers_of_the_channels_that_stay():
+def test_a_cut_model_has_the_same_class_and_the_values_of_the_kept_channels():
     model = build_net()
     before = predict(model)
     small = sec.delete_channels(model, {"stem.conv": [1, 4, 6]}, X[:1])
@@ -149,7 +149,7 @@ def test_weights_saved_by_keras_are_those_of_a_model_that_was_not_traced(tmp_pat
 
 
 @pytest.mark.parametrize("criterion", ["apoz", "taylor"])
-def test_criteria_that_look_at_images(criterion):
+def test_criteria_that_use_images(criterion):
     model = build_net()
     result = sec.prune(model, X[:1], amount=0.4, criterion=criterion, calibration=(X, Y))
     assert result.model.stem.conv.kernel.shape[-1] == 5
@@ -157,7 +157,7 @@ def test_criteria_that_look_at_images(criterion):
 
 
 class Steps(keras.Model):
-    """A training step, metrics and several inputs of its own."""
+    """Has its own training step and metrics, and several inputs."""
 
     def __init__(self):
         super().__init__()
@@ -175,7 +175,7 @@ class Steps(keras.Model):
         return keras.ops.mean(keras.ops.square(y - y_pred))
 
 
-def test_inputs_by_name_and_training_of_its_own():
+def test_named_inputs_and_a_custom_training_step():
     rng = np.random.default_rng(1)
     data = {
         "left": rng.standard_normal((4, 3)).astype("float32"),
@@ -208,7 +208,7 @@ class Aside(keras.Model):
         return self.b(h) + (self.aside(h) if training else 0)
 
 
-def test_a_layer_that_training_alone_calls_is_not_broken():
+def test_a_layer_that_is_called_in_training_only_is_not_broken():
     model = Aside()
     x = np.ones((2, 3), "float32")
     model(x, training=True)
@@ -235,6 +235,6 @@ def test_code_that_cannot_be_followed_is_refused_with_its_line():
         sec.trace(model, np.ones((2, 3), "float32"))
 
 
-def test_one_that_was_never_called():
+def test_a_model_that_was_never_called_is_refused():
     with pytest.raises(sec.ModelError, match=r"net.*never called.*\(x\[:1\]\)"):
         sec.trace(Net(), X[:1])

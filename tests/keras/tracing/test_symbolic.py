@@ -1,4 +1,4 @@
-"""Code run on tensors without data: its calls, or why they cannot be seen."""
+"""Code run on tensors without data: its recorded calls, or why they cannot be recorded."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def replay(seen, *arrays):
     return np.asarray(ops.convert_to_numpy(seen.run([*map(ops.convert_to_tensor, arrays)], call)))
 
 
-def test_calls_run_again_give_what_the_code_gives():
+def test_replayed_calls_give_the_outputs_of_the_code():
     def code(x, scale):
         return ops.exp(x * scale) + x
 
@@ -28,7 +28,7 @@ def test_calls_run_again_give_what_the_code_gives():
     assert np.allclose(replay(seen, x), np.exp(2 * x) + x, atol=1e-6)
 
 
-def test_weights_stand_in_for_themselves():
+def test_placeholders_of_weights_are_replaced_by_the_weights():
     layer = L.Dense(4)
     layer.build((None, 3))
     seen = calls_in(lambda x: ops.matmul(x, layer.kernel), [SPEC], {}, [layer])
@@ -43,7 +43,7 @@ def test_code_that_reads_values_is_refused_with_its_error():
     assert "takes no tensors without data" in found
 
 
-def test_layers_are_of_their_own_class_again():
+def test_layers_get_their_own_class_back():
     layer = L.Dense(4)
     layer.build((None, 3))
     kind, known = type(layer), dict(vars(layer))
@@ -52,7 +52,7 @@ def test_layers_are_of_their_own_class_again():
     assert vars(layer).keys() == known.keys()
 
 
-def test_a_refusal_tells_the_cause_and_its_line():
+def test_a_refusal_names_the_cause_and_its_line():
     class Inner(keras.layers.Layer):
         def call(self, x):
             raise ValueError("no data here")

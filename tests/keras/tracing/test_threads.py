@@ -1,4 +1,4 @@
-"""A model of composite layers is traced in one thread while others use it."""
+"""A model with composite layers can be traced in one thread while others use it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Thread
@@ -12,7 +12,7 @@ from contract.zoo import noisy
 
 X = np.random.default_rng(0).standard_normal((3, 6)).astype("float32")
 meanwhile = []
-"""What to do while the code of the layers below runs on tensors without data."""
+"""Called while the code of the layers below runs on tensors without data."""
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -61,7 +61,7 @@ def predict(model):
     return keras.ops.convert_to_numpy(model(X, training=False))
 
 
-def test_it_answers_in_another_thread_while_it_is_traced():
+def test_a_model_works_in_another_thread_while_it_is_traced():
     model = build_model()
     expected, answers = predict(model), []
 

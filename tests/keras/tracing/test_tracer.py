@@ -1,4 +1,4 @@
-"""The tracer's equations, on values made by hand."""
+"""The tracer's equations, on values built by hand."""
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ def test_an_axis_of_one_is_broadcast_and_gets_no_units():
     assert made.axes == {}
 
 
-def test_what_is_made_once_is_remembered():
+def test_values_are_cached_by_key():
     tracer, _ = tracer_of(L.Dense(4))
     made = [tracer.remember("key", object) for _ in range(2)]
     assert made[0] is made[1]
@@ -70,8 +70,8 @@ FREEZES = {
 
 
 @pytest.mark.parametrize("reason", FREEZES)
-def test_what_freezes_a_layer_names_the_users_layer_and_the_operation(reason):
-    keras.utils.clear_session()  # else operations are numbered on from other tests
+def test_a_freeze_reason_names_the_users_layer_and_the_operation(reason):
+    keras.utils.clear_session()  # otherwise the numbering continues from other tests
     i = keras.Input((6,))
     h = L.Dense(8, name="first")(i)
     model = keras.Model(i, L.Dense(3, name="last")(FREEZES[reason](h)))

@@ -7,7 +7,7 @@ import secateurs as sec
 from secateurs.keras import Learner
 
 
-def test_splits_have_their_channels_first():
+def test_splits_have_channels_first():
     from secateurs import data
 
     loaded = data.load("digits")
@@ -32,7 +32,7 @@ TWO_X = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
 TWO_Y = (TWO_X[:, 0] > 0).astype("int64")
 
 
-def test_rows_with_a_single_one_are_classes():
+def test_one_hot_labels_are_classes():
     keras.utils.set_random_seed(0)
     parts = [keras.Input((6,)), keras.layers.Dense(12, "relu"), keras.layers.Dense(2, "softmax")]
     model = keras.Sequential(parts)

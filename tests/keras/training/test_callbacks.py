@@ -1,4 +1,4 @@
-"""Channels that are silenced while fit runs, and progress in Keras's own style."""
+"""Silencing channels while ``fit`` runs, and progress in Keras's style."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def predict(model):
     return np.asarray(keras.ops.convert_to_numpy(model(X, training=False)))
 
 
-def test_the_cut_model_does_what_the_silenced_one_does():
+def test_the_cut_model_gives_the_outputs_of_the_silenced_one():
     model = cnn(keras.optimizers.AdamW(0.01))
     callback = PruneOnSchedule({1: 0.2, 3: 0.4})
     history = model.fit(X, Y, epochs=4, batch_size=8, verbose=0, callbacks=[callback])
@@ -45,8 +45,8 @@ def test_the_cut_model_does_what_the_silenced_one_does():
     assert isinstance(model.get_layer("b").kernel.constraint, keras.constraints.MaxNorm)
 
 
-def test_what_is_silent_stays_so():
-    """However the others are ranked later: here, the other way round."""
+def test_silent_channels_stay_silent():
+    """Silent channels stay silent even if the others are ranked in reverse order later."""
     model, sign, cuts = cnn(), [1], []
     callback = PruneOnSchedule({1: 0.2, 2: 0.4}, lambda facts: sign[0] * np.arange(len(facts)))
 
@@ -61,13 +61,13 @@ def test_what_is_silent_stays_so():
     assert all(first <= cuts[1][name] for name, first in cuts[0].items())
 
 
-def test_a_constraint_of_the_users_holds_as_well():
+def test_a_users_constraint_is_applied_as_well():
     held = Silent(np.array([1.0, 0.0, 1.0]), keras.constraints.NonNeg())
     weight = keras.ops.convert_to_tensor([-1.0, 2.0, 3.0])
     assert keras.ops.convert_to_numpy(held(weight)).tolist() == [0, 0, 3]
 
 
-def test_channels_that_not_only_weights_read_are_left_alone():
+def test_groups_read_by_more_than_weights_are_skipped():
     i = keras.Input((6,))
     x = L.LayerNormalization(name="ln")(L.Dense(8, name="a")(i))
     x = L.Dense(8, name="b", activation="relu")(x)
@@ -80,7 +80,7 @@ def test_channels_that_not_only_weights_read_are_left_alone():
     assert sec.report_of(callback.prune()).proof.holds
 
 
-def test_schedules_that_make_no_sense():
+def test_invalid_schedules_are_refused():
     for schedule in ({}, {1: 0.3, 2: 0.2}, {1: 1.0}, {1: 0.0}):
         with pytest.raises(sec.SecateursError, match="PruneOnSchedule: expected shares"):
             PruneOnSchedule(schedule)
@@ -107,7 +107,7 @@ def test_progress_looks_like_keras(capsys):
 
 
 class MadeUp(keras.callbacks.Callback):
-    """A quantity that is best after a given epoch."""
+    """A monitored quantity that is best after a given epoch."""
 
     def __init__(self, best):
         super().__init__()
@@ -118,7 +118,7 @@ class MadeUp(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("best", [0, 1])
-def test_weights_of_before_are_not_taken_for_silent_ones(best):
+def test_restored_weights_of_silent_channels_are_refused(best):
     stop = keras.callbacks.EarlyStopping(
         "made_up", mode="min", patience=9, restore_best_weights=True
     )
@@ -136,7 +136,7 @@ def test_averages_of_weights_are_silent_too():
     assert np.allclose(predict(small), predict(model), atol=1e-4 * np.abs(predict(model)).max())
 
 
-def test_it_says_and_logs_what_is_silent(capsys):
+def test_silent_channels_are_printed_and_logged(capsys):
     callback, model = PruneOnSchedule({1: 0.25, 3: 0.5}), cnn()
     history = model.fit(X, Y, epochs=3, verbose=2, callbacks=[callback])
     assert history.history["silent_channels"] == [0.25, 0.25, 0.5]
@@ -169,7 +169,7 @@ def _fit(callbacks, **options):
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras cannot go on with it on JAX")
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_a_fit_that_is_backed_up_and_goes_on_is_the_same_fit(epoch, first, tmp_path):
+def test_a_fit_resumed_from_a_backup_equals_an_uninterrupted_one(epoch, first, tmp_path):
     whole = PruneOnSchedule({1: 0.2, 3: 0.4})
     expected = _fit([whole])
 
@@ -191,7 +191,7 @@ def test_a_fit_that_is_backed_up_and_goes_on_is_the_same_fit(epoch, first, tmp_p
     )
 
 
-def test_a_second_fit_with_the_callback_keeps_silent_what_was():
+def test_a_second_fit_with_the_callback_keeps_channels_silent():
     model = cnn(keras.optimizers.Adam(0.01))
     callback = PruneOnSchedule({1: 0.2, 3: 0.4})
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[callback])

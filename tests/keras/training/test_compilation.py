@@ -26,8 +26,8 @@ def test_a_compiled_model_keeps_its_optimizer_unless_another_is_named():
 
 
 @pytest.mark.parametrize("loss", ["binary_crossentropy", "mse", keras.losses.CategoricalHinge()])
-def test_a_loss_that_compares_a_number_for_each_class_is_given_rows(loss):
-    """One batch by the learner is one batch of fit, whose targets are rows."""
+def test_a_loss_on_one_hot_targets_gets_one_hot_targets(loss):
+    """One batch of the learner equals one batch of ``fit`` with one-hot targets."""
     x = np.random.default_rng(0).standard_normal((12, 6)).astype("float32")
     labels = np.arange(12) % 3
     keras.utils.set_random_seed(0)

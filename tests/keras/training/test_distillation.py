@@ -34,7 +34,7 @@ def test_a_small_model_comes_nearer_to_the_dense_one():
     assert all(np.array_equal(a, b) for a, b in zip(before, small.get_weights(), strict=True))
 
 
-def test_what_the_user_froze_stays():
+def test_variables_frozen_by_the_user_are_not_trained():
     dense, small = net(0), net(1)
     small.layers[0].trainable = False
     found = distil(small, dense, BATCHES, steps=3, held_out=HELD, outputs="categorical")
@@ -49,13 +49,13 @@ def test_sums_over_no_axis_are_the_values():
     assert np.allclose(summed, X[:2].sum(axis=1), atol=1e-5)
 
 
-def test_a_model_without_weights_cannot_learn():
+def test_a_model_without_weights_cannot_be_distilled():
     plain = keras.Sequential([keras.Input((6,)), L.Softmax()])
     with pytest.raises(ModelError, match="weights to train"):
         distil(plain, plain, BATCHES, steps=1, held_out=HELD)
 
 
-def test_a_teachers_distances_are_nought_from_its_own_answers():
+def test_a_teachers_distance_from_its_own_outputs_is_zero():
     model = net(0)
     teacher = Teacher(model, 1.0)
     answers = teacher.answers(X)

@@ -22,7 +22,7 @@ def test_its_batches_have_rates_of_their_own():
 
 
 def test_its_dropout_depends_on_the_seed_and_the_batch_alone():
-    """Each batch is the whole set, all of it loses the same and no weight moves: that tells."""
+    """Each batch is the whole set with the same loss, and no weight moves: only dropout differs."""
     layers = [L.Flatten(), L.Dropout(0.5, noise_shape=(1, 64)), L.Dense(3, name="head")]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     learner = learner_of(model)

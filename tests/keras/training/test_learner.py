@@ -1,4 +1,4 @@
-"""The loop for Keras models: trained by fit, kept, gone on with, handed back."""
+"""The learner of Keras models: trains with ``fit``, saves, resumes and releases the model."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def test_a_compiled_model_is_retrained_as_it_was_compiled():
 
 
 def test_retraining_is_what_fit_would_have_done():
-    """One epoch by the loop is one epoch of fit on the same batches, with Adam's state sliced."""
+    """An epoch of the loop is an epoch of ``fit`` on the same batches, with Adam's state sliced."""
     model = cnn(softmax=False)
     model.fit(*DATA, epochs=1, batch_size=60, verbose=0)
     learner = Learner(
@@ -49,7 +49,7 @@ def test_retraining_is_what_fit_would_have_done():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_model_is_trained_as_told(optimizer):
+def test_a_model_is_trained_by_the_given_settings(optimizer):
     training = sec.Training(
         batches=45, batch_size=10, optimizer=optimizer, learning_rate=0.02, label_smoothing=0.1
     )
@@ -64,8 +64,8 @@ def test_a_model_is_trained_as_told(optimizer):
     assert len(set(rates)) > 1
 
 
-def test_a_study_goes_on_where_it_was(tmp_path):
-    """A study that is broken off after its first round ends with the very same model."""
+def test_a_study_resumes_where_it_stopped(tmp_path):
+    """A study interrupted after its first round and resumed ends with the same model."""
     settings = {
         "step": 0.2,
         "training": sec.Training(batches=6, batch_size=20, learning_rate=0.02, seed=3),
@@ -92,7 +92,7 @@ def test_a_study_goes_on_where_it_was(tmp_path):
     assert (tmp_path / "b" / "report" / "report.html").exists()
 
 
-def test_what_is_kept_comes_back():
+def test_a_snapshot_is_restored():
     learner = Learner(cnn(dropout=0.5), DATA, DATA, None, sec.Training(batch_size=20))
     learner.train(0, [0.05, 0.04], lambda: None)
     kept = learner.snapshot()
@@ -119,7 +119,7 @@ def test_losses_of_every_kind_of_label():
         assert value == pytest.approx(-np.log(chance[np.arange(60), LABELS]).mean(), rel=0.2)
 
 
-def test_every_criterion_competes():
+def test_every_criterion_can_be_compared():
     network = sec.trace(cnn())
 
     def planner(scores):
@@ -129,7 +129,7 @@ def test_every_criterion_competes():
     assert scores.tournament is not None
 
 
-def test_what_cannot_be_trained():
+def test_models_that_cannot_be_trained_are_refused():
     with pytest.raises(sec.ModelError, match=r"cnn: expected a compiled model.*cnn.compile\("):
         sec.iterate(cnn(compiled=None), DATA, DATA)
     with pytest.raises(sec.DataError, match=r"train: expected images of shape \(8, 8, 1\)"):
@@ -161,7 +161,7 @@ TWO_Y = (TWO_X[:, 0] > 0).astype("int64")
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 @pytest.mark.parametrize("column", [False, True])
-def test_one_number_tells_two_classes_apart(activation, column):
+def test_a_single_output_scores_two_classes(activation, column):
     loss = keras.losses.BinaryCrossentropy(from_logits=activation is None)
     model = two(activation, loss)
     labels = TWO_Y[:, None] if column else TWO_Y
@@ -181,7 +181,7 @@ def test_one_number_tells_two_classes_apart(activation, column):
     assert float(study.model.optimizer.learning_rate) == pytest.approx(0.02)
 
 
-def test_one_number_that_scores_no_class_is_refused_unless_a_loss_says_what_it_is():
+def test_a_single_output_that_scores_no_class_is_refused_without_a_loss():
     stop = sec.Stop(rounds=1, tolerance=None)
     study = sec.iterate(two(None, "mse"), (TWO_X, TWO_Y), (TWO_X, TWO_Y), stop=stop)
     assert study.history.last("dense")["metric"]["name"] == "loss"

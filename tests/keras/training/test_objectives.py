@@ -1,4 +1,4 @@
-"""What fit learns by where that is no compiled loss."""
+"""Losses for ``fit`` other than a compiled loss."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def model():
     return made
 
 
-def test_a_models_own_class_may_say_how_it_learns(model):
+def test_a_models_class_may_define_its_training(model):
     class Own(keras.Model):
         def compute_loss(self, *given, **named):
             return super().compute_loss(*given, **named)
@@ -56,7 +56,7 @@ def test_a_stepper_has_the_models_weights_and_optimizer_and_trains_them(model):
     assert np.square(model.predict(X, verbose=0)).mean() < before[0]
 
 
-def test_what_a_step_may_give():
+def test_what_a_step_may_return():
     tensor = keras.ops.convert_to_tensor(np.array([1.0, 3.0], "float32"))
     assert float(one_number(tensor, "mine")) == 2
     assert float(one_number({"loss": tensor}, "mine")) == 2

@@ -5,7 +5,7 @@ import secateurs as sec
 from secateurs.keras.training.optimizers import make_optimizer
 
 
-def test_its_steps_of_sgd_look_ahead_and_decay_apart_from_the_gradient():
+def test_sgd_uses_nesterov_momentum_and_decoupled_weight_decay():
     training = sec.Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
     optimizer, weight = make_optimizer(training), keras.Variable([2.0])
     optimizer.build([weight])

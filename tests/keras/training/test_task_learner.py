@@ -1,4 +1,4 @@
-"""Keras models in the loop for any task: by name, by functions, and as they were compiled."""
+"""Keras models in the loop for any task: by name, by functions, and as compiled."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def study(model, data=(X, Y), **options):
     return sec.iterate(model, data, data, step=0.25, stop=STOP, measure_speed=False, **options)
 
 
-def test_a_compiled_model_is_judged_by_its_own_metric_and_trained_by_its_own_loss():
+def test_a_compiled_model_is_evaluated_by_its_own_metric_and_trained_by_its_own_loss():
     model = regressor()
     model.fit(X, Y, epochs=3, verbose=0)
     found = study(model, test=(X, Y))
@@ -42,8 +42,8 @@ def test_a_compiled_model_is_judged_by_its_own_metric_and_trained_by_its_own_los
     assert found.model.get_layer("hidden").units < 16
 
 
-def test_a_ready_task_trains_as_the_same_compiled_loss_does():
-    """One step by the loop is one step of fit on the same batch."""
+def test_a_built_in_task_trains_like_the_same_compiled_loss():
+    """One step of the loop equals one step of ``fit`` on the same batch."""
     by_hand = regressor()
     by_hand.fit(X, Y, epochs=1, batch_size=64, verbose=0)
     for task in ("regression", None):
@@ -60,7 +60,7 @@ def test_a_ready_task_trains_as_the_same_compiled_loss_does():
             assert np.allclose(mine, theirs, atol=1e-5)
 
 
-def test_ones_own_loss_and_metric_with_penalties_of_the_models():
+def test_a_users_loss_and_metric_with_the_models_penalties():
     keras.utils.set_random_seed(0)
     x = keras.Input((8,))
     hidden = L.Dense(16, "relu", kernel_regularizer=keras.regularizers.L2(0.1))(x)
@@ -87,7 +87,7 @@ def test_ones_own_loss_and_metric_with_penalties_of_the_models():
     assert "compute_loss" not in vars(learner.release())
 
 
-def test_a_trainer_and_a_judge_of_ones_own():
+def test_a_users_trainer_and_evaluation():
     calls = []
 
     def fit(model, steps):
@@ -99,7 +99,7 @@ def test_a_trainer_and_a_judge_of_ones_own():
 
     task = sec.LearningTask("mine", fit=fit, evaluate=evaluate, higher_is_better=False)
     found = study(regressor(), task=task)
-    assert calls  # the compiled model is as trained as it is: one round
+    assert calls  # the compiled model is already trained: one round
     judged = found.model.evaluate(X, Y, verbose=0)[0]
     assert judged == pytest.approx(found.history.last("stop")["value"], rel=1e-5)
 
@@ -132,7 +132,7 @@ READY = {
 
 
 @pytest.mark.parametrize("task", READY)
-def test_every_ready_task_goes_through_the_loop(task):
+def test_every_built_in_task_runs_through_the_loop(task):
     build, data = READY[task]
     training = sec.Training(batches=3, fine_tune_batches=3, batch_size=16, learning_rate=0.02)
     found = study(build(), data, task=task, training=training)
@@ -171,7 +171,7 @@ def learner(model, data=(X, Y), **options):
     )
 
 
-def test_a_step_of_ones_own_trains_as_the_same_loss_does():
+def test_a_users_step_trains_like_the_same_loss():
     def loss(outputs, targets):
         return keras.ops.mean(keras.ops.abs(outputs - targets), axis=-1)
 
@@ -199,7 +199,7 @@ def test_a_step_of_ones_own_trains_as_the_same_loss_does():
             assert np.allclose(mine, theirs, atol=1e-5)
 
 
-def test_dropout_and_normalisations_train_in_a_step_and_rest_where_it_is_judged():
+def test_dropout_and_normalisation_are_active_in_a_step_and_inactive_in_evaluation():
     keras.utils.set_random_seed(0)
     x = keras.Input((8,))
     hidden = L.BatchNormalization(name="norm")(L.Dense(16, "relu", name="hidden")(x))
@@ -214,7 +214,7 @@ def test_dropout_and_normalisations_train_in_a_step_and_rest_where_it_is_judged(
     assert np.any(keras.ops.convert_to_numpy(made.model.get_layer("norm").moving_mean))
 
 
-def test_a_study_by_a_step_of_ones_own_is_judged_by_its_loss_where_nothing_else_is_said():
+def test_a_study_with_a_users_step_is_evaluated_by_its_loss_by_default():
     training = sec.Training(batches=4, fine_tune_batches=4, batch_size=32, learning_rate=0.01)
     found = study(regressor(compiled=False), train_step=step, training=training)
     ending = found.history.last("stop")
@@ -224,7 +224,7 @@ def test_a_study_by_a_step_of_ones_own_is_judged_by_its_loss_where_nothing_else_
 
 
 class Boxes(keras.Model):
-    """Finds one box an image, and learns by a loss of its own."""
+    """Finds one box per image, and trains on its own loss."""
 
     def __init__(self):
         super().__init__()
@@ -305,7 +305,7 @@ def test_batches_by_name_give_a_step_all_and_the_model_its_inputs():
     assert found.history.last("stop")["value"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_functional_class_whose_training_a_cut_would_lose_is_told():
+def test_a_functional_class_whose_training_step_a_cut_would_lose_is_refused():
     class Own(keras.Model):
         def train_step(self, *given):
             return super().train_step(*given)
@@ -328,7 +328,7 @@ def test_a_functional_class_whose_training_a_cut_would_lose_is_told():
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_task_is_distilled_in_the_loop(compiled):
-    """All of the loss is the distance: the small model comes nearer, whatever the targets are."""
+    """The loss is the distance alone: the small model gets closer, whatever the targets are."""
     model = regressor(compiled=compiled)
     wrong = np.zeros_like(Y)
     apart = []
@@ -368,13 +368,13 @@ def test_another_metric_of_a_classifier():
         ({"loss": lambda o, t: o}, "expected loss.outputs, targets. to return one loss"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_told_in_one_line(options, message):
+def test_impossible_tasks_are_refused_in_one_line(options, message):
     with pytest.raises(sec.SecateursError, match=message) as raised:
         study(regressor(), **options)
     assert "\n" not in str(raised.value)
 
 
-def test_a_model_that_is_not_compiled_and_no_loss_is_told_how():
+def test_an_uncompiled_model_without_a_loss_is_refused_with_the_remedy():
     training = sec.Training(batches=1)
     with pytest.raises(sec.ModelError, match=r"expected a loss to train by\. Compile the model"):
         study(regressor(compiled=False), metric="mse", training=training)

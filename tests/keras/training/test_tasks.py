@@ -1,4 +1,4 @@
-"""The task that a Keras model was compiled for, and the losses of ready ones."""
+"""The task that a Keras model was compiled for, and the losses of built-in tasks."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def model_of(head, *compiled, **options):
     return model
 
 
-def test_what_tells_classes_has_no_task_of_its_own():
+def test_classification_is_not_a_task_of_the_model():
     labels = np.arange(6) % 3
     plain = model_of(L.Dense(3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     assert default_task(plain) is None
@@ -62,7 +62,7 @@ def test_the_compiled_loss_is_that_of_evaluate_example_by_example(loss):
         assert losses[row] == pytest.approx(alone, rel=1e-4, abs=1e-6)
 
 
-def test_ready_losses_by_hand():
+def test_built_in_losses_equal_losses_by_hand():
     ready = tasks_of(model_of(L.Dense(3)))
     scores = RANDOM.normal(size=(2, 5, 3)).astype("float32")
     logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
@@ -80,7 +80,7 @@ def test_ready_losses_by_hand():
     assert keras.ops.convert_to_numpy(found).tolist() == [1.0, 4.0]
 
 
-def test_likes_are_drawn_together_as_pytorchs_loss_does():
+def test_the_contrastive_loss_equals_pytorchs():
     import torch
 
     from secateurs.pytorch.training.tasks import contrast
@@ -93,7 +93,7 @@ def test_likes_are_drawn_together_as_pytorchs_loss_does():
     assert mine == pytest.approx(theirs, abs=1e-4)
 
 
-def test_classes_are_no_values():
+def test_classes_are_refused_as_regression_targets():
     loss = tasks_of(model_of(L.Dense(3)))["regression"].loss
     with pytest.raises(DataError, match=r"shape \(6, 3\); received targets of shape \(6,\)"):
         loss(X[:, :3], np.arange(6))

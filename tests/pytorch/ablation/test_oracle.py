@@ -151,7 +151,7 @@ def brightness_network():
 
 
 @pytest.mark.parametrize("scope", ["network", "group"])
-def test_racing_finds_the_lowest_and_says_how_sure_it_is(scope):
+def test_racing_finds_the_lowest_and_reports_its_confidence(scope):
     model, x, y = brightness_network()
     network = sec.trace(model, x[:1])
     exact = ablate_channels(network, (x, y))

@@ -59,7 +59,7 @@ def test_the_layer_named_is_where_it_begins_not_where_it_is_worst():
 
 
 @pytest.mark.parametrize("unit", range(6))
-def test_of_few_values_each_is_compared(unit):
+def test_every_value_of_a_small_result_is_compared(unit):
     model = nn.Sequential(nn.Linear(3, 7), nn.Sigmoid(), nn.Linear(7, 2))
     nn.init.zeros_(model[2].weight)
     inputs = torch.randn(1, 3)

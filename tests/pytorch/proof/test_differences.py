@@ -5,7 +5,7 @@ from torch import nn
 from secateurs.pytorch.proof.differences import largest_difference, precision_of
 
 
-def test_the_coarsest_type_says_what_rounding_explains():
+def test_the_tolerance_follows_the_coarsest_dtype():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).double())
     assert precision_of(model) == torch.bfloat16
 

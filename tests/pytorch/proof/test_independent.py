@@ -59,7 +59,7 @@ def test_random_cuts_of_random_networks_hold(recipe, seed):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_readers_are_silenced_and_filters_are_not(bias):
+def test_readers_are_zeroed_and_filters_are_not(bias):
     """By hand: the dense model with the columns of its last layer at zero."""
     model = chain(nn.Linear(16, 20, bias=bias), bias)
     cut = sec.trace(model, X).cut({"2": [1, 5, 6]})
@@ -233,7 +233,7 @@ def test_weights_that_one_sum_ties_together_are_silenced_by_nothing(monkeypatch)
         prove_independently(model, cut, X)
 
 
-def test_layers_that_do_not_show_in_the_answers_are_named():
+def test_layers_that_do_not_affect_the_outputs_are_named():
     """A normalisation whose variance is far too large lets nothing through: nothing is proven."""
     model = chain(nn.BatchNorm1d(16))
     model[4] = nn.Linear(16, 3)

@@ -133,7 +133,7 @@ def after_repair(model, data, channels):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_a_channel_that_is_there_twice_is_not_missed(name):
+def test_removing_a_duplicate_channel_changes_no_output(name):
     model, shape = CHAINS[name]()
     dense, cut, repaired = after_repair(model, images(*shape), {"layers.0": [3]})
     scale = dense.abs().max()
@@ -273,7 +273,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_nor_is_it_in_any_other_place(name):
+def test_removing_a_duplicate_channel_changes_no_output_in_other_networks(name):
     build, shape, channels = OTHERS[name]
     dense, cut, repaired = after_repair(build(), images(*shape), channels)
     scale = dense.abs().max()
@@ -306,7 +306,7 @@ def relative(found, right):
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
-def test_norms_make_up_for_channels_that_they_no_longer_average(norm):
+def test_norms_compensate_for_channels_that_they_no_longer_average(norm):
     model, data = Normed(norm), images(4, 6, count=256)
     dense, cut, repaired = after_repair(model, data, {"embed": [1, 5, 9]})
     assert relative(repaired, dense) < 0.25 * relative(cut, dense)
@@ -369,7 +369,7 @@ def test_half_precision_is_solved_in_double(kind):
     assert (found - right).abs().max() < 0.02 * right.abs().max()
 
 
-def test_two_inputs_by_name():
+def test_a_model_with_two_named_inputs_is_repaired():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()

@@ -35,7 +35,7 @@ def test_a_working_copy_computes_in_single_precision(kind):
     assert torch.equal(model[0].weight, expected)
 
 
-def test_images_unlike_the_training_data_are_told_by_how_far():
+def test_the_distance_of_images_from_the_training_data_is_measured():
     model = net().eval()
     made = model[0](torch.from_numpy(X)).detach().double().numpy()
     # As it is born, batch norm has mean 0 and variance 1.

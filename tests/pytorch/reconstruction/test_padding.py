@@ -40,7 +40,7 @@ def first(data):
 
 
 @pytest.mark.parametrize("widest", [contraction_sums.MOST_INPUTS, 8])  # patches, or channels mixed
-def test_sums_of_a_padded_text_are_those_of_its_words(widest, monkeypatch):
+def test_sums_of_a_padded_text_leave_the_padding_out(widest, monkeypatch):
     monkeypatch.setattr(contraction_sums, "MOST_INPUTS", widest)
     data = texts(49)
     model = Texts().eval()
@@ -57,7 +57,7 @@ def test_sums_of_a_padded_text_are_those_of_its_words(widest, monkeypatch):
     assert reader.mixes == (widest == 8)
 
 
-def test_what_stands_in_the_padding_changes_no_repaired_weight():
+def test_values_in_the_padding_change_no_repaired_weight():
     made = []
     for filling in (49, 41):
         data = texts(filling)

@@ -23,7 +23,7 @@ def pieces(model):
 
 
 @torch.no_grad()
-def test_played_from_the_start_or_from_a_branch_it_gives_what_the_model_gives():
+def test_a_pass_from_the_start_or_from_a_branch_gives_the_models_outputs():
     model = net()
     expected = model(torch.from_numpy(X))
     piece = pieces(model).piece(CalibrationBatch(X, None))

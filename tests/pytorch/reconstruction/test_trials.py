@@ -45,7 +45,7 @@ def test_a_loss_reads_named_outputs_by_name_attribute_and_place(read):
 X = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
 
 
-def test_a_trial_answers_as_the_cut_and_changed_model_would():
+def test_a_trial_gives_the_outputs_of_the_cut_and_changed_model():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     network = sec.trace(model, torch.from_numpy(X[:2]))

@@ -28,13 +28,13 @@ def repair(model):
         return names, before, (small(X) - model(X)).abs().max()
 
 
-def test_a_channel_that_is_there_twice_is_stood_in_for():
+def test_a_removed_duplicate_is_compensated_by_its_copy():
     names, before, after = repair(net())
     assert names == ["3.weight"]
     assert after < 0.1 * before
 
 
-def test_without_moments_nothing_is_known_and_nothing_changes():
+def test_without_moments_nothing_changes():
     names, before, after = repair(net(norm=False))
     assert names == []
     assert after == before

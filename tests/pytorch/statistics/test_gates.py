@@ -135,7 +135,7 @@ class Halves(nn.Module):
         return self.head(torch.relu(torch.cat(read, 1)).mean((2, 3)))
 
 
-def test_halves_that_are_read_apart_are_each_counted_where_they_are_read():
+def test_halves_with_separate_readers_are_counted_separately():
     torch.manual_seed(1)
     net = Halves().eval()
     branches = torch.relu(net.a(X))

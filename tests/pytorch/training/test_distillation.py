@@ -35,7 +35,7 @@ def test_a_small_model_comes_nearer_to_the_dense_one():
     assert all(torch.equal(before[name], one) for name, one in small.state_dict().items())
 
 
-def test_what_the_user_froze_stays():
+def test_variables_frozen_by_the_user_are_not_trained():
     dense, small = net(0), net(1)
     small[0].requires_grad_(False)
     found = distil(small, dense, BATCHES, steps=3, held_out=HELD, outputs="categorical")

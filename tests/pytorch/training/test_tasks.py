@@ -46,7 +46,7 @@ def test_what_is_wrong_with_a_task_is_one_line(options, message):
 
 
 @pytest.mark.parametrize("metric", ["mse", "mae"])
-def test_classes_are_no_values(metric):
+def test_classes_are_refused_as_regression_targets(metric):
     scores, classes = torch.zeros(6, 3), torch.arange(6) % 3
     with pytest.raises(DataError, match=r"shape \(6, 3\); received targets of shape \(6,\)"):
         TASKS["regression"].loss(scores, classes)

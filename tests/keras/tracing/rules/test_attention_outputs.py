@@ -1,4 +1,4 @@
-"""Attention that gives the model's output: what it is asked with may be cut all the same."""
+"""Attention that gives the model's output: the layer that makes its query can still be cut."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def _predict(model):
 
 
 def _silence(model):
-    """The channels of ``q`` are zero: what a cut of them must give."""
+    """Zero the channels of ``q``, which gives the outputs that a cut must give."""
     silent = keras.models.clone_model(model)
     silent.set_weights(model.get_weights())
     kernel, bias = silent.get_layer("q").get_weights()
@@ -34,7 +34,7 @@ def _silence(model):
 
 
 @pytest.mark.parametrize("itself", [False, True])
-def test_the_query_is_cut_where_the_result_is_the_models(itself):
+def test_the_query_can_be_cut_where_attention_gives_the_output(itself):
     model = _model(L.MultiHeadAttention(2, 4), itself=itself)
     small = sec.delete_channels(model, {"q": GONE})
     assert small.get_layer("q").units == 5
@@ -42,7 +42,7 @@ def test_the_query_is_cut_where_the_result_is_the_models(itself):
     np.testing.assert_allclose(_predict(small), _predict(_silence(model)), atol=1e-5)
 
 
-def test_a_query_that_must_be_as_wide_as_the_values_goes_with_them():
+def test_a_query_that_must_be_as_wide_as_the_values_is_cut_with_them():
     attention = L.GroupQueryAttention(4, 4, 2)
     network = sec.trace(_model(attention))
     assert not {"q", "v"} & {group.name for group in network.groups}

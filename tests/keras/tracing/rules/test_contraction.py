@@ -1,4 +1,4 @@
-"""Each contraction's costs and what a cut leaves of its kernel, counted by hand."""
+"""Costs of each contraction and the shape of its kernel after a cut, counted by hand."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import secateurs as sec
 from secateurs.keras.tracing.rules.contraction import channel_axis, spell_out
 
 
-def test_an_ellipsis_gets_letters_of_its_own():
+def test_an_ellipsis_gets_unused_letters():
     read, weight, result = spell_out("...ab,bc->...ac", 4)
     assert (weight, len(read), len(result)) == ("bc", 4, 4)
     assert read[2:] == "ab"
@@ -33,7 +33,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_reader_loses_the_inputs_that_go(name):
+def test_a_reader_loses_the_removed_inputs(name):
     make, kernel, macs = READERS[name]
     first = L.Conv2D(6, 1, use_bias=False, name="first")
     model = keras.Sequential([keras.Input((5, 5, 3)), first, make(), L.Flatten(), L.Dense(2)])
@@ -49,7 +49,7 @@ def test_a_reader_loses_the_inputs_that_go(name):
     assert np.array_equal(after, before.take([0, 2, 3, 5], axis=axis))
 
 
-def test_a_grouped_convolution_loses_whole_groups_or_the_same_of_each():
+def test_a_grouped_convolution_loses_whole_groups_or_the_same_channels_of_each():
     i = keras.Input((4, 4, 3))
     x = L.Conv2D(6, 1, name="a")(i)
     x = L.Conv2D(4, 1, groups=2, name="g")(x)

@@ -1,4 +1,4 @@
-"""A table's rows are looked up by the data and stay; its columns are channels."""
+"""Rows of a table are looked up by the data and frozen; its columns are channels."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras import layers as L
 import secateurs as sec
 
 
-def test_columns_of_an_embedding_go_and_rows_stay():
+def test_columns_of_an_embedding_are_cut_and_rows_are_frozen():
     model = keras.Sequential(
         [keras.Input((5,), dtype="int32"), L.Embedding(11, 6, name="e"), L.Flatten(), L.Dense(2)]
     )

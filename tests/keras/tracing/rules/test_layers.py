@@ -1,4 +1,4 @@
-"""Every family of layers: traced, cut at random, proven, counted again."""
+"""Every family of layers is traced, cut at random, proven and recounted."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def random_cut(network, seed=1):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_cut_of_each_family_is_proven_and_costs_what_was_foretold(name):
+def test_a_cut_of_each_family_is_proven_and_costs_what_was_predicted(name):
     model = noisy(ZOO[name]())
     before = model.get_weights()
     network = sec.trace(model)

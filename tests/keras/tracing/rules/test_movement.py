@@ -14,7 +14,7 @@ def model(*layers, shape=(8, 8, 3)):
     ("shift", "axis", "stay"),
     [(1, -1, {7}), (-2, -1, {0, 1}), ((3, 1), (1, 2), {7}), (2, 1, set())],
 )
-def test_what_is_rolled_round_the_end_stays(shift, axis, stay):
+def test_channels_rolled_around_the_end_are_frozen(shift, axis, stay):
     i = keras.Input((5, 6))
     rolled = keras.ops.roll(L.Dense(8, name="a")(i), shift, axis=axis)
     model = noisy(keras.Model(i, L.Dense(2, name="head")(rolled)))

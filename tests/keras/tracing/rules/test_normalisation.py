@@ -1,4 +1,4 @@
-"""What normalisations keep for each channel goes with it; what they average over is named."""
+"""Per-channel vectors of normalisations are cut along; averages over channels are reported."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def behind(norm):
 
 
 @pytest.mark.parametrize("norm", [L.BatchNormalization, L.LayerNormalization])
-def test_every_vector_loses_the_same_places(norm):
+def test_every_vector_loses_the_same_indices(norm):
     model = behind(norm(name="n"))
     small = sec.delete_channels(model, {"a": [0, 4]})
     before, after = (one.get_layer("n").get_weights() for one in (model, small))
@@ -28,7 +28,7 @@ def test_every_vector_loses_the_same_places(norm):
     assert [*inexact] == ([] if norm is L.BatchNormalization else [inexact[0]])
 
 
-def test_groups_of_channels_go_or_lose_the_same_of_each():
+def test_whole_groups_or_the_same_channels_of_each_group_are_removed():
     model = behind(L.GroupNormalization(groups=2, name="n"))
     network = sec.trace(model)
     assert sorted(len(group) for group in network.groups) == [2, 3]
@@ -39,6 +39,6 @@ def test_groups_of_channels_go_or_lose_the_same_of_each():
     assert sec.report_of(small).proof.inexact == ()  # no other group is averaged with it
 
 
-def test_a_norm_over_channels_is_named():
+def test_a_norm_over_channels_is_reported():
     small = sec.delete_channels(behind(L.UnitNormalization(name="n")), {"a": [2]})
     assert any("UnitNormalization" in one for one in sec.report_of(small).proof.inexact)

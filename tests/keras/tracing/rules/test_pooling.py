@@ -1,4 +1,4 @@
-"""Pools, pads and crops carry channels: what reads behind them loses its share of inputs."""
+"""Pooling, padding and cropping carry channels: later readers lose their inputs."""
 
 import keras
 import pytest
@@ -7,7 +7,7 @@ from keras import layers as L
 import secateurs as sec
 
 BEHIND = {
-    # layer -> positions that it leaves of 8 x 8
+    # layer -> number of positions left of 8 x 8
     "max": (lambda: L.MaxPooling2D(2), 16),
     "average": (lambda: L.AveragePooling2D((2, 4)), 8),
     "up": (lambda: L.UpSampling2D(2), 256),
@@ -45,7 +45,7 @@ def test_sequences_are_cropped_and_repeated_along_their_steps():
 
 
 def test_positions_are_not_channels():
-    """A dense layer along the steps makes units there; a pool over them needs every one."""
+    """A dense layer along the steps makes units there; pooling over them needs every one."""
     i = keras.Input((6, 3))
     x = L.Permute((2, 1))(L.Dense(4, name="steps")(L.Permute((2, 1))(i)))
     model = keras.Model(i, L.Dense(2)(L.MaxPooling1D(2)(x)))
@@ -70,14 +70,14 @@ CHANGED = {
 
 
 def reader(pool):
-    """A convolution, its channels moved among the positions, a pool over those, a dense layer."""
+    """A convolution, its channels moved to a spatial axis, pooling over others, a dense layer."""
     i = keras.Input((6, 6, 3))
     x = L.Permute((1, 3, 2))(L.Conv2D(8, 3, padding="same", activation="relu", name="a")(i))
     return keras.Model(i, L.Dense(5, name="b")(keras.ops.mean(pool(x), axis=(1, 3))))
 
 
 @pytest.mark.parametrize("kind", LEFT_ALONE)
-def test_a_pool_leaves_the_axes_that_it_does_nothing_along(kind):
+def test_pooling_leaves_axes_with_neutral_settings_free(kind):
     model = reader(LEFT_ALONE[kind]())
     network = sec.trace(model)
     cut = network.cut({"a": [0, 3, 5]})
@@ -86,6 +86,6 @@ def test_a_pool_leaves_the_axes_that_it_does_nothing_along(kind):
 
 
 @pytest.mark.parametrize("kind", CHANGED)
-def test_what_a_pool_reads_along_an_axis_stays(kind):
+def test_pooling_freezes_the_axes_along_which_it_reads(kind):
     network = sec.trace(reader(CHANGED[kind]()))
     assert "a" not in {group.name for group in network.groups}

@@ -1,4 +1,4 @@
-"""Units of recurrent layers go by their numbers, in every gate and both directions."""
+"""Units of recurrent layers are removed by index, in every gate and both directions."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def without(weights, gates):
-    """Kernel, recurrent kernel and bias without the units that go."""
+    """Return kernel, recurrent kernel and bias without the removed units."""
     columns = [gate * UNITS + unit for gate in range(gates) for unit in GONE]
     kernel, recurrent, bias = weights
     return [
@@ -48,7 +48,7 @@ def test_units_are_named_by_their_numbers(kind, by):
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_a_number_that_is_no_unit():
+def test_an_index_out_of_range_is_refused():
     start = keras.Input((7, 4))
     model = keras.Model(start, L.Dense(2)(L.LSTM(UNITS, name="r")(start)))
     with pytest.raises(sec.CutError, match="r: expected indices of 0 to 4; received 5"):

@@ -1,4 +1,4 @@
-"""Over channels a sum ignores what goes, a mean does not; over other axes both carry them."""
+"""A sum over channels ignores removed ones, a mean does not; over other axes both carry them."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def over_channels(reduce):
 @pytest.mark.parametrize(
     "reduce", [pytest.param("sum", marks=pytest.mark.read_without_weights), "mean", "max"]
 )
-def test_what_mixes_channels_is_named(reduce):
+def test_operations_that_mix_channels_are_reported(reduce):
     model = over_channels(lambda x: getattr(ops, reduce)(x, axis=-1, keepdims=True))
     small = sec.delete_channels(model, {"a": [1, 2]})
     inexact = sec.report_of(small).proof.inexact

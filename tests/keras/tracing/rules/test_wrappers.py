@@ -1,4 +1,4 @@
-"""A layer around a layer: the channels are those of the one inside."""
+"""The channels of a wrapper are those of the layer inside."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras import layers as L
 import secateurs as sec
 
 
-def test_a_layer_once_a_step_is_cut_inside():
+def test_a_time_distributed_layer_is_cut_inside():
     model = keras.Sequential(
         [keras.Input((4, 3)), L.TimeDistributed(L.Dense(6), name="td"), L.Flatten(), L.Dense(2)]
     )
@@ -17,7 +17,7 @@ def test_a_layer_once_a_step_is_cut_inside():
     assert small.layers[-1].kernel.shape[0] == 4 * 4
 
 
-def test_the_vector_of_spectral_normalisation_goes_along():
+def test_the_vector_of_spectral_normalisation_is_cut_along():
     model = keras.Sequential(
         [
             keras.Input((6, 6, 3)),

@@ -48,7 +48,7 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize("kind", LEFT_ALONE)
-def test_a_pool_leaves_the_axes_that_it_does_nothing_along(kind):
+def test_pooling_leaves_axes_with_neutral_settings_free(kind):
     model, inputs = LEFT_ALONE[kind], torch.randn(2, 3, 6, 6)
     network = sec.trace(model, inputs)
     assert [len(group) for group in network.groups] == [8]
@@ -74,7 +74,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("kind", CHANGED)
-def test_what_a_pool_reads_along_an_axis_stays(kind):
+def test_pooling_freezes_the_axes_along_which_it_reads(kind):
     pool, reason = CHANGED[kind]
     model = reader(pool)
     with torch.no_grad():
