@@ -1,4 +1,4 @@
-"""What every test stands on: fixed seeds, one thread, and hypothesis without deadlines."""
+"""Common to all tests: fixed seeds, one thread, and hypothesis without deadlines."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The public calls together: each is the parts that it names, on both sides of a cut."""
+"""The public calls together: each equals the parts that it names, before and after a cut."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The rules of the house, read off the imports."""
+"""The rules of the architecture, checked on the imports."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""Every public verb has an example in its docstring, and it does what it says."""
+"""Every public verb has an example in its docstring, and the example runs."""
 
 import doctest
 import inspect

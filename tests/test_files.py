@@ -1,4 +1,4 @@
-"""Files say so when they are no longer what was written."""
+"""Damaged files are reported as such."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The journeys of examples/ arrive, in an empty directory, and say what they got."""
+"""The scripts in examples/ run in an empty directory and print their results."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Nothing in the public face answers a wrong type with a bare Python error."""
+"""No public call answers a wrong type with a bare Python error."""
 
 import contextlib
 import importlib

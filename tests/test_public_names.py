@@ -1,4 +1,4 @@
-"""What is public is declared, and importing the package imports no framework."""
+"""Public names are declared, and importing the package imports no framework."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Each kind of argument: what fits, and what does not."""
+"""Each kind of argument: values that fit, and values that do not."""
 
 import numpy as np
 import pytest

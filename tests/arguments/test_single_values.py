@@ -1,4 +1,4 @@
-"""A single value wherever several are taken: the same as a list of it alone."""
+"""A single value is accepted wherever several are: the same as a list of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of what removing channels did, class by class, beside the same counted image by image."""
+"""Sums of the effects of removed channels by class, against the same counted per image."""
 
 import numpy as np
 import pytest

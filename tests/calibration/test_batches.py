@@ -1,4 +1,4 @@
-"""Calibration data in every form that users have them."""
+"""Calibration data in every form that users have."""
 
 import numpy as np
 import pytest

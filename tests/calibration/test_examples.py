@@ -1,4 +1,4 @@
-"""Batches of any kind: how many examples they hold, some of them, and how they are read."""
+"""Batches of any kind: counting, selecting and reading their examples."""
 
 import numpy as np
 import pytest

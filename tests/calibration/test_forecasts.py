@@ -1,4 +1,4 @@
-"""What is foretold of channels, and what is learned from those that were removed."""
+"""Predictions for channels, and what is learned from those that were removed."""
 
 import numpy as np
 import pytest

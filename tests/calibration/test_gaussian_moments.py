@@ -1,4 +1,4 @@
-"""Moments behind an activation, against samples; stand-ins, where they are exact."""
+"""Moments after an activation, against samples; stand-ins, where they are exact."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How well a model does, summed over batches of unlike sizes."""
+"""Evaluation of a model, summed over batches of different sizes."""
 
 import numpy as np
 import pytest

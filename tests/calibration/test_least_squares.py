@@ -1,4 +1,4 @@
-"""The solvers, against NumPy's own least squares on stacked rows."""
+"""The solvers, against NumPy's least squares on stacked rows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a channel is worth, exactly and as far as a race has to know."""
+"""The importance of a channel, exactly and as far as a race has to know it."""
 
 import numpy as np
 import pytest

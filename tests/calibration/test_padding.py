@@ -1,4 +1,4 @@
-"""Texts that are filled up: which row a model is traced with, and that a mask may hide nothing."""
+"""Padded texts: which row a model is traced with, and that a mask hides nothing."""
 
 import numpy as np
 import pytest

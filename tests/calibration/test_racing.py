@@ -1,4 +1,4 @@
-"""How a race decides, by hand: what it forecasts, how much it doubts, whom it removes next."""
+"""Decisions of a race, by hand: predictions, uncertainty, and the next channel to remove."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Sums that calibration passes add up, by channel."""
+"""Per-channel sums of calibration passes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a block that goes is as data, and how names change where lists get shorter."""
+"""Removed blocks as data, and how names change where lists get shorter."""
 
 import pytest
 

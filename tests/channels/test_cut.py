@@ -1,4 +1,4 @@
-"""Cuts as data: JSON and back, one after another, and in words."""
+"""Cuts as data: JSON round trip, composition, and description in words."""
 
 import json
 

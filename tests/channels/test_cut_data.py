@@ -1,4 +1,4 @@
-"""A cut from a damaged or hostile file: an answer of our own, whatever is in it."""
+"""Cuts from damaged or hostile files raise our own errors, whatever the content."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The algebra, against brute force over every possible removal."""
+"""The algebra of units, against brute force over every possible removal."""
 
 import functools
 import itertools

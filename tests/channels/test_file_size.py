@@ -1,4 +1,4 @@
-"""Limits on a file's size, in its format and precision, held against the file that is written."""
+"""Limits of file size, by format and precision, against the file that is written."""
 
 import numpy as np
 import onnxruntime

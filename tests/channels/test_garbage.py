@@ -1,4 +1,4 @@
-"""The search for unreachable objects, put off while a trace is made."""
+"""Garbage collection is deferred while a trace is made."""
 
 import gc
 

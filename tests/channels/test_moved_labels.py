@@ -1,4 +1,4 @@
-"""What a movement did to labels, by hand."""
+"""Labels after a movement, checked by hand."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A network written down by hand: its names, its cuts, and what they cost."""
+"""A network written by hand: its names, cuts and costs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Where two models come apart, on numbers small enough to do by hand."""
+"""Where two models differ first, on numbers small enough to check by hand."""
 
 import numpy as np
 import pytest

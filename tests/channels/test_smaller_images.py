@@ -1,4 +1,4 @@
-"""How much smaller images may be."""
+"""How much smaller images for a proof may be."""
 
 from secateurs.channels.smaller_images import smaller_sides
 

@@ -1,4 +1,4 @@
-"""An empty working directory, with a cache of its own, and what tests put there."""
+"""An empty working directory with its own cache, and the files that tests put there."""
 
 import uuid
 

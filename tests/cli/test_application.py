@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it writes, and how it ends."""
+"""The command line: its output, the files it writes, and its exit codes."""
 
 import json
 import os

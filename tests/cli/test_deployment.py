@@ -1,4 +1,4 @@
-"""profile, bench, export, and prune to what only a real model can tell, from the command line."""
+"""profile, bench, export, and prune to measured budgets, from the command line."""
 
 import re
 

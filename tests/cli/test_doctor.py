@@ -1,4 +1,4 @@
-"""What a bug report needs to know."""
+"""The information that a bug report needs."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A criterion of the user's own in every command, spelt the same."""
+"""A user's criterion in every command, spelt the same."""
 
 import json
 import re

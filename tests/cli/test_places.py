@@ -1,4 +1,4 @@
-"""Where a command is to write: told before a model is built for it, if it cannot be."""
+"""An output path that cannot be written is reported before a model is built."""
 
 from pathlib import Path
 

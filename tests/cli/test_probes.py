@@ -1,4 +1,4 @@
-"""The commands that look: ``compare``, ``sensitivity``, ``ablate``; and ``prune`` with data."""
+"""The inspecting commands ``compare``, ``sensitivity`` and ``ablate``, and ``prune`` with data."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A study that is told to end: by a scheduler, a closed terminal, Ctrl-C."""
+"""A study that is told to stop: by a scheduler, a closed terminal, Ctrl-C."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a command line names: a model, data, and how well the model does on them."""
+"""Parsing the model, the data and the metric of a command line."""
 
 import numpy as np
 import pytest

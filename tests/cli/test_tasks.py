@@ -1,4 +1,4 @@
-"""``--task`` and ``--metric``: models and data of one's own through every command that trains."""
+"""``--task`` and ``--metric``: users' models and data in every command that trains."""
 
 import json
 import uuid

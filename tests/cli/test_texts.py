@@ -1,4 +1,4 @@
-"""``--data text:PATH``: texts and the model's own tokenizer, through every command that looks."""
+"""``--data text:PATH``: texts with the model's own tokenizer, in every inspecting command."""
 
 import json
 import re

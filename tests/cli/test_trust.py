@@ -1,4 +1,4 @@
-"""What ``--resume`` runs: nothing that a directory names and its user did not."""
+"""``--resume`` runs no code that a directory names and its user did not."""
 
 import json
 import sys

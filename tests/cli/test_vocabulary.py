@@ -1,4 +1,4 @@
-"""One vocabulary: an option means the same in every command, and old spellings go on working."""
+"""An option means the same in every command, and old spellings still work."""
 
 import re
 

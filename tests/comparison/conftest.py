@@ -1,4 +1,4 @@
-"""A comparison small enough to be carried out many times."""
+"""A comparison small enough to run many times."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Who carries jobs out, and what a worker that dies costs."""
+"""Which executor runs jobs, and what a worker that dies costs."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""Comparisons: what their numbers are, that they resume, and who does the work."""
+"""Comparisons: their results, resuming, and how work is distributed."""
 
 import importlib.util
 import os

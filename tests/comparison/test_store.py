@@ -1,4 +1,4 @@
-"""Results on disk: whole or not there, and of one comparison."""
+"""Results on disk are complete or absent, and belong to one comparison."""
 
 import pytest
 

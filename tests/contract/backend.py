@@ -1,4 +1,4 @@
-"""The Keras backend the tests run on: the one that was asked for, or a loud failure."""
+"""The Keras backend that the tests run on: the requested one, or a clear failure."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""An independent route to the masked twin: Keras's own copy of a model, with weights at zero."""
+"""An independent route to the masked twin: Keras's own copy of a model, with zeroed weights."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The contract is run for PyTorch and for Keras, on the backend in KERAS_BACKEND and no other."""
+"""The contract tests run for PyTorch and for Keras, on the backend in KERAS_BACKEND only."""
 
 import pytest
 

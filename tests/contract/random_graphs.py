@@ -1,4 +1,4 @@
-"""Random functional Keras models for property tests: recipes that hypothesis draws."""
+"""Random functional Keras models for property tests, from recipes that hypothesis generates."""
 
 from dataclasses import dataclass
 

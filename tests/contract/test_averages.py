@@ -1,4 +1,4 @@
-"""Averages of weights: what they are, and that a study that takes them resumes to the last bit."""
+"""Moving averages of weights: their values, and that a study with them resumes exactly."""
 
 import itertools
 

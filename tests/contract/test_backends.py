@@ -1,4 +1,4 @@
-"""Both frameworks give what the Protocols ask for, with the same arguments."""
+"""Both frameworks implement the Protocols, with the same arguments."""
 
 import importlib
 import inspect

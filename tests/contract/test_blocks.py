@@ -1,4 +1,4 @@
-"""Whole blocks go alike in both frameworks: the same losses, the same choice, the same repair."""
+"""Removing whole blocks is alike in both frameworks: losses, choice and repair."""
 
 import keras
 import numpy as np

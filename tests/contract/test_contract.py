@@ -1,4 +1,4 @@
-"""What both frameworks promise, held against the same networks with the same weights."""
+"""The contract of both frameworks, checked on the same networks with the same weights."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Distillation gives the same in both frameworks, and never gives anything worse."""
+"""Distillation gives the same result in both frameworks, and never a worse model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What calibration data say of a channel, held against PyTorch's with the same weights."""
+"""Calibration statistics of channels agree between frameworks for the same weights."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Repair gives the same in both frameworks, and what NumPy finds; the frontier is of one piece."""
+"""Repair gives the same in both frameworks and in NumPy; the frontier is consistent."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""One small Keras model for each family of layers, and how to give them weights that tell."""
+"""One small Keras model for each family of layers, and how to give them telling weights."""
 
 import keras
 import numpy as np

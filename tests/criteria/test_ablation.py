@@ -1,4 +1,4 @@
-"""What criteria make of channels that were removed one at a time."""
+"""Criteria computed from channels that were removed one at a time."""
 
 from types import SimpleNamespace
 

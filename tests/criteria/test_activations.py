@@ -1,4 +1,4 @@
-"""What calibration images do to channels, seen by a hook."""
+"""Activations of channels on calibration images, against a forward hook."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The same tests for every registered criterion: none can be added without passing them."""
+"""The same tests for every registered criterion; none can be added without passing them."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""Saliencies from gradients, image by image, beside Torch-Pruning."""
+"""Saliencies from gradients, per image, against Torch-Pruning."""
 
 import numpy as np
 import torch

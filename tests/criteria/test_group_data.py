@@ -1,4 +1,4 @@
-"""What a criterion is given of a group: rows by channel, of every tensor that runs along it."""
+"""The data of a group that a criterion gets: rows by channel, for every tensor along it."""
 
 import numpy as np
 import pytest

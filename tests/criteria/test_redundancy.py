@@ -1,4 +1,4 @@
-"""Which filters say the same, and which of them stay."""
+"""Which filters are redundant, and which of them are kept."""
 
 import tracemalloc
 

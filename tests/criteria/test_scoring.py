@@ -1,4 +1,4 @@
-"""One pass for many criteria, and what a function of a user's may give."""
+"""One pass for many criteria, and what a user's function may return."""
 
 import numpy as np
 import pytest

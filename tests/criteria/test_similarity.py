@@ -1,4 +1,4 @@
-"""How far filters are from each other, by hand and beside Torch-Pruning."""
+"""Distances between filters, by hand and against Torch-Pruning."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Magnitudes and factors, by hand and beside Torch-Pruning."""
+"""Magnitudes and factors, by hand and against Torch-Pruning."""
 
 import numpy as np
 import pytest

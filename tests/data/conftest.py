@@ -1,4 +1,4 @@
-"""What tests of data begin with."""
+"""Fixtures for tests of data."""
 
 from pathlib import Path
 

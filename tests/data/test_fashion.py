@@ -1,4 +1,4 @@
-"""Fashion-MNIST, the files it comes in, and where it comes from without them."""
+"""Fashion-MNIST: its files, and where it is downloaded from without them."""
 
 import gzip
 import struct

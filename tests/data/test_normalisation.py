@@ -1,4 +1,4 @@
-"""Images as the model was trained, not as the folder happens to be."""
+"""Images are normalised as in the model's training, not by the folder's statistics."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images from files: every mode, upright, their middle."""
+"""Images from files: every mode, upright, centre crop."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data sets from arrays: normalisation, and what is refused."""
+"""Data sets from arrays: normalisation and refusals."""
 
 import numpy as np
 import pytest

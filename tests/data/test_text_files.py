@@ -1,4 +1,4 @@
-"""Texts out of files: which part, how long, which classes, what is masked."""
+"""Texts from files: split, length, classes and masking."""
 
 import json
 

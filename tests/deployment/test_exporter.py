@@ -1,4 +1,4 @@
-"""Files for runtimes: they do there what the model does here, or are not written."""
+"""Exported files give the model's outputs in their runtime, or are not written."""
 
 import resource
 

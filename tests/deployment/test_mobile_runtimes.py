@@ -1,4 +1,4 @@
-"""Files for phones, written and run in their own runtimes; each where that is installed.
+"""Files for phones, written and run in their own runtimes where these are installed.
 
 None of them can live in the environment of the other tests: each wants versions of its own.
 """

@@ -1,4 +1,4 @@
-"""ONNX files are folded, and do what they did."""
+"""ONNX files are folded and give the same outputs."""
 
 import numpy as np
 import onnx

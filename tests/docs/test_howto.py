@@ -1,4 +1,4 @@
-"""Every page of docs/howto does what it says: its Python and its commands are run, in order."""
+"""The Python and the commands on every page of docs/howto run, in order."""
 
 import re
 import shlex

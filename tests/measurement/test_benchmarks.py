@@ -1,4 +1,4 @@
-"""Models side by side: what is measured, what is told of it, in a table, JSON and a figure."""
+"""Models side by side: what is measured, and its table, JSON and figure."""
 
 import json
 

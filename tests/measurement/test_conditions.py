@@ -1,4 +1,4 @@
-"""What a time is measured under, and whether that is installed here."""
+"""The conditions of a timing, and whether they are available here."""
 
 import numpy as np
 import pytest

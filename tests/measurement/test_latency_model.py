@@ -1,4 +1,4 @@
-"""The latency model: its terms by hand, its fit on times that are known."""
+"""The latency model: its terms by hand, its fit on known times."""
 
 import numpy as np
 import pytest

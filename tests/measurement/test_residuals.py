@@ -1,4 +1,4 @@
-"""What terms are off by: the formulas of a Gaussian process, written out."""
+"""Errors of the terms: the formulas of a Gaussian process, written out."""
 
 import numpy as np
 import pytest

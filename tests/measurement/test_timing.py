@@ -1,4 +1,4 @@
-"""Timing in turns, on a clock that the test turns itself."""
+"""Interleaved timing, on a clock that the test controls."""
 
 import platform
 import subprocess

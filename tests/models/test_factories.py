@@ -1,4 +1,4 @@
-"""Models of anybody's own, by module and function."""
+"""User-defined models, by module and function."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a pretrained model wants its images."""
+"""How a pretrained model expects its images."""
 
 import json
 

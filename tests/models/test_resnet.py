@@ -1,4 +1,4 @@
-"""Our ResNets against torchvision's, and against counting by hand."""
+"""Our ResNets, against torchvision's and against counts by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Through layers in trained models change nothing, until something is pruned."""
+"""Pass-through layers in trained models change nothing until something is pruned."""
 
 import copy
 from collections.abc import Callable

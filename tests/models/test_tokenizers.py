@@ -1,4 +1,4 @@
-"""Tokenizers in directories, and what the model beside them learns of texts."""
+"""Tokenizers in directories, and the task that the model beside them is trained for."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``criterion="auto"``: who wins, why, and that it is the same one by every road."""
+"""``criterion="auto"``: which criterion wins and why, the same by every route."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Sensitivity: measured, kept, and used by plans."""
+"""Sensitivity: measured, saved, and used by plans."""
 
 import numpy as np
 import pytest

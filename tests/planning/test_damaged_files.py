@@ -1,4 +1,4 @@
-"""Sensitivities, latency models and histories from damaged files: an answer of our own, always."""
+"""Damaged files of sensitivities, latency models and histories raise our own errors."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""Curves through what was measured, and refits without some inputs, by scipy's least squares."""
+"""Error curves through measured points, and refits without some inputs by SciPy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which fields of a configuration narrow which groups."""
+"""Which fields of a configuration reduce which groups."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Plans: the lowest scores go, budgets are met and never exceeded."""
+"""Plans remove the lowest scores, and meet budgets without exceeding them."""
 
 import itertools
 

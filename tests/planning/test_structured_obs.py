@@ -1,4 +1,4 @@
-"""What elimination foresees is what least squares without the channel have."""
+"""The loss predicted by elimination equals that of least squares without the channel."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Limits of time: read, made milliseconds, predicted by a latency model, met by the plan."""
+"""Time limits: parsed, converted to milliseconds, predicted by a latency model, and met."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Cuts that a Transformers configuration can say: from_pretrained rebuilds them elsewhere."""
+"""Cuts that a Transformers configuration can express, rebuilt with from_pretrained."""
 
 import json
 import subprocess

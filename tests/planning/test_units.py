@@ -1,4 +1,4 @@
-"""Each unit of a budget: read, measured, predicted, shown; one battery for all of them."""
+"""Each unit of a budget is parsed, measured, predicted and formatted; one battery for all."""
 
 import numpy as np
 import pytest

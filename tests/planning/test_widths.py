@@ -1,4 +1,4 @@
-"""Costs by widths alone, beside the exact costs of cuts of such widths."""
+"""Costs by widths alone, against the exact costs of cuts with these widths."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The shortest way down an order, found by brute force as well."""
+"""The shortest prefix of a removal order that meets a budget, against brute force."""
 
 import numpy as np
 import pytest

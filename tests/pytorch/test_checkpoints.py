@@ -1,4 +1,4 @@
-"""Checkpoints as training scripts leave them."""
+"""Checkpoints in the forms that training scripts write."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""PyTorch models, written for runtimes; what an exporter misses or refuses is named."""
+"""Exported PyTorch models; what an exporter lacks or refuses is named."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How the work grows with the model: linearly, so counted here in calls and not in seconds."""
+"""The work grows linearly with the model, counted in calls instead of seconds."""
 
 import time
 

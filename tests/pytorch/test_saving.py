@@ -1,4 +1,4 @@
-"""Files: what goes in comes out, and what is damaged or foreign is refused."""
+"""Saving and loading; damaged and foreign files are refused."""
 
 import copy
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What users do with a small model next: compile, export, and train it on in tools they have."""
+"""Using a small model afterwards: compile it, export it, train it on in other tools."""
 
 import io
 

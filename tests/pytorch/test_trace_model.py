@@ -1,4 +1,4 @@
-"""What tracing finds, for every kind of coupling: channels worked out by hand."""
+"""What a trace finds, for every kind of coupling, worked out by hand."""
 
 import pytest
 import torch

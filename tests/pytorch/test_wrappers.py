@@ -1,4 +1,4 @@
-"""What is around a model, and what a model is part of: the cut is where the weights are."""
+"""Wrapped models and parts of models: the cut applies to the weights wherever they are."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What each block's absence loses, against the same by hand: taken out, repaired, judged."""
+"""The loss without each block, against removing, repairing and evaluating it by hand."""
 
 import numpy as np
 import pytest

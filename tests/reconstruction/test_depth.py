@@ -1,4 +1,4 @@
-"""Fewer blocks: which go, and what repair makes of the rest."""
+"""Removing blocks: which are removed, and how repair compensates."""
 
 import copy
 

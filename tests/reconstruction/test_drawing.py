@@ -1,4 +1,4 @@
-"""Rows of patches: none of what fills texts up, and no more than are wanted."""
+"""Sampling rows of patches: padding is excluded, and the number of rows is limited."""
 
 import numpy as np
 

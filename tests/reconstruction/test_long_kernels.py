@@ -1,4 +1,4 @@
-"""Fits of convolutions over long kernels: against windows laid out, and NumPy's least squares."""
+"""Fits of convolutions with long kernels, against explicit windows and NumPy's least squares."""
 
 import numpy as np
 import pytest

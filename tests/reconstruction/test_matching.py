@@ -1,4 +1,4 @@
-"""Which channels a cut model kept, read off its weights or its report."""
+"""The channels that a cut model kept, inferred from its weights or its report."""
 
 from types import SimpleNamespace
 

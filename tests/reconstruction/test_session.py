@@ -1,4 +1,4 @@
-"""Which weights are kept: the nearest to the dense network, by more than noise."""
+"""Which weights are kept: those nearest to the dense network by more than noise."""
 
 import numpy as np
 import pytest

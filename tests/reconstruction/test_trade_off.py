@@ -1,4 +1,4 @@
-"""The frontier: one cut for each budget, none worse for being larger."""
+"""The frontier: one cut per budget, none worse for a larger budget."""
 
 import pytest
 

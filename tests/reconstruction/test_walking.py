@@ -1,4 +1,4 @@
-"""The walk of networks that are chains of matrices, in NumPy alone."""
+"""The lockstep walk on chains of matrices, in NumPy only."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace

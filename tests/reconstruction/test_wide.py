@@ -1,4 +1,4 @@
-"""Least squares from rows: the ridge solution by SciPy, and conjugate gradients beside it."""
+"""Least squares from rows: SciPy's ridge solution, and conjugate gradients."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a figure shows, asked of its artists."""
+"""What a figure shows, read from its artists."""
 
 import numpy as np
 from matplotlib.axes import Axes

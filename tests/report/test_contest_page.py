@@ -1,4 +1,4 @@
-"""A comparison's figures and page, from results that are made up."""
+"""Figures and page of a comparison, from invented results."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Studies whose figures are not drawn: that takes longer than all else."""
+"""Studies without figures, because drawing them takes longer than the rest."""
 
 import pytest
 

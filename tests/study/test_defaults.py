@@ -1,4 +1,4 @@
-"""What rounds do where nobody says so."""
+"""Default settings of rounds."""
 
 import numpy as np
 import torch

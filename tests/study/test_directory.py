@@ -1,4 +1,4 @@
-"""Studies on disk: what they refuse, and that nothing that happens to them loses anything."""
+"""Studies on disk: what they refuse, and that no failure loses anything."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is on disk is what was written, or it is said."""
+"""What is on disk is what was written, or an error is raised."""
 
 import json
 import shutil

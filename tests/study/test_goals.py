@@ -1,4 +1,4 @@
-"""Budgets of studies: of times, files, memory and loss, met without overshooting, or refused."""
+"""Budgets of studies (time, file size, memory, loss) are met without overshooting, or refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The loop's decisions, against a learner whose accuracy is foretold."""
+"""The loop's decisions, against a learner with scripted accuracies."""
 
 import itertools
 

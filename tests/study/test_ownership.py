@@ -1,4 +1,4 @@
-"""Starting over removes what was written here before, and nobody else's files."""
+"""Starting over removes what the study wrote, and nobody else's files."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Doubts are said where there is reason to, and nowhere else."""
+"""Warnings are given where there is a reason, and nowhere else."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Records that a history may hold, and those that none of a study's does."""
+"""Records that a history accepts, and those that no study writes."""
 
 import pytest
 

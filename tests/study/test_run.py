@@ -1,4 +1,4 @@
-"""Carrying studies out: from any model that there may be, and whatever goes wrong on the way."""
+"""Running studies: with any kind of model, and whatever fails on the way."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A function of channels between two layers, and what the cut of some has to answer."""
+"""A function of channels between two layers, and the outputs after a cut of some."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Small detectors of torchvision's, and images of one bright square."""
+"""Small torchvision detectors, and images of one bright square."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""A small network of digits, and the images that it is trained and tested on."""
+"""A small network for digits, with its training and test images."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Networks whose filters are written by hand."""
+"""Networks with filters written by hand."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Installs what was built, each file into an empty environment of its own, and uses it there.
+"""Installs each built file into an empty environment, and uses it there.
 
 ``python tests/support/install_and_use.py DIRECTORY``: ``make wheel`` builds into it first.
 """

@@ -1,4 +1,4 @@
-"""Keras networks of residual blocks, of the kinds that their users write."""
+"""Keras networks of residual blocks, in the forms that users write."""
 
 import keras
 from keras import layers as L

@@ -1,4 +1,4 @@
-"""A study that is killed, by SIGKILL, at moments that it says itself: run as a script.
+"""Script: a study that is killed by SIGKILL at moments that it chooses itself.
 
 ``python -m support.killed DIR MOMENTS [OPTIMIZER]`` carries a small study out in ``DIR/whole``,
 then again and again in ``DIR/killed-N``, each time killed before another of its steps (a batch, a

@@ -1,4 +1,4 @@
-"""Latency models whose costs are written down, not measured."""
+"""Latency models with given costs instead of measured ones."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Networks written down as units and equations, without a framework."""
+"""Networks written as units and equations, without a framework."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""An ONNX file in its runtime alone."""
+"""Running an ONNX file in its runtime only."""
 
 import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Orders that take their process with them; in a module that a spawned process can import."""
+"""Jobs that kill their process, in a module that a spawned process can import."""
 
 import os
 import signal

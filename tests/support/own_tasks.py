@@ -1,4 +1,4 @@
-"""Models and data of a user's for each ready task, as a module that commands are pointed to."""
+"""A user's models and data for each predefined task, as a module for commands."""
 
 MINE = """
 import numpy as np, torch

@@ -1,4 +1,4 @@
-"""For tests that time something real on a machine that others use too."""
+"""Helpers for tests that time something on a shared machine."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Files of pictures of one colour."""
+"""Image files of a single colour."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A study in as many processes as it is started with; each leaves its weights behind. A script."""
+"""Script: a study in several processes, each of which writes its weights."""
 
 import os
 import sys

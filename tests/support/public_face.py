@@ -1,4 +1,4 @@
-"""Every public call with arguments that are right, to put wrong ones in their place one by one."""
+"""Every public call with valid arguments, to be replaced by wrong ones one by one."""
 
 from __future__ import annotations
 

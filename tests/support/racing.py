@@ -1,4 +1,4 @@
-"""A race by hand: what removing every channel does to every image is known."""
+"""A race by hand: the effect of removing every channel on every image is known."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Random networks for property tests: recipes that hypothesis draws, and the modules they make."""
+"""Random networks for property tests: hypothesis recipes and the modules they build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small regression: a network, what it learns, and its numbers computed by hand."""
+"""A small regression: a network, its data, and its numbers computed by hand."""
 
 import numpy as np
 import torch

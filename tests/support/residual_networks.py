@@ -1,4 +1,4 @@
-"""Residual networks in which each kind of block is there: identity, projection, neighbours."""
+"""Residual networks with each kind of block: identity, projection, neighbours."""
 
 import torch
 from torch import nn

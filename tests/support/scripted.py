@@ -1,4 +1,4 @@
-"""A learner whose accuracy is foretold, to see what the loop makes of it."""
+"""A learner with scripted accuracies, for tests of the loop's decisions."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What tests of the command line stand on: a small model, modules of a user's, both streams."""
+"""Fixtures for tests of the command line: a small model, user modules, both streams."""
 
 ON_DIGITS = (
     *("--data", "digits", "--limit", "200", "--no-measure-speed"),

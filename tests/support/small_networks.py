@@ -1,4 +1,4 @@
-"""Small networks with something of everything that ranks channels: residuals, heads, grids."""
+"""Small networks with something for every criterion: residuals, heads, grids."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Benchmarks that take as long as a test says."""
+"""Benchmarks with durations chosen by the test."""
 
 import torch
 from torch import nn

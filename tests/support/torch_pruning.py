@@ -1,4 +1,4 @@
-"""Torch-Pruning's own scores, to hold ours against."""
+"""Torch-Pruning's own scores, to compare with ours."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small networks around one operation, traced, and a cut of everything in them."""
+"""Small networks around one operation, traced, with a cut of everything in them."""
 
 import torch
 from torch import nn

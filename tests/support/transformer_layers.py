@@ -1,4 +1,4 @@
-"""A transformer's layer without its norms."""
+"""A transformer layer without its norms."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Attention written out, scaled by what its heads measure then."""
+"""Attention written out, scaled by its current head size."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""As for Keras's own tests: the backend that was asked for."""
+"""As for the Keras tests: the requested backend."""
 
 import pytest
 

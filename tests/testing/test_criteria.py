@@ -1,4 +1,4 @@
-"""The battery for criteria: all of ours pass it, and it finds what is wrong with others."""
+"""The battery for criteria: ours pass it, and it finds errors in others."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The battery for rules: on rules of ours, and on one that lies."""
+"""The battery for rules: on rules of ours, and on a wrong one."""
 
 import pytest
 import torch

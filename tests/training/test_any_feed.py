@@ -1,4 +1,4 @@
-"""Batches of any kind, in an order that depends on the seed and the epoch alone."""
+"""Batches of any kind, in an order that depends on the seed and the epoch only."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Batches: in an order of the seed's, whole or in shares, changed at random the same way twice."""
+"""Batches: shuffled by the seed, whole or sharded, with reproducible augmentation."""
 
 import numpy as np
 import pytest

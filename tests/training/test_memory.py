@@ -1,4 +1,4 @@
-"""Running out of memory, whoever says it."""
+"""Running out of memory is recognised, whichever library raises it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Data and judges that cannot be used: one line of our own, before anything is trained."""
+"""Unusable data and evaluation functions raise a one-line error before training starts."""
 
 import numpy as np
 import pytest

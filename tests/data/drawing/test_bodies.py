@@ -1,4 +1,4 @@
-"""Vehicles are where they are put, and as painted as they are asked to be."""
+"""Vehicles are drawn where they are placed, with the requested paint."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a channel adds to a linear operation, against running it without the channel."""
+"""A channel's contribution to a linear operation, against running it without the channel."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is behind a channel, and which of it is linear."""
+"""The operations downstream of a channel, and which of them are linear."""
 
 import pytest
 import torch

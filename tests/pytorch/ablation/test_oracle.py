@@ -1,4 +1,4 @@
-"""Ablation, exact and by racing, against real surgery and against brute force."""
+"""Ablation, exact and by racing, against real cuts and brute force."""
 
 import numpy as np
 import pytest

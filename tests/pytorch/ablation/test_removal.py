@@ -1,4 +1,4 @@
-"""Removing one channel, against the loss of the model that is really cut."""
+"""Removing one channel changes the loss as a real cut does."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Channels of a detector removed one at a time, against models that are cut."""
+"""Removing channels of a detector one at a time, against models that are cut."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Whole numbers that modules keep, read and written wherever they are kept."""
+"""Integers that modules keep are found and set wherever they are kept."""
 
 from types import SimpleNamespace
 

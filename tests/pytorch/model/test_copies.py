@@ -1,4 +1,4 @@
-"""A model is the same after a call as before it, and may answer in another thread meanwhile."""
+"""A call leaves the model unchanged, and other threads can use it meanwhile."""
 
 import threading
 

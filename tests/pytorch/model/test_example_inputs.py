@@ -1,4 +1,4 @@
-"""What users pass: wrappers are taken off, and what cannot be pruned is refused with the fix."""
+"""Models that users pass: wrappers are removed, unsupported ones refused with the remedy."""
 
 import copy
 

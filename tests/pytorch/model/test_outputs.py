@@ -1,4 +1,4 @@
-"""Outputs by name: in reasons, and chosen with ``outputs=``."""
+"""Named outputs: in freeze reasons, and selected with ``outputs=``."""
 
 import copy
 from collections import namedtuple

@@ -1,4 +1,4 @@
-"""A cut of whole blocks is proven against the dense model with zero for their branches."""
+"""Cuts of whole blocks are proven against the dense model with zeros for their branches."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The proof finds what is wrong, wherever it is, and names the layer."""
+"""The proof finds errors anywhere and names the layer."""
 
 import pytest
 import torch

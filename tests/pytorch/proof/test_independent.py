@@ -1,4 +1,4 @@
-"""The second proof knows nothing of the rules: it finds what rules and twin get wrong alike."""
+"""The independent proof finds errors that rules and masked twin share."""
 
 import copy
 

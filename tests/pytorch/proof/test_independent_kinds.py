@@ -1,4 +1,4 @@
-"""Networks that the second proof once refused though their cuts are right; and that it still looks.
+"""Correct cuts that the independent proof once refused, and wrong ones it must still refuse.
 
 The answers of each small model are held against the dense one with what reads at zero, by hand.
 """

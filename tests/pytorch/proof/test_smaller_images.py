@@ -1,4 +1,4 @@
-"""Proofs on the middle of large images: only where nothing is lost by it."""
+"""Proofs on centre crops of large images, only where the crop proves as much."""
 
 import pytest
 import torch

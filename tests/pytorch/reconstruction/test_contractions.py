@@ -1,4 +1,4 @@
-"""Operations as matrix products of patches: patches times matrix is what they give."""
+"""Operations as matrix products: patches times matrix equals the output."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights of outputs by the derivatives of fewer images, where all would take too long."""
+"""Weights of outputs from the gradients of fewer images, where all would take too long."""
 
 import numpy as np
 import torch

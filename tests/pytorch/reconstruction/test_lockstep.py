@@ -1,4 +1,4 @@
-"""Where redundancy is exact, repair gives back the answers; elsewhere, least squares by hand."""
+"""Where redundancy is exact, repair restores the outputs; elsewhere, least squares by hand."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Where a kernel is long, curves are of a refit of all its taps."""
+"""For a long kernel, error curves are those of a refit of all its taps."""
 
 import numpy as np
 import torch

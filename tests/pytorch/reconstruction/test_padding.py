@@ -1,4 +1,4 @@
-"""What fills texts up is not looked at: what stands there changes nothing that is fitted."""
+"""Padding of texts is excluded: its values change nothing that is fitted."""
 
 import numpy as np
 import pytest

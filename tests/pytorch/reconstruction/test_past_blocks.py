@@ -1,4 +1,4 @@
-"""The walk past blocks that went."""
+"""The lockstep walk past removed blocks."""
 
 import pytest
 import torch

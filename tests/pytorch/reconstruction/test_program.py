@@ -1,4 +1,4 @@
-"""A pass in pieces of the images."""
+"""A forward pass over the images in pieces."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Layers that keep a result of their last pass: with a history, and of that pass's size."""
+"""Layers that keep a result of their last pass, with a history or with that pass's size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Where weights can be refitted, and what follows each up to the next that mixes."""
+"""Sites whose weights can be refitted, and what follows each up to the next mixing layer."""
 
 import numpy as np
 import torch

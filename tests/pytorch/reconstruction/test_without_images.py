@@ -1,4 +1,4 @@
-"""Repair without images: where a removed channel is a copy of one that stays, little is lost."""
+"""Repair without images: a removed channel that is a copy of a kept one loses little."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Replayed passes of models that write in place: into slices of buffers, buffers, new tensors."""
+"""Replaying passes of models that write in place: into slices, buffers and new tensors."""
 
 import copy
 import weakref

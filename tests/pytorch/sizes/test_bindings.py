@@ -1,4 +1,4 @@
-"""Which attributes follow which channels: where they are kept, and guesses that are taken back."""
+"""Attributes bound to channels: where they are kept, and bindings that are undone."""
 
 import copy
 import dataclasses

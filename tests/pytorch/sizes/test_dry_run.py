@@ -1,4 +1,4 @@
-"""A cut tried on shapes alone."""
+"""Dry runs: a cut tested on shapes alone."""
 
 import torch
 from torch import nn

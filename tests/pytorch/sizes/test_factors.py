@@ -1,4 +1,4 @@
-"""Numbers computed from a size: explained by a power, and put right in the weights."""
+"""Factors computed from a size: explained by a power, and compensated in the weights."""
 
 import math
 

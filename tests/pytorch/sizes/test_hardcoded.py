@@ -1,4 +1,4 @@
-"""Sizes and factors in a forward pass's code: followed, put right in the weights, or frozen.
+"""Hard-coded sizes and factors: followed, compensated in the weights, or frozen.
 
 Each cut is held against the dense model whose readers of the removed channels are zeroed by hand.
 """

@@ -1,4 +1,4 @@
-"""Integers of layers follow the axes that they count, whatever the layer."""
+"""Integer sizes of layers follow the axes that they count."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is tried on a size that did not follow: bound, tied to another, or frozen."""
+"""Repairs of a size that did not follow: bound, tied to another, or frozen."""
 
 import pytest
 import torch

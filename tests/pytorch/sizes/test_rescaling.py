@@ -1,4 +1,4 @@
-"""A factor is put into the weights before it, where all that they make ends there."""
+"""Compensating factors are multiplied into preceding weights that have no other use."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Sizes beside the weights that the traced pass does not read follow the weights, or are listed."""
+"""Sizes that the traced pass does not read follow the weights beside them, or are listed."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What is gathered from calibration data, against independent routes."""
+"""Calibration statistics, against independent routes."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""APoZ is the share of zeros of a layer's own activations, whatever follows them."""
+"""APoZ is the fraction of zeros in a layer's own activations, whatever follows them."""
 
 import numpy as np
 import pytest

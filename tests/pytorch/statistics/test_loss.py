@@ -1,4 +1,4 @@
-"""The loss of each image, by formulas written out."""
+"""The loss of each image, against formulas written out."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What criteria see of a detector: gates, squares of gradients, zeros; each by another route."""
+"""Statistics of a detector (gates, squared gradients, zeros), each by another route."""
 
 import copy
 

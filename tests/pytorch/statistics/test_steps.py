@@ -1,4 +1,4 @@
-"""Losses that take the model: detectors, models that give their own loss, steps of the user's."""
+"""Losses that take the model: detectors, models that return their loss, users' steps."""
 
 import copy
 

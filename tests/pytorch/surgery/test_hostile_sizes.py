@@ -1,4 +1,4 @@
-"""Sizes of a cut from a file: they change whole numbers that modules keep, and plant nothing."""
+"""Sizes in a cut from a file only change integers of modules; they cannot inject anything."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Making cuts: what is sliced, what is kept, what is refused."""
+"""Making cuts: what is sliced, what is kept, and what is refused."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Whole residual blocks: found in the pass, taken out, proven, kept on disk."""
+"""Residual blocks are found, removed, proven and saved."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Models that have run before they are cut, and keep something of it."""
+"""Models that ran before being cut and cached something."""
 
 import copy
 

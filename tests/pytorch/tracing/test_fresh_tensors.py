@@ -1,4 +1,4 @@
-"""What is written into fresh tensors, and constants that follow what they meet."""
+"""Writes into new tensors, and constants that follow the tensors they are combined with."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One forward pass, numbered, with the layer that is running."""
+"""A forward pass as numbered operations, with the layer that runs each."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Operations found by their layer, where their numbers are others."""
+"""Operations matched by their layer where their numbers differ."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Shapes and types found without PyTorch's own inference are those that PyTorch gives."""
+"""Shapes and dtypes inferred without PyTorch equal those that PyTorch infers."""
 
 import pytest
 import torch

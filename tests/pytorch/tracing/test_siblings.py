@@ -1,4 +1,4 @@
-"""Experts that no example input was sent to are cut with those beside them."""
+"""Experts that no example input reached are cut like those beside them."""
 
 import pytest
 import torch

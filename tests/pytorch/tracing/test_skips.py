@@ -1,4 +1,4 @@
-"""Where a value goes on through a module, and where a branch is added to it."""
+"""Skips: where a value passes through a module, and where a branch is added to it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a trace notes of each operation: costs, units, mixing, and where it was."""
+"""What a trace records of each operation: costs, units, mixing and its place in the code."""
 
 import math
 from pathlib import Path

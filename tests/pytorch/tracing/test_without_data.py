@@ -1,4 +1,4 @@
-"""Shapes without data are those with data."""
+"""Shapes inferred without data are those with data."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The average of a model's weights, against PyTorch's own."""
+"""The moving average of a model's weights, against PyTorch's own."""
 
 import torch
 from torch import nn

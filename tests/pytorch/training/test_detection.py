@@ -1,4 +1,4 @@
-"""torchvision's detectors through the loop, on images of one bright square."""
+"""torchvision's detectors in the loop, on images of one bright square."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training through Accelerate: one process, several, and what is carried over a cut."""
+"""Training through Accelerate in one and several processes, and what survives a cut."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Models whose outputs hold scores and a loss by name, as those of Transformers do."""
+"""Models that return scores and a loss by name, as Transformers models do."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""One process among those that train together."""
+"""A single process among those that train together."""
 
 from types import SimpleNamespace
 

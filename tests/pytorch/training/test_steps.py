@@ -1,4 +1,4 @@
-"""One step of a task: whose loss it is, and what is no loss."""
+"""One step of a task: which loss it uses, and invalid losses."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Any task through the loop: its metric, recomputed by hand from the model that comes out."""
+"""Any task in the loop: its metric, recomputed by hand from the resulting model."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Ready tasks and metrics by name."""
+"""Predefined tasks and metrics by name."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Trackers are told what the history holds: TensorBoard's file read back, another's calls kept."""
+"""Trackers get what the history holds: TensorBoard's file is read back, calls are recorded."""
 
 import numpy as np
 import pytest

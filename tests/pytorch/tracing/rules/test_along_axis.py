@@ -1,4 +1,4 @@
-"""Operations along one axis carry the others; along their own axis nothing may go."""
+"""Operations along one axis freeze it and carry the others."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights computed of weights: what removal changes in the survivors is put right or named."""
+"""Weights computed from weights: effects on kept channels are compensated or reported."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Looking up and writing by number and by mask, against dense models whose readers were zeroed."""
+"""Reading and writing by index and mask, against dense models with zeroed readers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is taken from a place, rolled, put back or sampled: removal must not move the place.
+"""Operations that depend on positions (slice, roll, scatter): a cut must not move them.
 
 A channel is free exactly where a cut of it leaves the others what they were, by brute force.
 """

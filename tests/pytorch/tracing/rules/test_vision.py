@@ -1,4 +1,4 @@
-"""Operations that torchvision brings, in a model that uses them.
+"""Operations of torchvision, in models that use them.
 
 torchvision's compiled operators do not load beside a CPU build of PyTorch. Where they are missing,
 they are written here in Python, after their definition.
