@@ -115,6 +115,22 @@ def test_a_cut_made_by_hand_is_found_and_repaired(dense):
         sec.repair(trained, dense, IMAGES)
 
 
+def test_a_cut_of_a_cut_model_is_repaired_towards_that_model(dense):
+    """The small model's report counts from the first one: what went between is the difference."""
+    between = sec.delete_channels(dense, {"inner": [1, 4], "last": [0]}, IMAGES[:1])
+    small = sec.delete_channels(between, {"inner": [0, 9], "last": [6]}, IMAGES[:1])
+    with torch.no_grad():
+        small.inner.weight.mul_(1.01)  # so that no weight says which channels it kept
+        small.norms[1].weight.mul_(1.01)
+        small.norms[1].bias.add_(0.01)
+        small.norms[1].running_mean.mul_(1.01)
+        small.norms[1].running_var.mul_(1.01)
+    fidelity = sec.report_of(sec.repair(small, between, IMAGES)).fidelity
+    assert fidelity["repaired"].distance < fidelity["dropped"].distance
+    again = sec.report_of(sec.repair(small, dense, IMAGES))
+    assert again.cut.tensors["inner.weight"].removed[0] == (0, 1, 4, 11)
+
+
 def test_another_dense_model_is_refused(dense):
     cut = sec.delete_channels(dense, {"inner": [1]}, IMAGES[:1])
     with pytest.raises(sec.CutError, match=r"expected a small model with the dense one's tensors"):

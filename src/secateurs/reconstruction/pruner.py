@@ -750,7 +750,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     backend = backend_of(dense)
     network = backend.trace(dense, example_inputs)
     framework = repairing(network.source.framework)
-    cut = report_of(small).cut
+    cut = _cut_between(dense, small)
     if cut.blocks:
         removed = _find_removed_beside_blocks(network, cut)
     else:
@@ -761,6 +761,17 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     return make_faithful(
         opened, small, alive, repair=True, distil=request.distil, seed=request.seed, cut=cut
     )
+
+
+def _cut_between(dense: Any, small: Any) -> Cut:
+    """What went from a model that may have been cut itself; its own cut is part of the small one's."""
+    whole, earlier = report_of(small).cut, report_of(dense).cut
+    if not earlier:
+        return whole
+    try:
+        return whole.since(earlier)
+    except CutError:  # of another model, whose channels are looked for
+        return Cut()
 
 
 def _find_removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]:

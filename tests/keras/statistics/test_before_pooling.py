@@ -27,6 +27,8 @@ BEHIND = {
     "pool, flatten": [_pool, L.Flatten],
     "all of it": [L.GlobalAveragePooling2D],
     "its largest": [L.GlobalMaxPooling2D],
+    "depthwise, pool": [lambda: L.DepthwiseConv2D(3), _pool],
+    "a group each": [lambda: L.Conv2D(6, 3, groups=6)],
 }
 
 

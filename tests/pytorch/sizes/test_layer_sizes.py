@@ -104,3 +104,13 @@ def test_a_transformer_of_pytorchs_own_can_be_cut():
     small = sec.apply(model, cut, inputs, network=network, proof="independent")
     assert small.first.out_features < 10
     assert sec.report_of(small).params_removed > 0.6
+
+
+def test_a_weight_that_is_computed_is_not_asked_for():
+    """In training each look at spectral norm's weight goes on with its power iteration."""
+    norm = nn.utils.parametrizations.spectral_norm
+    model = nn.Sequential(nn.Linear(3, 8), norm(nn.Linear(8, 8)), nn.Linear(8, 2)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    network = sec.trace(model, torch.randn(4, 3))
+    sec.apply(model, sec.plan(network, sec.score(network), amount=0.3), torch.randn(4, 3))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

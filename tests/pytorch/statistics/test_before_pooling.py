@@ -51,3 +51,16 @@ def test_zeros_are_counted_before_the_pool():
     found = torch.from_numpy(sec.score(network, "apoz", data=x)["first"]).float()
     torch.testing.assert_close(found, expected)
     assert (pooled > expected + 0.1).any()
+
+
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(6)])
+def test_a_depthwise_convolution_without_an_activation_is_a_pool_with_weights(norm):
+    """As in separable convolutions: what it gives is never zero, what it is given often is."""
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(6, 6, 3, groups=6)
+    layers = nn.Conv2d(3, 6, 3), nn.ReLU(), depthwise, norm(), nn.Conv2d(6, 2, 1)
+    model, x = nn.Sequential(*layers).eval(), torch.randn(5, 3, 8, 8)
+    expected = (model[:2](x) != 0).double().mean((0, 2, 3))
+    found = sec.score(sec.trace(model, x[:1]), "apoz", data=x)["0"]
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+    assert 0.05 < expected.mean() < 0.95

@@ -59,6 +59,9 @@ OF_RULES: dict[Callable[..., object], Effect] = {
     rule: effect for effect, rules in EFFECTS.items() for rule in rules
 }
 
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+
 ACTIVATIONS = (layers.ReLU, layers.LeakyReLU, layers.ELU)
 """Activation layers that have the rule of identity layers but change values."""
 
@@ -74,9 +77,22 @@ def effect_of(operation: Operation) -> Effect:
     """The effect of a call on its operands' values."""
     if isinstance(operation, ACTIVATIONS):
         return Effect.ACTS
+    if _is_weighted_pool(operation):
+        return Effect.POOLS
     rule = rule_for(type(operation))
     by_name = BY_NAME.get(type(operation).__name__, Effect.ACTS)
     return by_name if rule is None else OF_RULES.get(rule, by_name)
+
+
+def _is_weighted_pool(operation: Operation) -> bool:
+    """Whether it is a convolution that makes of each channel one, and no activation of its own."""
+    if isinstance(operation, DEPTHWISE):
+        alone = operation.depth_multiplier == 1
+    elif isinstance(operation, CONVOLUTIONS) and operation.groups > 1:
+        alone = operation.groups == operation.filters and operation.kernel.shape[-2] == 1
+    else:
+        return False
+    return alone and operation.activation is keras.activations.linear
 
 
 class Pooling:

@@ -76,9 +76,21 @@ def _find_followed(
     for kind, attribute, tensor, axis in FOLLOWS:
         if not isinstance(module, kind):
             continue
-        leaf = by_tensor.get(id(getattr(module, tensor, None)))
+        leaf = by_tensor.get(id(_kept(module, tensor)))
         if leaf is not None and axis in leaf.axes:
             yield attribute, (leaf.axes[axis],)
+
+
+def _kept(module: nn.Module, name: str) -> object:
+    """What a layer keeps by this name; a property is not asked.
+
+    Under a parametrization it computes the weight, and spectral norm's, in training, goes on with
+    its power iteration as it does so: the user's buffers would change.
+    """
+    for place in (module._parameters, module._buffers, vars(module)):
+        if name in place:
+            return place[name]
+    return None
 
 
 def _find_normalized_shape(
@@ -86,7 +98,7 @@ def _find_normalized_shape(
 ) -> Iterator[tuple[int, Ids]]:
     """Entries of ``normalized_shape``, each of which follows an axis of the weight."""
     shape = getattr(module, "normalized_shape", None)
-    leaf = by_tensor.get(id(getattr(module, "weight", None)))
+    leaf = by_tensor.get(id(_kept(module, "weight")))
     if isinstance(shape, (tuple, list)) and leaf is not None:
         for axis, units in leaf.axes.items():
             if axis < len(shape) and shape[axis] == len(units):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from secateurs.calibration.before_pooling import Activation, Effect, Origins, activations_read
 from secateurs.channels.equations import Ids, Solution
 from secateurs.pytorch.replay.tape import Operand, Ref, Step, Tape
+from secateurs.pytorch.tracing.op_call import Call
 from secateurs.pytorch.tracing.op_record import OpRecord
 
 POOLING = ("pool", "upsample", "_pad", "aten.pad", "batch_norm")
@@ -54,7 +55,19 @@ class Pooled:
             keys = [operand if operand in live else None for operand in step.operands]
             results = [Ref(step.number, item) for item in range(step.results)]
             name = operations[step.number].name.removesuffix("_")
-            self._origins.follow(step.number, effect_of(name, len(keys)), keys, results)
+            effect = effect_of(name, len(keys))
+            if self._is_depthwise(step):
+                effect = Effect.POOLS
+            self._origins.follow(step.number, effect, keys, results)
+
+    def _is_depthwise(self, step: Step) -> bool:
+        """Whether it is a convolution that makes of each channel one, as a weighted pool does."""
+        groups = Call(step.function, step.arguments, step.keywords).get("groups", 1)
+        if groups == 1 or not isinstance(step.operands[0], Ref):
+            return False
+        read = self._operations[step.operands[0].step].outputs[step.operands[0].item][0]
+        made = self._operations[step.number].outputs[0][0]
+        return read[1] == made[1] == groups
 
     def activations_of(self, read: Operand, units: Ids) -> tuple[Activation, ...]:
         """The activations that the values read at a source are pooled from, if they are pooled."""
