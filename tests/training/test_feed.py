@@ -1,5 +1,7 @@
 """Batches: shuffled by the seed, whole or sharded, with reproducible augmentation."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -118,18 +120,17 @@ def test_a_loader_is_looked_at_once_and_gone_through_again():
         LoaderFeed((batch for batch in batches), "train")
 
 
-def test_shuffling_of_a_loader_is_seeded_by_the_epoch():
+def test_a_loader_draws_by_the_epoch_and_the_batch():
     seen = []
 
-    def note_epoch(epoch):
-        seen.append(epoch)
-        from contextlib import nullcontext
-
+    def note(epoch, number):
+        seen.append((epoch, number))
         return nullcontext()
 
-    feed = LoaderFeed([(IMAGES, LABELS)], "train", note_epoch)
+    feed = LoaderFeed([(IMAGES, LABELS), (IMAGES, LABELS)], "train", note)
+    seen.clear()
     list(feed.shuffle(5, 0, Shard()))
-    assert seen[-1] == 5
+    assert set(seen) == {(5, 0), (5, 1), (5, 2)}
 
 
 def test_calibration_batches_come_in_order_as_often_as_asked_for():

@@ -98,6 +98,7 @@ __all__ = [
     "present_numbers",
     "say",
     "seed_",
+    "seed_backend_",
     "seed_generators_of",
     "set_mask",
     "sublayers",
@@ -734,8 +735,13 @@ def seed_(model: keras.Model, random: np.random.Generator) -> None:
             if id(state) not in seen:
                 seen.add(id(state))
                 state.assign(random.integers(2**31, size=tuple(state.shape)).astype("uint32"))
-    if keras.backend.backend() == "torch":  # its dropout uses the global generator
-        import_module("torch").manual_seed(int(random.integers(2**62)))
+    seed_backend_(int(random.integers(2**62)))
+
+
+def seed_backend_(seed: int) -> None:
+    """Let what draws from the backend's own generator (PyTorch's dropout) do so from this seed."""
+    if keras.backend.backend() == "torch":
+        import_module("torch").manual_seed(seed)
 
 
 def keep_backend_random_state() -> AbstractContextManager[object]:

@@ -764,7 +764,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
 
 
 def _cut_between(dense: Any, small: Any) -> Cut:
-    """What went from a model that may have been cut itself; its own cut is part of the small one's."""
+    """What went from a model that may have been cut before: the small one's cut has both."""
     whole, earlier = report_of(small).cut, report_of(dense).cut
     if not earlier:
         return whole

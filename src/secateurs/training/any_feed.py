@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import numpy as np
@@ -13,6 +12,7 @@ from secateurs.calibration.examples import as_arrays, length_of, rows_of, split_
 from secateurs.errors import DataError
 from secateurs.training.feed import ALL, Batch, Feed, Images, Shard, known_length
 from secateurs.training.objectives import label_batch
+from secateurs.training.random_numbers import Seeded, draw_batches
 from secateurs.training.task import LearningTask
 
 _NO_LABELS = np.zeros(0, np.int64)
@@ -27,7 +27,7 @@ class AnyFeed:
         batch_size: batch size for arrays; a loader has its own.
         seed: seed of the order of arrays.
         name: name of the data, for messages.
-        seeded: makes a context in which a loader's shuffling depends on the epoch only.
+        seeded: makes a context in which random numbers depend on the batch only.
 
     Raises:
         DataError: there is no batch, or the source can be iterated only once.
@@ -39,12 +39,12 @@ class AnyFeed:
         batch_size: int,
         seed: int = 0,
         name: str = "data",
-        seeded: Callable[[int], AbstractContextManager[object]] | None = None,
+        seeded: Seeded | None = None,
     ) -> None:
         self._arrays = as_arrays(source)
         self._source: Iterable[object] = source if isinstance(source, Iterable) else ()
         self._what, self._seed = name, seed
-        self._seeded = seeded or (lambda epoch: nullcontext())
+        self._seeded = seeded
         if self._arrays is not None:
             _check_lengths(self._arrays, name)
             self._size = min(batch_size, length_of(self._arrays))
@@ -73,10 +73,7 @@ class AnyFeed:
 
     def _batches(self, epoch: int, *, shuffle: bool) -> Iterator[object]:
         if self._arrays is None:
-            with self._seeded(epoch):  # samplers draw when the first batch is requested
-                items = iter(self._source)
-                first = next(items, None)
-            yield from items if first is None else itertools.chain([first], items)
+            yield from draw_batches(self._source, epoch, self._seeded)
             return
         count = length_of(self._arrays)
         order = np.arange(count)

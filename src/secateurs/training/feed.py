@@ -7,8 +7,7 @@ that train together, find the same images in the same batch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import format_value, takes_known_names
 from secateurs.errors import DataError
+from secateurs.training.random_numbers import Seeded, draw_batches
 
 Images = NDArray[Any]
 ClassLabels = NDArray[np.int64]
@@ -191,7 +191,7 @@ class LoaderFeed:
         self,
         source: Iterable[Any],
         name: str = "data",
-        seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
+        seeded: Seeded | None = None,
         *,
         wide: bool = False,
     ) -> None:
@@ -200,13 +200,13 @@ class LoaderFeed:
         Args:
             source: iterable such as a ``torch.utils.data.DataLoader``.
             name: name of the data, for messages.
-            seeded: makes a context in which a loader's shuffling depends on the epoch only.
+            seeded: makes a context in which random numbers depend on the batch only.
             wide: whether to keep images in double precision.
         """
         self._wide = wide
         self._source = source
         self._what = name
-        self._seeded = seeded or (lambda epoch: nullcontext())
+        self._seeded = seeded
         self._length = self._look_at()
 
     def __len__(self) -> int:
@@ -228,10 +228,7 @@ class LoaderFeed:
             yield Batch(images[part], labels[part], len(labels))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Images, ClassLabels]]:
-        with self._seeded(epoch):  # samplers draw when the first batch is requested
-            items = iter(self._source)
-            first = next(items, None)
-        for item in items if first is None else itertools.chain([first], items):
+        for item in draw_batches(self._source, epoch, self._seeded):
             yield _as_batch(item, self._what, self._wide)
 
     def _look_at(self) -> int:
@@ -263,7 +260,7 @@ def as_feed(
     seed: int = 0,
     augmentation: Augmentation = Augmentation(),
     name: str = "data",
-    seeded: Callable[[int], AbstractContextManager[Any]] | None = None,
+    seeded: Seeded | None = None,
     *,
     wide: bool = False,
 ) -> Feed:

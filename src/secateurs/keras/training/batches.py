@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from secateurs.errors import DataError
 from secateurs.keras.internals import graph_of
 from secateurs.keras.statistics.loss import as_classes
+from secateurs.keras.training.random_numbers import seed_generators
 from secateurs.training.feed import (
     ALL,
     Augmentation,
@@ -81,7 +82,14 @@ def feed_of(
     last = len(wanted) == 3 and _has_channels_last(wanted, source)
     if last and isinstance(source, tuple) and len(source) == 2:
         source = (np.moveaxis(np.asarray(source[0]), -1, 1), source[1])
-    feed = as_feed(_with_classes(source, classes), batch_size, seed, augmentation, part)
+    feed = as_feed(
+        _with_classes(source, classes),
+        batch_size,
+        seed,
+        augmentation,
+        part,
+        lambda epoch, number: seed_generators(seed, epoch, number),
+    )
     feed = ChannelsLastFeed(feed) if last else feed
     given = first_images(feed, 1).shape[1:]
     if not _fits(wanted, given):

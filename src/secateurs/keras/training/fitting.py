@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.keras.internals import keep_backend_random_state, seed_, sync_
+from secateurs.keras.internals import seed_, sync_
 from secateurs.keras.training.optimizers import assign_, values_of
+from secateurs.keras.training.random_numbers import seed_generators
 
 _DROPOUT = 5
 """Key that separates the random stream of dropout from those of other uses of the seed."""
@@ -40,7 +41,7 @@ def fit(
     """
     random = np.random.default_rng([_DROPOUT, *seeds])
     each = _Rates(rates, tick, random)
-    with keep_backend_random_state():
+    with seed_generators(*seeds):  # of data sets too, which draw as they are asked
         history = model.fit(
             examples,
             steps_per_epoch=len(rates),

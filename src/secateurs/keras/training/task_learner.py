@@ -14,7 +14,7 @@ from secateurs.backends import Loss, Outputs
 from secateurs.calibration.examples import length_of, rows_of, split_of
 from secateurs.data.sets import Split
 from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
-from secateurs.keras.internals import graph_of, keep_backend_random_state
+from secateurs.keras.internals import graph_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
 from secateurs.keras.training.batches import turn_for
@@ -29,6 +29,7 @@ from secateurs.keras.training.objectives import (
     one_number,
 )
 from secateurs.keras.training.optimizers import begin_average_, make_optimizer
+from secateurs.keras.training.random_numbers import seed_generators
 from secateurs.keras.training.tasks import CompiledLoss
 from secateurs.settings.training import Training
 from secateurs.training.any_feed import AnyFeed, TaskBatches
@@ -121,7 +122,7 @@ class TaskLearner(Learner):
             examples = (self._example_of(batch) for batch in batches)
             with self._explain_own_step_errors():
                 return fit(self._model, examples, rates, tick, seeds)
-        with keep_backend_random_state():
+        with seed_generators(self._training.seed, first):
             keras.utils.set_random_seed(self._training.seed + first)
             result = self._task.fit(self._model, len(rates))
         for _ in rates:
@@ -315,7 +316,14 @@ class TaskLearner(Learner):
         if whole is not None:
             return AnyFeed(whole, batch_size, self._training.seed, part)
         kind = _SizedInArrays if isinstance(source, Sized) else _InArrays
-        return AnyFeed(kind(source), batch_size, self._training.seed, part)
+        seed = self._training.seed
+        return AnyFeed(
+            kind(source),
+            batch_size,
+            seed,
+            part,
+            lambda epoch, number: seed_generators(seed, epoch, number),
+        )
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         feed = self._train_feed if part == "train" else self._feeds["validation"]

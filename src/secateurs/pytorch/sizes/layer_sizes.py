@@ -76,12 +76,12 @@ def _find_followed(
     for kind, attribute, tensor, axis in FOLLOWS:
         if not isinstance(module, kind):
             continue
-        leaf = by_tensor.get(id(_kept(module, tensor)))
+        leaf = by_tensor.get(id(_look_up(module, tensor)))
         if leaf is not None and axis in leaf.axes:
             yield attribute, (leaf.axes[axis],)
 
 
-def _kept(module: nn.Module, name: str) -> object:
+def _look_up(module: nn.Module, name: str) -> object:
     """What a layer keeps by this name; a property is not asked.
 
     Under a parametrization it computes the weight, and spectral norm's, in training, goes on with
@@ -98,7 +98,7 @@ def _find_normalized_shape(
 ) -> Iterator[tuple[int, Ids]]:
     """Entries of ``normalized_shape``, each of which follows an axis of the weight."""
     shape = getattr(module, "normalized_shape", None)
-    leaf = by_tensor.get(id(_kept(module, "weight")))
+    leaf = by_tensor.get(id(_look_up(module, "weight")))
     if isinstance(shape, (tuple, list)) and leaf is not None:
         for axis, units in leaf.axes.items():
             if axis < len(shape) and shape[axis] == len(units):

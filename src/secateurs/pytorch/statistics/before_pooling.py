@@ -67,7 +67,7 @@ class Pooled:
             return False
         read = self._operations[step.operands[0].step].outputs[step.operands[0].item][0]
         made = self._operations[step.number].outputs[0][0]
-        return read[1] == made[1] == groups
+        return bool(read[1] == made[1] == groups)
 
     def activations_of(self, read: Operand, units: Ids) -> tuple[Activation, ...]:
         """The activations that the values read at a source are pooled from, if they are pooled."""

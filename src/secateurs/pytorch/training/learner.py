@@ -8,8 +8,7 @@ by its own part.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -43,6 +42,7 @@ from secateurs.pytorch.training.optimizers import (
     restore_optimizer_,
 )
 from secateurs.pytorch.training.processes import Processes
+from secateurs.pytorch.training.random_numbers import seed_generators
 from secateurs.settings.training import Training
 from secateurs.training.feed import (
     EVALUATION_BATCH,
@@ -57,8 +57,6 @@ from secateurs.training.feed import (
 from secateurs.training.feed_learner import FeedLearner, rebuild
 from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.metric import Metric
-
-_DROPOUT = 5
 
 
 class Learner(FeedLearner[nn.Module]):
@@ -339,7 +337,7 @@ class Learner(FeedLearner[nn.Module]):
             training.seed,
             augmentation if name == "train" else Augmentation(),
             name,
-            lambda epoch: seed_generators(training.seed, epoch),
+            lambda epoch, number: seed_generators(training.seed, epoch, number),
             wide=self._dtype is torch.float64,
         )
         smallest = min(batch.whole for batch in [next(feed.in_order())])
@@ -409,16 +407,6 @@ class _Shell(nn.Module):
 
     def forward(self, *arguments: object, **keywords: object) -> object:
         return self.model(*arguments, **keywords)
-
-
-@contextlib.contextmanager
-def seed_generators(*seeds: int) -> Iterator[None]:
-    """Seed PyTorch's generators in this context; their state is restored afterwards."""
-    seed = int(np.random.default_rng([_DROPOUT, *seeds]).integers(2**62))
-    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    with torch.random.fork_rng([torch.cuda.current_device()] if on_cuda else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _floating_dtype(model: nn.Module) -> torch.dtype | None:

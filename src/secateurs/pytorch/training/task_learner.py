@@ -20,7 +20,8 @@ from secateurs.errors import SecateursError
 from secateurs.pytorch.model.outputs import DropUnused, names_of
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.batches import call_model, on_device
-from secateurs.pytorch.training.learner import Learner, seed_generators
+from secateurs.pytorch.training.learner import Learner
+from secateurs.pytorch.training.random_numbers import seed_generators
 from secateurs.pytorch.training.steps import TaskStep
 from secateurs.pytorch.training.tasks import MetricTally
 from secateurs.settings.training import Training
@@ -223,7 +224,13 @@ class TaskLearner(Learner):
 
     def _feed(self, source: object, name: str, batch_size: int) -> Feed:
         seed = self._training.seed
-        return AnyFeed(source, batch_size, seed, name, lambda epoch: seed_generators(seed, epoch))
+        return AnyFeed(
+            source,
+            batch_size,
+            seed,
+            name,
+            lambda epoch, number: seed_generators(seed, epoch, number),
+        )
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         """The inputs of the first examples, as the model's forward takes them."""
