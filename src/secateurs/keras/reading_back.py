@@ -55,6 +55,7 @@ def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
 
 
 def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras.Model:
+    """Load a written file, with the users' classes and functions known by name."""
     names: dict[str, object] = {}
     for _, layer in mine:
         names |= own_objects(layer)

@@ -101,6 +101,7 @@ def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Mo
 
 
 def _keras_bytes(model: keras.Model, cut: Cut, path: Path) -> bytes:
+    """Write a model in Keras's format, check that it loads back, and add the cut."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "model.keras"
         try:

@@ -182,6 +182,7 @@ def _step(
 def _follow(
     model: keras.Model, tracer: Tracer, shapes: Sequence[tuple[int, ...]], example_inputs: object
 ) -> None:
+    """Run the tracer through the graph; explain errors and freeze the outputs."""
     inputs = [
         Value(keras.KerasTensor(shape, dtype=like.dtype), why=NETWORK_INPUT, source=number)
         for number, (shape, like) in enumerate(zip(shapes, graph_of(model).inputs, strict=True))

@@ -231,6 +231,7 @@ class MaskedTwin(Sampled):
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
+        """Run a mixing call on the kept channels, and expand its outputs to the dense shapes."""
         padding: list[BackendTensor | None] = []
 
         def compress(number: int, tensor: BackendTensor) -> BackendTensor:
@@ -342,6 +343,7 @@ def stand_ins_of(source: TracedModel, cut: Cut, kept: Kept) -> dict[int, Operati
 def _stand_in(
     source: TracedModel, cut: Cut, kept: Kept, operation: OpRecord, layer: Operation
 ) -> Operation:
+    """Rebuild a mixing layer with the cut's sizes and the kept slices of its weights."""
     if not hasattr(layer, "build"):
         return layer  # an operation of keras.ops accepts any number of channels
     path = operation.layer

@@ -163,6 +163,7 @@ def _sum_up(
 def _sum_patches(
     reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int, present: Present
 ) -> None:
+    """Add one piece's patches of a site, or its channels where a reading mixes them."""
     known, reading = reader.site.map, reader.reading
     if reader.long is not None and isinstance(known, ConvolutionMap):
         reader.long.add(np.moveaxis(x, known.channel, 1))
@@ -179,7 +180,7 @@ def _sum_patches(
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * known.inputs))
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
-        seed = number * 4099 + start
+        seed = number * 4099 + start  # distinct for each part: a piece has at most 256 images
         u, (t,) = tables(known, x[part], [y[part]], rows, seed, present_part(present, part))
         reader.sums.add(u, t[..., :0])  # outputs follow from inputs and weights
 

@@ -95,6 +95,8 @@ def skip_blocks(model: keras.Model, blocks: Sequence[BlockCut]) -> keras.Model:
 
 
 class _Walk(LockstepWalk[Piece, Site]):
+    """Lockstep walk of a dense and a cut Keras model; see ``LockstepWalk``."""
+
     def __init__(
         self,
         network: Network,
@@ -286,6 +288,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         sums: bool,
         keeps: bool,
     ) -> bool:
+        """Add a pair's sampled rows; False where the result has other channels than predicted."""
         x = as_numbers(pair.small.find(site.source))
         per_image = site.rows_per_image(self._images)
         outputs = site.map.groups * site.map.outputs
@@ -296,7 +299,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
         for start in range(0, len(x), at_a_time):
             part = slice(start, start + at_a_time)
-            seed = pair.number * 4099 + start
+            seed = pair.number * 4099 + start  # distinct for each part of each piece
             present = present_part(pair.small.present, part)
             parts = [target[part] for target in targets]
             u, made = tables(site.map, x[part], parts, per_image, seed, present)

@@ -122,6 +122,7 @@ def _plain(
     given: Sequence[object],
     specs: Sequence[keras.KerasTensor],
 ) -> list[Part]:
+    """Split a layer into its contraction and its activation, if it has both."""
     known = map_of(layer, given, specs)
     whole = partial(_call, layer)
     name = type(layer).__name__

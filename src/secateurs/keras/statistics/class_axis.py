@@ -81,6 +81,7 @@ class ClassAxis:
         return scores
 
     def _at_places(self, scores: BackendTensor, targets: BackendTensor) -> BackendTensor:
+        """Cross-entropy per position, averaged over each example's positions that count."""
         if self._probabilities:
             logs = keras.ops.log(keras.ops.maximum(scores, LEAST))
         else:

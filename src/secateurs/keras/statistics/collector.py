@@ -273,6 +273,7 @@ class Pass(StatisticsCollector):
     def _sums(
         self, number: int, place: ActivationPlace, tensor: BackendTensor
     ) -> tuple[_Sums, list[BackendTensor]]:
+        """Sum a site's values per image, and tabulate them by group."""
         ops = keras.ops
         images = tensor.shape[0] if place.axis % len(tensor.shape) else 1
         seen = ops.cast(ops.moveaxis(tensor, place.axis, -1), "float32")

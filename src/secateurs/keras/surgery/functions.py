@@ -169,14 +169,14 @@ def with_own_function(config: Mapping[str, object], layer: Operation) -> dict[st
 
 def own_objects(layer: Operation) -> dict[str, type | types.FunctionType]:
     """Return the users' classes and functions that a layer's configuration may name, by name."""
-    find: dict[str, type | types.FunctionType] = {}
+    objects: dict[str, type | types.FunctionType] = {}
     for inner in [layer, *all_sublayers(layer)]:
         values = [type(inner), *vars(inner).values()]
         for value in values:
             known = value if isinstance(value, (type, types.FunctionType)) else type(value)
             if not known.__module__.startswith(("keras.", "builtins")):
-                find[known.__name__] = known
-    return find
+                objects[known.__name__] = known
+    return objects
 
 
 def all_sublayers(layer: Layer) -> Iterator[Layer]:

@@ -274,6 +274,7 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
 def _rebuild_small(
     model: keras.Model, cut: Cut, copies: Copies, changes: SizeChanges
 ) -> keras.Model:
+    """Rebuild the model from copies; explain errors of layers that fail in their new sizes."""
     blocks = {block.owner: block for block in cut.blocks}
     try:
         with keep_random_state(), RECORDING:
@@ -300,6 +301,7 @@ def carry_again(model: keras.Model, small: keras.Model, changes: SizeChanges) ->
 
 
 def _check_tensors(leaves: Iterable[ModelTensor], cut: Cut) -> None:
+    """Raise unless the model has the tensors that the cut names, in these shapes."""
     shapes = {leaf.name: leaf.shape for leaf in leaves}
     for name, tensor_cut in cut.tensors.items():
         if name not in shapes:
@@ -355,6 +357,8 @@ def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
 
 
 class _GraphRebuilder:
+    """Rebuilds a graph call by call; each layer is made once."""
+
     def __init__(
         self, model: keras.Model, make: Make, changes: SizeChanges, blocks: Mapping[str, BlockCut]
     ) -> None:
@@ -561,13 +565,13 @@ def _config_of(layer: Operation) -> dict[str, object]:
 
 def _with_dtypes(config: Mapping[str, object], dtype: Dtype) -> dict[str, object]:
     """Change the dtype policies in a configuration and in those nested in it."""
-    find = {key: _with_dtypes_inside(value, dtype) for key, value in config.items()}
+    changed = {key: _with_dtypes_inside(value, dtype) for key, value in config.items()}
     policy, kind = config.get("config"), config.get("dtype")
     if config.get("class_name") == "DTypePolicy" and isinstance(policy, Mapping):
-        find["config"] = {**policy, "name": dtype(str(policy["name"]))}
+        changed["config"] = {**policy, "name": dtype(str(policy["name"]))}
     if isinstance(kind, str):
-        find["dtype"] = dtype(kind)
-    return find
+        changed["dtype"] = dtype(kind)
+    return changed
 
 
 def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
@@ -582,6 +586,7 @@ def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
 
 
 def _fill_(small_leaves: Sequence[ModelTensor], leaves: Sequence[ModelTensor], cut: Cut) -> None:
+    """Assign the kept slices of the model's tensors to the small model's."""
     present = {leaf.name: leaf for leaf in small_leaves}
     check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
     for leaf in leaves:

@@ -225,6 +225,7 @@ class _Graph:
 
 
 def _in_graph(graph: _Graph) -> Iterator[FoundBlock]:
+    """Find blocks among the sums of the model's own graph: sums whose branch is used only there."""
     for number, call in enumerate(graph.calls):
         if not call.is_sum or call.holder != call.path or graph.times[call.path] > 1:
             continue
@@ -286,6 +287,7 @@ def _chain_from(graph: _Graph, flow: Flow, alone: set[int]) -> int | None:
 
 
 def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
+    """Find blocks among composite layers: layers that return an input plus something."""
     times = Counter(path for path, _, _ in watcher.layers)
     for path, given, made in watcher.layers:
         if not path or times[path] > 1 or len(made) != 1:

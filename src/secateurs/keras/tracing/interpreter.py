@@ -99,6 +99,7 @@ class OpInterpreter:
     def _call(
         self, node: Node, path: str, arguments: Sequence[object], keywords: dict[str, object]
     ) -> list[object]:
+        """Run a node: a composite layer or nested model call by call, anything else as one step."""
         operation = node.operation
         seen = open_layer(node, arguments, keywords)
         if isinstance(seen, Calls):

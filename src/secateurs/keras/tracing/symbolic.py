@@ -339,6 +339,7 @@ def _collect_calls(
     scope: keras.StatelessScope,
     recording: _Recording,
 ) -> Calls | str:
+    """Build the recording from the outputs backwards; return the reason if it is incomplete."""
     flat = flatten(outputs)
     made = [tensor for tensor in flat if isinstance(tensor, keras.KerasTensor)]
     if not made or not all(is_tensor(x) or isinstance(x, keras.KerasTensor) for x in flat):

@@ -293,12 +293,12 @@ class Tracer:
 
         Weights that also read something else are left out.
         """
-        find: dict[tuple[str, int], list[tuple[int, Mask]]] = {}
+        operands_of: dict[tuple[str, int], list[tuple[int, Mask]]] = {}
         for number, operation in enumerate(self.operations):
             for key, mask in operation.reading.items():
                 if key not in self._by_weight:
-                    find.setdefault(key, []).append((number, mask))
-        return find
+                    operands_of.setdefault(key, []).append((number, mask))
+        return operands_of
 
     def silences(self, leaf: ModelTensor | None, axis: int) -> None:
         """Record that zeroing a weight along this axis makes the removed channels zero."""

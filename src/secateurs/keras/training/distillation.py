@@ -241,6 +241,7 @@ class KerasStudent:
         wanted: Values,
         values: Sequence[BackendTensor],
     ) -> BackendTensor:
+        """Mean distance of the outputs from the dense model's, plus that of the hints."""
         learned = {
             id(variable): value for variable, value in zip(self._learning, weights, strict=True)
         }

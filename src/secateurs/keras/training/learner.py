@@ -302,6 +302,7 @@ class Learner(FeedLearner[keras.Model]):
 
 
 def _check_trainable(model: keras.Model, training: Training) -> None:
+    """Refuse settings and models that Keras cannot train."""
     if training.optimizer == "compiled":
         check_compiled(model, training)
     if training.precision == "bf16":

@@ -108,6 +108,7 @@ def beside_outputs(labels: NDArray[np.int64], outputs: NDArray[np.floating]) -> 
 
 
 def _count_classes(model: keras.Model) -> int:
+    """Return the number of classes; refuse a model that gives no class scores."""
     graph = graph_of(model)
     shapes = [tuple(tensor.shape) for tensor in graph.outputs]
     if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] == 1:

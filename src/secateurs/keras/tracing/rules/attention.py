@@ -157,6 +157,7 @@ def _count_costs(
     into: list[Ids | None],
     units: _Units,
 ) -> None:
+    """Record the multiply-accumulates of the projections and of the two attention products."""
     query, key, value, output, *gate = kernels
     x, source, _ = _arguments(call)
     ahead, behind = math.prod(x.shape[:-1]), math.prod(source.shape[:-1])

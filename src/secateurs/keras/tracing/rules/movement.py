@@ -89,6 +89,7 @@ def concatenate_operation(tracer: Tracer, call: Call) -> None:
 
 
 def _concatenate(tracer: Tracer, call: Call, values: Sequence[Value], given: int) -> None:
+    """Label a concatenation along one axis."""
     axis = given % call.output.rank
     axes: dict[int, Ids | None] = {
         other: tracer.unify([Place(value, other) for value in values])
@@ -310,6 +311,7 @@ PARTS = ("start", "stop", "index")
 
 
 def _follow_entry(tracer: Tracer, call: Call, number: int, entry: int | slice, axis: int) -> None:
+    """Record the sizes in one entry of an index, or freeze the axis if it is irregular."""
     units = call.input.axes.get(axis)
     if units is None or entry == slice(None):
         return
