@@ -55,7 +55,7 @@ def test_sensitivity_plans_by_what_was_measured():
     assert 0.4 <= left <= 0.7
 
 
-def test_what_is_neither_a_budget_nor_an_amount_is_refused():
+def test_missing_or_invalid_budgets_are_refused():
     network = sec.trace(Plain(), X[:1])
     scores = sec.score(network)
     with pytest.raises(sec.BudgetError):

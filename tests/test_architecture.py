@@ -88,14 +88,14 @@ def reachable(start):
     return seen
 
 
-def test_no_circles():
+def test_no_import_circles():
     circles = [name for name in GRAPH if name in reachable(name) - {name}]
     circles += [name for name in GRAPH if any(name in reachable(n) for n in GRAPH[name] - {name})]
     assert sorted(set(circles)) == []
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "keras"])
-def test_the_rooms_of_a_framework_stand_on_floors(framework):
+def test_packages_of_a_framework_are_layered(framework):
     """Rooms that import nothing of those left are taken away, floor by floor: circles stay."""
     left = {}
     for name, others in GRAPH.items():
@@ -112,7 +112,7 @@ def test_the_rooms_of_a_framework_stand_on_floors(framework):
     assert left == {}
 
 
-def test_no_arrow_runs_up():
+def test_no_import_goes_up_a_layer():
     up = [
         f"{name} -> {other}"
         for name, others in GRAPH.items()
@@ -124,15 +124,15 @@ def test_no_arrow_runs_up():
     assert up == []
 
 
-def test_every_room_has_a_floor():
+def test_every_package_has_a_layer():
     assert {room(name) for name in MODULES} - {"", "__main__"} <= set(FLOOR_OF)
 
 
-def test_nothing_is_loose_at_the_root():
+def test_no_other_module_is_at_the_root():
     assert {path.stem for path in HOUSE.glob("*.py")} <= GROUND
 
 
-def test_nothing_is_imported_by_a_string_that_is_made_up():
+def test_nothing_is_imported_by_a_computed_string():
     """Only ``backends`` imports our own packages by name, from a table."""
     calls = [
         f"{name}:{node.lineno}"
@@ -253,7 +253,7 @@ def test_the_two_frameworks_never_meet():
             assert not [n for n in imports(path) if n.startswith(f"secateurs.{other}")], path
 
 
-def test_nothing_at_the_heart_is_over_sixty_lines():
+def test_no_function_is_over_sixty_lines():
     long = [
         f"{path.name}:{node.name}"
         for path in HOUSE.rglob("*.py")
@@ -276,7 +276,7 @@ def holds_something_to_test(path):
     )
 
 
-def test_tests_stand_where_their_module_does():
+def test_tests_mirror_their_modules():
     """``src/secateurs/a/b.py`` is tested in ``tests/a/test_b.py``."""
     alone = {
         str(place)

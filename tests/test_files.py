@@ -119,7 +119,7 @@ def test_a_safetensors_file_is_known_by_its_structure(length):
 @pytest.mark.parametrize(
     "other", [b"", b"{", b"PK\x03\x04" + b"\0" * 60, b"\x80\x02}q\0.", b"{" * 99]
 )
-def test_other_files_are_none(other):
+def test_other_files_are_not_recognised(other):
     assert not is_safetensors(other)
 
 

@@ -28,13 +28,13 @@ AT_LEAST = {
 AT_MOST = {"hugging_face": 1e-5}
 
 
-def test_every_journey_is_made():
+def test_every_example_is_run():
     assert {path.stem for path in PLACE.glob("*.py")} == set(SAYS)
 
 
 @pytest.mark.filterwarnings("default")  # of what is shown beside it
 @pytest.mark.parametrize("name", SAYS)
-def test_a_journey_arrives(name, tmp_path, monkeypatch, capsys):
+def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # In processes that a journey starts too: a torchvision that is built for CUDA must not be in
     # the way of Transformers.

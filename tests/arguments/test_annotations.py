@@ -47,7 +47,7 @@ def call(
         {"later": 3},  # a name for type checkers alone
     ],
 )
-def test_what_is_as_annotated_goes_through(keywords):
+def test_values_of_the_annotated_type_are_accepted(keywords):
     assert call(**keywords) == keywords.get("number", 0)
 
 
@@ -64,13 +64,13 @@ def test_what_is_as_annotated_goes_through(keywords):
         ({"names": iter("ab")}, "call: names: expected Sequence[str]; received str_"),
     ],
 )
-def test_what_is_not_is_told(keywords, message):
+def test_values_of_another_type_are_refused(keywords, message):
     with pytest.raises(BudgetError) as raised:
         call(**keywords)
     assert str(raised.value).startswith(message)
 
 
-def test_one_of_some_names_is_answered_with_the_nearest():
+def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match="call: way: no 'dwon'; did you mean 'down'"):
         call(way="dwon")
 

@@ -15,7 +15,7 @@ def halve(number, other=None, *, free=0):
     return number // 2, other, free
 
 
-def test_what_fits_goes_through():
+def test_valid_arguments_are_accepted():
     assert halve(4) == (2, None, 0)
     assert halve(other=6, number=8, free="x") == (4, 6, "x")
     assert halve.__doc__ == "Half of it."
@@ -28,13 +28,13 @@ def test_what_fits_goes_through():
         ((2,), {"other": 5}, "halve: other: expected an even number, or None; received int 5."),
     ],
 )
-def test_what_does_not_is_told_before_the_function_begins(arguments, keywords, message):
+def test_invalid_arguments_are_refused_before_the_function_runs(arguments, keywords, message):
     with pytest.raises(CutError) as raised:
         halve(*arguments, **keywords)
     assert str(raised.value).startswith(message)
 
 
-def test_a_name_that_is_none_is_told_with_the_nearest():
+def test_an_unknown_keyword_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match="halve: no argument 'numbr'; did you mean 'number'"):
         halve(numbr=2)
 
@@ -73,7 +73,7 @@ def add(numbers, maybe=()):
     return numbers, maybe
 
 
-def test_a_single_one_is_as_good_as_a_sequence_of_it():
+def test_a_single_value_is_accepted_as_a_sequence():
     assert add(3) == ((3,), ())
     assert add([3, 4], maybe=5) == ([3, 4], (5,))
     assert add(numbers=None, maybe=None) == ((None,), None)

@@ -61,7 +61,7 @@ def test_every_kind_is_tried():
     assert known - {"NUMBER", "FLAG", "TEXT", "PATH"} == set(CASES)
 
 
-def test_kinds_that_are_made():
+def test_parametrised_kinds_check_their_bounds():
     kinds.whole_number(2).check("f", "n", 2)
     with pytest.raises(SecateursError, match="a whole number of at least 2; received int 1"):
         kinds.whole_number(2).check("f", "n", 1)

@@ -67,7 +67,7 @@ def test_a_split_is_rescaled_as_in_training():
     assert np.array_equal(flat(found), split.batch(slice(None))[0])
 
 
-def test_half_precision_that_numpy_has_not_becomes_single():
+def test_bfloat16_becomes_float32():
     assert as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True)).dtype == np.float32
 
 
@@ -85,7 +85,7 @@ def test_half_precision_that_numpy_has_not_becomes_single():
         ((X, np.where(Y > 0, np.nan, 0.5)), "expected finite labels"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(given, message):
+def test_unusable_data_are_refused_in_one_line(given, message):
     with pytest.raises(DataError, match=message) as raised:
         batches(given)
     assert "\n" not in str(raised.value)
@@ -107,7 +107,7 @@ def test_an_array_goes_to_the_only_input_and_no_other():
         batches({"a": X[:5]}, {"a": LIKE, "b": LIKE})
 
 
-def test_the_first_batches_hold_so_many_examples():
+def test_the_first_batches_hold_the_requested_number_of_examples():
     found, example = first_batches([(X[:4], Y[:4]), (X[4:8], Y[4:8]), (X[8:], Y[8:])], 6)
     assert [len(images) for images, _ in found] == [4, 2]
     assert example.tolist() == X[:1].tolist()

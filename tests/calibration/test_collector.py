@@ -39,7 +39,7 @@ BATCH = CalibrationBatch(np.array([[1.0], [3.0]]), None)
         (Need.CURVATURE, [("squares", 1), ("squares", 1)]),  # image by image
     ],
 )
-def test_only_what_is_needed_is_gone_through(needs, asked):
+def test_only_needed_statistics_are_collected(needs, asked):
     collector = Noted(two_layers(), needs)
     collector.add(BATCH)
     assert collector.asked == asked

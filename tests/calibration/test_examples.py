@@ -74,7 +74,7 @@ def test_what_a_loss_takes_decides_how_data_are_read():
         StepLoss(sec.LearningTask("mine"))(x, y)
 
 
-def test_rows_of_what_is_no_array_stay():
+def test_rows_of_other_objects_are_unchanged():
     assert rows_of({"x": np.arange(3), "name": "a"}, [1]) == {"x": np.array([1]), "name": "a"}
     assert length_of(5) == 1
 

@@ -81,7 +81,7 @@ def test_what_is_left_after_a_step_is_forecast_from_what_was_left_of_others():
     assert deviations[3] > 0
 
 
-def test_errors_that_agree_by_chance_are_not_believed():
+def test_errors_that_agree_by_coincidence_are_not_trusted():
     found = alike([1] * 20, first=0)
     found.forecasts.done[:] = LAST
     found.forecasts.gained[:, 1] = 10.0  # all forecasts are off by the same

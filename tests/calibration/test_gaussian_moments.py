@@ -22,7 +22,7 @@ def test_moments_are_those_of_samples(activation):
     np.testing.assert_allclose(covariance, np.cov(values.T), atol=0.04)
 
 
-def test_an_equal_channel_stands_in_for_one_that_has_gone():
+def test_a_duplicate_compensates_for_a_removed_channel():
     filters = np.array([[1.0, 2.0], [-2.0, 1.0], [1.0, 2.0]])
     correlation = correlation_of(filters)
     np.testing.assert_allclose(correlation, [[1, 0, 1], [0, 1, 0], [1, 0, 1]], atol=1e-12)

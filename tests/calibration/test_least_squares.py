@@ -56,7 +56,7 @@ def test_the_error_is_that_of_the_rows():
     np.testing.assert_allclose(Moments.of(u, y).error(weights, intercept)[0], expected, rtol=1e-9)
 
 
-def test_nothing_changes_where_nothing_is_wrong():
+def test_an_exact_layer_is_unchanged():
     u, _, weights = rows(50)
     moments = Moments.of(u, u @ weights + 2.0)
     found = refit(moments, moments, weights)
@@ -91,7 +91,7 @@ def test_a_large_layer_is_fitted_alike(monkeypatch):
     assert found.before == plain.before
 
 
-def test_a_singular_covariance_is_no_obstacle():
+def test_a_singular_covariance_is_solved():
     u = np.repeat(RNG.standard_normal((1, 40, 1)), 3, axis=2)  # three inputs that are the same
     found = solve(Moments.of(u, u[:, :, :1] * 6), np.zeros((1, 3, 1)), 1e-9)
     np.testing.assert_allclose(found[0].sum(), 6, rtol=1e-4)
@@ -137,7 +137,7 @@ def test_conjugate_gradients_are_taken_beyond_what_products_hold(monkeypatch):
     np.testing.assert_array_equal(found.intercept, 0)
 
 
-def test_what_is_below_zero_in_both_is_left_alone():
+def test_values_below_zero_in_both_are_ignored():
     """A target far below zero weighs nothing: the fit serves what comes through the ReLU."""
     rng = np.random.default_rng(0)
     u = rng.standard_normal((400, 4))

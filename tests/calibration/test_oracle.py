@@ -10,7 +10,7 @@ from support.small_networks import Plain, images, labels
 X, Y = images(12), labels(12)
 
 
-def test_exact_is_the_loss_without_each_channel():
+def test_exact_ablation_is_the_loss_without_each_channel():
     model = Plain()
     found = sec.ablate(sec.trace(model, X[:1]), (X, Y))
     x, y = torch.from_numpy(X), torch.from_numpy(Y)

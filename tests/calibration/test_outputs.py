@@ -100,7 +100,7 @@ def test_what_outputs_are_is_read_from_their_values(values, kind, probabilities)
     assert (output.kind, output.probabilities) == (kind, probabilities)
 
 
-def test_the_user_may_say_what_they_are():
+def test_the_user_may_give_the_kind_of_outputs():
     values = np.array([[1.5, -2.0], [0.5, 0.0]])
     assert [read_outputs([values], kind)[0].kind for kind in KINDS] == list(KINDS)
 

@@ -65,14 +65,14 @@ def test_hidden_rows_are_those_of_which_a_mask_hides_something():
     ids=["a dictionary", "with labels beside", "batches", "with labels inside"],
 )
 @pytest.mark.parametrize("given", [PLAIN, TOKENS[:1], {**PLAIN, "attention_mask": MASK[:1]}, None])
-def test_the_row_that_is_filled_up_takes_the_examples_place(data, given):
+def test_a_padded_row_replaces_the_example(data, given):
     found = example_with_padding(given, data)
     assert found.keys() == TEXTS.keys()
     assert torch.equal(found["input_ids"], TOKENS[5:6])
     assert torch.equal(found["attention_mask"], MASK[5:6])
 
 
-def test_examples_that_say_enough_stay():
+def test_sufficient_examples_are_kept():
     padded = {"input_ids": TOKENS[5:6], "attention_mask": MASK[5:6]}
     assert example_with_padding(padded, TEXTS) is padded
     images = torch.zeros(1, 3)

@@ -19,7 +19,7 @@ def test_the_first_are_some_of_each_group_from_low_to_high(monkeypatch):
     assert found.first()[3:].tolist() == [3 + place for place in (4, 14, 24, 34)]
 
 
-def test_doubt_is_the_chance_to_lie_beyond_the_boundary():
+def test_uncertainty_is_the_probability_beyond_the_boundary():
     # Forecasts 1, 2, 3, 5, each 0.5 off.
     found = alike([1] * 4, [0, 1, 2, 4])
     doubt = 0.5 * np.exp(-np.sqrt(2) * np.array([1.5, 0.5, 0.5, 2.5]) / 0.5)

@@ -50,7 +50,7 @@ def test_every_channel_is_removed_on_every_image_of_every_batch():
     assert found.dense_correct.tolist() == [0, 2]
 
 
-def test_of_no_batch_there_are_sums_of_nothing():
+def test_no_batches_give_empty_sums():
     found = ExactAblation(two_layers(), Foretold).ablation()
     assert found.images.tolist() == [0]
     assert not found.classified

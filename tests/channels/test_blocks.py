@@ -11,7 +11,7 @@ def block_cuts(*owners, shortens=True):
     return tuple(BlockCut(owner, shortens=shortens) for owner in owners)
 
 
-def test_names_in_a_shorter_list_are_numbered_anew_and_back():
+def test_names_in_a_shorter_list_are_renumbered_and_back():
     numbering = Numbering(block_cuts("net.layers.1", "net.layers.3"))
     left = [n for n in range(6) if n not in (1, 3)]
     for new, old in enumerate(left):

@@ -45,7 +45,7 @@ def test_axes_that_lose_the_same_share_one_list():
         ('{"format": "secateurs-cut", "version": 1}', "damaged"),
     ],
 )
-def test_what_is_no_cut_is_refused(text, message, tmp_path):
+def test_invalid_cuts_are_refused(text, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         Cut.from_json(text)
     (tmp_path / "cut.json").write_text(text)
@@ -54,7 +54,7 @@ def test_what_is_no_cut_is_refused(text, message, tmp_path):
 
 
 @given(st.data())
-def test_in_turn_is_indexing_in_turn(data):
+def test_composed_cuts_are_composed_indexing(data):
     size = data.draw(st.integers(2, 12))
     values = np.arange(size)
     first = tuple(sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))))
@@ -69,7 +69,7 @@ def test_in_turn_is_indexing_in_turn(data):
     assert both.shape_after == (len(left) - len(second),)
 
 
-def test_in_turn_everything_is_told_of_the_dense_model():
+def test_composed_cuts_refer_to_the_dense_model():
     later = Cut(
         {"a.weight": TensorCut((2, 3), {1: (0,)})},
         (SizeChange("a", "out_features", None, 2, 1), SizeChange("b", "in_features", None, 4, 3)),

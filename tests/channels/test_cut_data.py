@@ -78,7 +78,7 @@ def with_changes(**changes):
         (with_changes(caches=[["a"]]), "caches.0"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_place(text, message):
+def test_errors_are_one_line_with_their_place(text, message):
     with pytest.raises(CheckpointError, match=message) as caught:
         Cut.from_json(text)
     assert "\n" not in str(caught.value)

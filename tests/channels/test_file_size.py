@@ -121,12 +121,12 @@ def test_curves_allocate_by_the_bytes_of_the_file(model):
         ({"macs": 0.5, "precision": "int8"}, "precision: says which file is meant; expected size"),
     ],
 )
-def test_what_is_no_kind_of_file_is_refused(given, message):
+def test_unknown_file_formats_are_refused(given, message):
     with pytest.raises(sec.BudgetError, match=message):
         sec.Budget(**given)
 
 
-def test_a_file_that_cannot_be_so_small_is_told_the_smallest(model):
+def test_an_unreachable_file_size_is_refused_with_the_smallest(model):
     with pytest.raises(sec.BudgetError, match=r"size_mb=1 kB; the nearest that can be met is size"):
         sec.prune(model, X, "size_mb=1 kB,precision=float16")
 

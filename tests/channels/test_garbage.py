@@ -13,7 +13,7 @@ def switch_back_on():
     gc.enable()
 
 
-def test_it_is_off_inside_and_on_again_after_an_error():
+def test_collection_is_disabled_inside_and_enabled_after_an_error():
     @pause_garbage_collection()
     def fail():
         assert not gc.isenabled()
@@ -25,7 +25,7 @@ def test_it_is_off_inside_and_on_again_after_an_error():
         assert gc.isenabled()
 
 
-def test_who_has_switched_it_off_finds_it_off():
+def test_collection_disabled_by_the_user_stays_disabled():
     gc.disable()
     with pause_garbage_collection():
         assert not gc.isenabled()

@@ -52,7 +52,7 @@ def test_part_of_an_axis_is_a_group_of_its_own():
     ]
 
 
-def test_a_channel_that_is_all_of_an_axis_is_none():
+def test_a_single_channel_along_an_axis_is_no_group():
     equations = Equations()
     a, b = equations.units(2), equations.units(1)
     equations.equate(a, np.repeat(b, 2))
@@ -60,7 +60,7 @@ def test_a_channel_that_is_all_of_an_axis_is_none():
     assert groups_of(tensors, equations.solve(), [Mixing("norm", "n", a)]) == []
 
 
-def test_what_cannot_go_is_told_once_with_all_who_share_it_and_why():
+def test_frozen_units_are_listed_once_with_their_members_and_reasons():
     network = two_layers()
     found = list_frozen(network.tensors.values(), network.solution)
     assert found == [

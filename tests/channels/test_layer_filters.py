@@ -43,7 +43,7 @@ def test_a_layer_may_number_its_channels_itself():
     assert filters_of(network, lstm=backwards).find_atoms("lstm", [0]) == [group.channels[3]]
 
 
-def test_names_that_there_are_none_of_are_answered():
+def test_unknown_names_are_answered_with_the_nearest():
     network = two_layers()
     with pytest.raises(UnknownNameError, match=r"no layer .* 'frist'.*did you mean 'first'"):
         filters_of(network).find_atoms("frist", [0])

@@ -26,7 +26,7 @@ def test_within_the_tolerance_the_furthest_is_named():
     )
 
 
-def test_nothing_apart_is_nowhere():
+def test_equal_samples_name_no_layer():
     assert apart([[1, 2], [0]], [[1, 2], [0]]) == (0.0, "")
     assert largest_mismatch([], [], [], 1.0) == (0.0, "")
 

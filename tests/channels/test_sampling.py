@@ -4,7 +4,7 @@ import pytest
 from secateurs.channels.sampling import places_in
 
 
-def test_samples_are_from_all_over():
+def test_samples_cover_the_whole_tensor():
     places = places_in((8, 9, 10), 64)
     assert [len(at) for at in places] == [64] * 3
     assert [len(np.unique(at)) for at in places] == [8, 9, 10]
@@ -15,7 +15,7 @@ def test_of_few_values_all_are_taken_once():
     assert sorted(zip(*places, strict=True)) == sorted(np.ndindex(2, 3, 4))
 
 
-def test_the_places_depend_on_the_shape_alone():
+def test_the_positions_depend_on_the_shape_only():
     first, again = places_in((50, 40), 64), places_in((50, 40), 64)
     assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
 

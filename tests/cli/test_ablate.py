@@ -71,7 +71,7 @@ def test_ablate_may_race(place, weights, capsys):
         (("--share", "0"), "share"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_before_anything_is_measured(
+def test_an_unwritable_figure_is_reported_before_measuring(
     options, message, place, monkeypatch, capsys
 ):
     monkeypatch.setattr(models, "build", None)

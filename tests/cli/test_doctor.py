@@ -10,7 +10,7 @@ from secateurs.cli import ExitCode, doctor, main
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras itself
-def test_the_doctor_finds_this_installation_well(capsys, tmp_path, monkeypatch):
+def test_the_doctor_reports_a_sound_installation(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["doctor"]) == ExitCode.FINE
     out, error = capsys.readouterr()

@@ -123,7 +123,7 @@ def test_one_that_is_registered_is_shown_what_it_has_to_see(folder):
         ("spread", "no criterion named 'spread'.*FILE.py:FUNCTION"),
     ],
 )
-def test_what_is_no_criterion_is_said_in_a_line(spelt, message, folder, capsys):
+def test_an_invalid_criterion_is_refused_in_one_line(spelt, message, folder, capsys):
     (folder / "broken.py").write_text("def spread(:\n")
     given = ("--input", "1x1x8x8", "--to", "channels=0.5", "--criterion", spelt)
     assert main(["prune", *MODEL, *given]) == ExitCode.BAD_INPUT

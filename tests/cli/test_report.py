@@ -27,7 +27,7 @@ def test_the_page_is_drawn_and_its_place_is_told(browser, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "report.html")
 
 
-def test_a_directory_of_no_study_is_one_line(tmp_path, capsys):
+def test_a_directory_without_a_study_is_refused_in_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == ExitCode.BAD_INPUT
     error = capsys.readouterr().err
     assert error.count("\n") == 1

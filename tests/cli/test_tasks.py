@@ -93,7 +93,7 @@ def test_a_detector_in_every_command_that_looks_at_a_loss(tmp_path, monkeypatch,
         (("--task", "regression", "--metric", "acuracy"), "did you mean 'accuracy'"),
     ],
 )
-def test_what_is_no_task_is_said(mine, options, message, capsys):
+def test_an_unknown_task_is_refused(mine, options, message, capsys):
     given = ("--model", f"{mine}:regressor", "--data", f"{mine}:numbers")
     assert main(["run", *given, *options]) == ExitCode.BAD_INPUT
     assert message in capsys.readouterr().err

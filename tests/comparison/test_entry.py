@@ -27,7 +27,7 @@ def dense_model(directory, seed=0):
         ("nowhere:f", UnknownNameError, "'nowhere' is neither"),
     ],
 )
-def test_a_strategy_that_there_is_not(strategy, kind, message, tmp_path):
+def test_an_unknown_strategy_is_refused(strategy, kind, message, tmp_path):
     with pytest.raises(kind, match=message):
         compare(tmp_path / "a", settings_of(strategies=("l1", strategy)))
     assert not (tmp_path / "a").exists()
@@ -37,7 +37,7 @@ def own_norm(facts):
     return sum(np.abs(rows).sum(axis=1) for rows in facts.filters)
 
 
-def test_models_and_data_of_ones_own_are_compared(comparison_run, tmp_path):
+def test_users_models_and_data_are_compared(comparison_run, tmp_path):
     results, directory = comparison_run
     train, validation, test = splits()
     model = dense_model(directory)

@@ -66,7 +66,7 @@ def test_the_share_removed_is_the_one_asked_for(comparison_run):
         assert row["max_difference"] < 1e-4
 
 
-def test_what_cannot_be_done_is_part_of_the_result(tmp_path):
+def test_failures_are_part_of_the_result(tmp_path):
     results = compare(
         tmp_path,
         settings_of(strategies=("bn_scale", "l1"), amounts=(0.3, 0.97), floor=0.5, seeds=1),

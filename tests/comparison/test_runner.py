@@ -42,7 +42,7 @@ class Stopping(ComparisonCallback):
             raise KeyboardInterrupt
 
 
-def test_it_goes_on_where_it_was_broken_off(comparison_run, tmp_path):
+def test_a_comparison_resumes_where_it_was_interrupted(comparison_run, tmp_path):
     first, second = Stopping(3), Stopping(99)
     with pytest.raises(KeyboardInterrupt):
         compare(tmp_path / "a", callback=first)
@@ -88,7 +88,7 @@ def test_strategies_may_be_added_and_nothing_else_may_change(tmp_path):
     assert [path.stem for path in (tmp_path / "jobs").glob("*")] == ["l2-30-seed0"]
 
 
-def test_processes_side_by_side_come_to_the_same(comparison_run, tmp_path):
+def test_parallel_processes_give_the_same_results(comparison_run, tmp_path):
     comparison = settings_of(seeds=1, amounts=(0.3,))
     results = run_comparison(comparison, tmp_path, ProcessExecutor(2))
     expected = [o for o in comparison_run[0].outcomes if o.seed == 0 and o.amount == 0.3]
@@ -97,7 +97,7 @@ def test_processes_side_by_side_come_to_the_same(comparison_run, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_a_ray_cluster_comes_to_the_same(comparison_run, tmp_path):
+def test_a_ray_cluster_gives_the_same_results(comparison_run, tmp_path):
     comparison = settings_of(seeds=1, amounts=(0.3,))
     results = run_comparison(comparison, tmp_path, RayExecutor("local"))
     expected = [o for o in comparison_run[0].outcomes if o.seed == 0 and o.amount == 0.3]

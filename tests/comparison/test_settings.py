@@ -27,6 +27,6 @@ def test_settings_go_to_json_and_back(tmp_path):
         Comparison.load(path)
 
 
-def test_more_seeds_than_anybody_waits_for_are_refused():
+def test_an_excessive_number_of_seeds_is_refused():
     with pytest.raises(SecateursError, match="seeds: expected a number less than or equal to"):
         settings_of(seeds=99_999_999)

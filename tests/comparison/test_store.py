@@ -17,7 +17,7 @@ def numbers(outcomes):
     return sorted(plain, key=lambda one: (one["strategy"], one["amount"], one["seed"]))
 
 
-def test_a_half_written_result_is_no_result(tmp_path):
+def test_a_partly_written_result_is_ignored(tmp_path):
     results = compare(tmp_path, settings_of(seeds=1, amounts=(0.3,), strategies=("l1",)))
     path = next((tmp_path / "jobs").glob("*.json"))
     path.write_text(path.read_text()[:40])

@@ -123,7 +123,7 @@ on_both = pytest.mark.parametrize("side", BUILDERS)
 
 @on_both
 @pytest.mark.parametrize("gone", [(0,), (1,), (0, 2), (0, 1, 2)])
-def test_what_is_left_does_what_the_network_does_without_these_branches(side, gone):
+def test_the_cut_model_equals_the_network_without_these_branches(side, gone):
     model = BUILDERS[side]()
     network = sec.trace(model, outputs_of(side)[:2])
     cut = network.cut_of_blocks([NAMES[side].format(n) for n in gone])
@@ -140,7 +140,7 @@ def test_what_is_left_does_what_the_network_does_without_these_branches(side, go
 
 
 @on_both
-def test_those_go_without_which_the_answers_stay_nearest(side):
+def test_blocks_whose_removal_changes_the_outputs_least_are_removed(side):
     model = BUILDERS[side]()
     found = sec.prune(
         model, outputs_of(side)[:2], depth=2, calibration=outputs_of(side), repair=False

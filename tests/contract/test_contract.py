@@ -180,7 +180,7 @@ def test_all_in_one_call(side):
 
 
 @on_both
-def test_what_was_kept_from_training_stays_so(side):
+def test_frozen_parameters_stay_frozen(side):
     model = side.build("plain")
     side.freeze(model, "conv1")
     small = sec.delete_channels(model, {"conv1": [0]}, side.inputs("plain"))
@@ -206,7 +206,7 @@ def test_bad_requests_name_the_layer(side, channels, error, message):
 
 
 @on_both
-def test_a_rule_that_lies_is_found_out(side, monkeypatch):
+def test_a_wrong_rule_is_detected(side, monkeypatch):
     side.mislead(monkeypatch)
     model, network = trace_side(side, "flipped")
     before = side.state(model)

@@ -111,7 +111,7 @@ def test_what_the_user_froze_stays_as_it_is(side):
 
 
 @on_both
-def test_what_would_harm_is_refused(side):
+def test_a_harmful_distillation_is_not_kept(side):
     found, _, small = distil(side, "plain", learning_rate=1e3)
     assert found.model is small
     assert not found.kept

@@ -4,7 +4,7 @@ import secateurs as sec
 from support.small_networks import Residual, images
 
 
-def test_each_group_draws_from_a_stream_of_its_own():
+def test_each_group_has_its_own_random_stream():
     network = sec.trace(Residual(), images()[:1])
     scores = sec.score(network, "random", seed=7)
     streams = np.random.default_rng(7).spawn(len(network.groups))

@@ -37,7 +37,7 @@ def test_filters_scales_and_readers_are_rows_by_channel():
             np.testing.assert_array_equal(array, rows(tensor))
 
 
-def test_curvature_stands_beside_every_weight_that_leaves():
+def test_curvature_accompanies_every_removed_weight():
     model = Residual()
     squares = {"conv1.weight": np.arange(8 * 6 * 9.0).reshape(8, 6, 3, 3)}
     squares["norm1.bias"] = np.arange(8.0)
@@ -66,7 +66,7 @@ def test_a_channel_of_several_filters_has_them_all():
     assert total == sum(made)
 
 
-def test_what_was_not_gathered_is_said_with_the_fix():
+def test_missing_statistics_are_reported_with_the_remedy():
     found = data_of(Residual(), "stem")
     for name in ("readings", "grams", "gates", "ablation"):
         with pytest.raises(SecateursError, match=r"to be gathered.*@criterion\(Need\."):

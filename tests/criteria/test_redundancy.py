@@ -78,7 +78,7 @@ def test_one_of_many_copies_stays_by_blocks_too(monkeypatch):
     assert set(np.flatnonzero(found > 1e-9)) == set(range(145, 150))  # the largest of each
 
 
-def test_a_filter_that_is_no_number_is_told(monkeypatch):
+def test_a_filter_that_is_not_finite_is_reported(monkeypatch):
     monkeypatch.setattr(redundancy, "ROWS", 4)
     filters = np.ones((9, 3))
     filters[4, 1] = np.nan
@@ -118,7 +118,7 @@ def test_a_similarity_is_an_alternative_to_an_amount():
         redundant(network, 1.5)
 
 
-def test_on_white_noise_outputs_are_as_similar_as_filters():
+def test_on_white_noise_output_similarity_equals_filter_similarity():
     """Why random inputs need not be drawn: their expectation is known."""
     filters = np.random.default_rng(1).normal(size=(5, 4))
     noise = np.random.default_rng(2).normal(size=(200_000, 4))

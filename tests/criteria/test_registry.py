@@ -10,7 +10,7 @@ NAMES = list(CRITERIA)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_card_says_what_it_is(name):
+def test_a_criterions_card_describes_it(name):
     card = CRITERIA[name].card
     assert CRITERIA[name].summary.endswith((".", ":"))
     for part in ("Formula:", "Cost:", "When it hurts:", "Source:"):
@@ -55,7 +55,7 @@ def test_a_function_that_is_not_registered_sees_the_weights():
     assert found.card == ""
 
 
-def test_a_name_that_there_is_none_of_is_answered_with_the_nearest():
+def test_an_unknown_criterion_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"'tailor'.*did you mean 'taylor'"):
         find("tailor")
     with pytest.raises(UnknownNameError, match="no criterion named 'xyz'"):

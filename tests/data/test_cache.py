@@ -3,7 +3,7 @@ from pathlib import Path
 from secateurs.data.cache import cache_folder
 
 
-def test_it_is_where_the_environment_says_else_at_home(monkeypatch, tmp_path):
+def test_the_cache_is_where_the_environment_says_or_in_the_home_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "secateurs"
     assert not cache_folder().exists()  # it is made when something is kept there

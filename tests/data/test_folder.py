@@ -80,7 +80,7 @@ def test_unreadable_files_are_named(pictures: Path) -> None:
         load(f"folder:{pictures}", size=4)
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere: .* a path that does not exist"):
         load(f"folder:{tmp_path}/nowhere")
     with pytest.raises(DataError, match="received 0 folders, and 0 images"):

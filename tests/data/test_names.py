@@ -63,7 +63,7 @@ def test_the_same_seed_the_same_split() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_anybodys() -> None:
+def test_a_users_data_set_is_loaded() -> None:
     data = load("users_data:make", size=9, limit=12)
     assert data.shape == (1, 9, 9)
     assert len(data.train) == 12
@@ -94,7 +94,7 @@ def test_options_that_make_no_sense() -> None:
         load("digits", limit=5)
 
 
-def test_a_split_can_be_left_out() -> None:
+def test_the_test_split_is_optional() -> None:
     data = load("digits", test=0)
     assert len(data.test) == 0
     assert len(data.train) + len(data.validation) == 1797

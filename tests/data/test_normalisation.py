@@ -53,6 +53,6 @@ def test_the_middle_crop_is_pillows(folder):
 
 
 @pytest.mark.parametrize("how", ["", "imagnet", "0.5", "a/b", "0.5/0", "nan/1", "1,2/1,2"])
-def test_what_is_no_normalisation(folder, how):
+def test_invalid_normalisations_are_refused(folder, how):
     with pytest.raises(DataError, match="normalise: expected"):
         data.load(f"folder:{folder}", size=8, normalise=how)

@@ -94,7 +94,7 @@ def test_some_tokens_of_each_text_are_hidden_and_become_the_labels(tmp_path):
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "a label in every line or in none"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_place(tmp_path, name, content, message):
+def test_unreadable_text_is_reported_with_its_place(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message) as raised:

@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
 
 
 @pytest.mark.parametrize("name", ["vehicles:", "vehicles:few", "vehicles:3", "vehicles:-20"])
-def test_numbers_that_make_no_set(name: str) -> None:
+def test_invalid_numbers_for_a_data_set_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="expected vehicles:NUMBER with a number of at least 16"):
         load(name)
 

@@ -54,7 +54,7 @@ def test_openvino_does_what_the_model_does(small, tmp_path):
         assert compiled(x.numpy())[0] == pytest.approx(small.model(x).numpy(), abs=1e-5)
 
 
-def test_what_does_something_else_is_not_written(small, tmp_path, monkeypatch):
+def test_a_file_with_other_outputs_is_not_written(small, tmp_path, monkeypatch):
     from secateurs import pytorch
 
     def wrong(model, path, *rest):
@@ -71,7 +71,7 @@ def test_what_does_something_else_is_not_written(small, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_stays_unless_it_may_go(small, tmp_path):
+def test_existing_files_are_kept_unless_overwriting_is_allowed(small, tmp_path):
     place = tmp_path / "small.safetensors"
     place.write_text("precious")
     x = torch.randn(1, 3, 8, 8)
@@ -93,7 +93,7 @@ def test_what_is_there_stays_unless_it_may_go(small, tmp_path):
         ("small.pt", "pt2", r"expected a name that ends in \.pt2.*Call it small\.pt2"),
     ],
 )
-def test_what_cannot_be_is_answered(small, tmp_path, monkeypatch, name, to, message):
+def test_impossible_exports_are_answered(small, tmp_path, monkeypatch, name, to, message):
     monkeypatch.setattr(
         "secateurs.deployment.targets.importlib.util.find_spec", lambda module: None
     )
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_answered(small, tmp_path, monkeypatch, name, to, mess
         sec.export(small.model, tmp_path / name, torch.randn(1, 3, 8, 8), to=to)
 
 
-def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
+def test_a_read_only_directory_is_reported(small, tmp_path, monkeypatch):
     def refuse(**options):
         raise OSError(30, "Read-only file system")
 
@@ -112,7 +112,7 @@ def test_a_read_only_directory_is_said(small, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2", "a.safetensors"])
 @pytest.mark.parametrize("share", [0.01, 0.9])
-def test_a_disk_that_is_full_is_said_and_nothing_is_left(share, name, tmp_path):
+def test_a_full_disk_is_reported_and_nothing_is_left(share, name, tmp_path):
     if name == "a.xml":
         pytest.importorskip("openvino")
     model = nn.Sequential(nn.Linear(50, 400), nn.ReLU(), nn.Linear(400, 100)).eval()

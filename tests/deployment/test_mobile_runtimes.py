@@ -34,7 +34,7 @@ def small():
 @pytest.mark.parametrize(
     ("module", "name"), [("executorch", "small.pte"), ("litert_torch", "small.tflite")]
 )
-def test_a_phone_does_what_the_model_does(module, name, small, tmp_path):
+def test_mobile_runtimes_give_the_models_outputs(module, name, small, tmp_path):
     pytest.importorskip(module, reason=f"pip install {module.replace('_', '-')}")
     made = sec.export(small, tmp_path / name, torch.randn(1, 3, 16, 16))
     assert made.bytes == (tmp_path / name).stat().st_size

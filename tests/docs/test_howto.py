@@ -78,7 +78,7 @@ def run_command(line, capsys):
 
 @pytest.mark.filterwarnings("default")  # of what is shown beside it
 @pytest.mark.parametrize("name", PREPARED)
-def test_a_page_does_what_it_says(name, tmp_path, monkeypatch, capsys):
+def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     PREPARED[name]()

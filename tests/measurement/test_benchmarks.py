@@ -15,7 +15,7 @@ def timer(monkeypatch):
     return time_by_width(monkeypatch)
 
 
-def test_what_is_told_of_the_times(timer):
+def test_the_reported_statistics_of_times(timer):
     timer |= {"dense": 40.0, "small": 50.0}
     found = sec.bench([model(40), model(10)], torch.randn(1, 10), batches=(1, 8))
     assert [(row.model, row.images) for row in found.rows] == [
@@ -38,7 +38,7 @@ def test_what_is_told_of_the_times(timer):
     assert plain["machine"]["cores"]
 
 
-def test_a_runtime_that_refuses_is_told_and_the_others_are_measured(timer, monkeypatch):
+def test_a_failing_runtime_is_reported_and_the_others_are_measured(timer, monkeypatch):
     from secateurs import pytorch
 
     real = pytorch.runner

@@ -24,19 +24,19 @@ def test_a_runtime_that_is_missing_is_answered_with_the_command(monkeypatch):
         check_installed("onnxruntime")
 
 
-def test_the_machine_is_told_with_its_versions():
+def test_the_machine_is_described_with_its_versions():
     assert {"processor", "cores", "numpy"} <= machine().keys()
     assert machine()["numpy"] == np.__version__
 
 
-def test_a_device_that_is_none_is_told():
+def test_an_unknown_device_is_refused():
     with pytest.raises(sec.UnknownNameError, match="device: expected cpu, cuda"):
         Conditions(device="nosuch")
     assert Conditions(device="cuda:1").device == "cuda:1"
 
 
 @pytest.mark.parametrize(("name", "value"), [("threads", 10**7), ("batch", 10**12)])
-def test_more_than_any_machine_has_is_refused(name, value):
+def test_impossible_conditions_are_refused(name, value):
     """PyTorch ends the process where it is given millions of threads."""
     with pytest.raises(sec.BudgetError, match=f"{name}: expected at most .*; received 10*,"):
         Conditions(**{name: value})

@@ -104,7 +104,7 @@ def test_times_that_follow_the_terms_are_found_again(network):
     assert 0.005 < np.median(np.abs(fit(time_cuts(network, cuts, noisy))[2])) < 0.1
 
 
-def test_what_was_timed_is_learned_and_carried_to_what_is_like_it(network):
+def test_timings_correct_predictions_for_similar_cuts(network):
     """Times are of the MACs alone, but for narrow first layers, which no term says."""
 
     def time(cut):

@@ -32,7 +32,7 @@ def test_far_from_all_that_was_timed_nothing_is_corrected_and_most_is_doubted():
     assert known.doubt(gone) == pytest.approx(np.hypot(0.1, NOISE))
 
 
-def test_several_choices_are_told_at_once():
+def test_several_candidates_are_corrected_at_once():
     known = of([[100, 1000], [90, 400]], [0.2, -0.1])
     many = np.array([[100.0, 1000], [80, 500], [10, 10]])
     assert known.factor(many) == pytest.approx([known.factor(one) for one in many])
@@ -52,7 +52,7 @@ def test_without_one_cut_the_others_are_as_they_were():
     assert known.without(1).factor(here) == pytest.approx(rest.factor(here))
 
 
-def test_reach_and_size_are_those_by_which_others_are_foretold():
+def test_length_scale_and_variance_are_those_that_predict_best():
     """Residuals that rise slowly are carried far; those that are noise are hardly believed."""
     lots = np.random.default_rng(0)
     macs = np.exp(lots.uniform(2, 6, size=(40, 2)))

@@ -47,7 +47,7 @@ def test_what_scatters_is_measured_longer_and_its_error_is_that_of_a_median():
     assert 0.5 < found.error / np.std(medians) * np.sqrt(len(found.ratios) / 60) < 2
 
 
-def test_a_machine_that_is_too_noisy_is_said_to_be_so():
+def test_a_machine_that_is_too_noisy_is_reported():
     clock = Clock()
     runs = {"dense": clock.run(50), "cut": clock.run(50, noise=0.4)}
     with pytest.raises(sec.MeasurementError, match=r"cut: too noisy to time: after 40 passes .* 0"):

@@ -55,7 +55,7 @@ def test_a_directory_is_the_model_that_was_saved(tiny):
         ),
     ],
 )
-def test_what_holds_no_model_is_told(tiny, tmp_path, change, kind, message):
+def test_a_directory_without_a_model_is_refused(tiny, tmp_path, change, kind, message):
     for path in tiny[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     change(tmp_path)

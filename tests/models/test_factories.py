@@ -30,14 +30,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-def test_anybodys(here: Path) -> None:
+def test_a_users_model_is_built(here: Path) -> None:
     path = list(sys.path)
     model = build("users_models:make", classes=3, in_channels=3, size=64, width=2)
     assert (model.in_features, model.out_features) == (7, 6)
     assert sys.path == path
 
 
-def test_anybodys_mistakes(here: Path) -> None:
+def test_mistakes_in_a_users_model_are_reported(here: Path) -> None:
     with pytest.raises(ModelError, match=r"unexpected keyword .*'depth'.*it takes: classes, width"):
         build("users_models:make", depth=3)
     with pytest.raises(ModelError, match="missing a required argument: 'wheels'"):

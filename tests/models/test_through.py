@@ -89,7 +89,7 @@ def test_the_outputs_are_the_same_and_the_original_is_untouched(name: str) -> No
     assert not {id(p) for p in model.parameters()} & {id(p) for p in deeper.parameters()}
 
 
-def test_nobodys_random_numbers_move() -> None:
+def test_no_random_state_changes() -> None:
     model = build_resnet(18, through=False, width=4)
     before = torch.get_rng_state()
     add_through_layers(model)
@@ -233,7 +233,7 @@ def test_finds_the_block_within_a_stage() -> None:
 
 
 @pytest.mark.parametrize("block", [PreActivation, NoSkip, Unused, OnTheBranch])
-def test_what_is_not_such_a_block_is_left(block: type[nn.Module]) -> None:
+def test_other_blocks_are_left_as_they_are(block: type[nn.Module]) -> None:
     torch.manual_seed(0)
     with pytest.raises(ModelError, match=r"expected at least one residual block .* found none"):
         add_through_layers(nn.Sequential(block(), nn.ReLU()))

@@ -28,7 +28,7 @@ def test_the_end_fills_up_where_nothing_else_does(tmp_path):
     assert given["attention_mask"] == [[1, 1], [1, 0]]
 
 
-def test_what_is_no_tokenizer_is_told(tmp_path):
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UnknownNameError, match=r"received one without.*--tokenizer DIRECTORY"):
         load_tokenizer(tmp_path)
     with pytest.raises(UnknownNameError, match="received no directory"):
@@ -52,7 +52,7 @@ def test_what_is_no_tokenizer_is_told(tmp_path):
         ("ViTModel", None),
     ],
 )
-def test_an_architecture_says_what_it_learns(tmp_path, kind, task):
+def test_an_architecture_determines_the_task(tmp_path, kind, task):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [kind]}))
     assert task_of_directory(tmp_path) == task
     assert task_of_directory(tmp_path / "none") is None

@@ -115,7 +115,7 @@ def test_it_is_near_the_exact_optimum_and_blocks_go_where_that_is_best():
     assert (gone == 0).any()
 
 
-def test_the_loss_of_a_block_that_is_gone_is_its_own_alone():
+def test_a_removed_block_counts_its_own_loss_only():
     network = trace_built(Residual)
     may_go = BlockChoices.of(network, network.groups, {"blocks.2": 5.0})
     inside = [g.name for g, at in zip(network.groups, may_go.around, strict=False) if at >= 0]

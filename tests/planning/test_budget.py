@@ -60,6 +60,6 @@ def test_what_only_a_model_can_tell_is_begun_at_half_of_the_macs():
         (lambda: Budget(size_mb=1, format="onxx"), "did you mean 'onnx'"),
     ],
 )
-def test_what_is_no_budget_is_told(make, message):
+def test_invalid_budgets_are_refused(make, message):
     with pytest.raises(BudgetError, match=message):
         make()

@@ -141,7 +141,7 @@ def test_it_is_kept_and_taken_again_for_the_same_model_and_images(network, tmp_p
     assert len(ticks) > before
 
 
-def test_statistics_of_normalisation_are_taken_anew():
+def test_statistics_of_normalisation_are_reestimated():
     model = Residual().eval()
     network = sec.trace(model, X[:1])
     found = sensitivity(network, (X, Y), amounts=(0.5,))
@@ -156,7 +156,7 @@ def test_statistics_of_normalisation_are_taken_anew():
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": "other", "version": 1}'])
-def test_a_file_of_something_else(network, tmp_path, content):
+def test_a_file_of_other_content_is_refused(network, tmp_path, content):
     cache = tmp_path / "sensitivity.json"
     cache.write_text(content)
     with pytest.raises(StudyError, match="cannot be read as a sensitivity"):
@@ -174,7 +174,7 @@ def test_bad_input(network):
 
 
 @pytest.mark.parametrize("cache", ["file/below.json", "/proc/there/s.json"])
-def test_a_cache_that_cannot_be_kept_is_told_before_it_is_measured(cache, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_reported_before_measuring(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     network = sec.trace(Residual(), images(1))

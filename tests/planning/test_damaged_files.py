@@ -115,7 +115,7 @@ def test_bytes_changed(use, place, data):
 
 @pytest.mark.parametrize("use", [use_sensitivity, use_latency, use_history])
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"[" * 100_000, b"9" * 5000, b"\xff"])
-def test_other_things_are_refused(use, place, content):
+def test_files_of_other_content_are_refused(use, place, content):
     (place / "file").write_bytes(content)
     if use is use_history and not content.endswith(b"\n"):
         content += b"\n" if content else b""

@@ -45,7 +45,7 @@ def contraction(network, **options):
 
 @pytest.mark.parametrize("few", [4, 1], ids=["solved anew", "out of one inverse"])
 @pytest.mark.parametrize("gone", [[1], [0, 2]])
-def test_what_is_refitted_makes_up_for_what_goes(gone, few, monkeypatch):
+def test_refitted_weights_compensate_for_removed_inputs(gone, few, monkeypatch):
     monkeypatch.setattr(error_curves, "FEW", few)
     one, changes = contraction(two_layers())
     one.ablate(np.array(gone))
@@ -62,7 +62,7 @@ def test_what_is_refitted_makes_up_for_what_goes(gone, few, monkeypatch):
     np.testing.assert_allclose((U @ matrix[0]).mean(0) + missing, (U @ W).mean(0))
 
 
-def test_widths_to_measure_are_none_twice_and_never_all():
+def test_widths_to_measure_are_distinct_and_below_the_full_width():
     assert widths_of(4, SHARES) == [3, 2, 1]
     assert widths_of(16, FEWEST_SHARES) == [8, 2]
     assert widths_of(1, SHARES) == []

@@ -52,7 +52,7 @@ def test_of_all_widths_within_a_budget_those_that_lose_least_by_brute_force():
         assert loss_at(widths) == pytest.approx(best, rel=0.35)
 
 
-def test_floors_and_multiples_hold_and_what_they_forbid_is_told():
+def test_floors_and_multiples_hold_and_impossible_budgets_are_reported():
     network = two_layers(8)
     orders, losses = {"first": np.arange(8)}, {"first": np.arange(8.0, -1, -1)}
     cut = plan_measured(network, orders, losses, Budget(params=0.6), multiple=4)

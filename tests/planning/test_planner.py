@@ -112,7 +112,7 @@ def test_by_default_widths_of_depthwise_networks_are_multiples_of_eight():
     assert len({len(cut.channels["0"].removed) % 8 for cut in cuts}) > 1  # any width
 
 
-def test_what_is_skipped_stays():
+def test_skipped_groups_are_kept():
     network = network_of(2, 8, 8, 2)
     scores = {"0": np.arange(8.0), "2": np.arange(8.0)}
     assert set(list_removed(sec.plan(network, scores, amount=0.3, skip=["2"]))) == {"0"}
@@ -181,7 +181,7 @@ def test_absolute_numbers_and_sizes():
 
 
 @pytest.mark.parametrize("widths", [(2, 200, 2), (2, 60, 60, 2)])
-def test_a_file_is_never_larger_than_asked_for(widths):
+def test_a_file_is_never_larger_than_its_budget(widths):
     """The cut itself is in the file: the more goes, the more there is to say."""
     from secateurs.channels.file_size import predict_file_size
 
@@ -194,7 +194,7 @@ def test_a_file_is_never_larger_than_asked_for(widths):
         assert limit - 2 * channel < predict_file_size(network, cut) <= limit
 
 
-def test_what_a_dear_channel_overshoots_is_given_back_in_cheap_ones():
+def test_an_overshoot_is_restored_in_cheap_channels():
     network = network_of(300, 10, 300, 2)  # a channel of the first: 601 parameters, else 13
     scores = {"0": np.arange(10.0), "2": np.arange(300.0)}
     dense = network.cost().params
@@ -224,7 +224,7 @@ def test_amounts_outside_the_open_interval_are_refused(amount):
         sec.plan(network, sec.score(network, "l1"), amount=amount)
 
 
-def test_exactly_one_way_to_say_how_many():
+def test_exactly_one_of_amount_budget_and_threshold_is_given():
     network = network_of(2, 4, 2)
     scores = sec.score(network, "l1")
     with pytest.raises(sec.BudgetError, match="exactly one"):
@@ -241,7 +241,7 @@ def test_exactly_one_way_to_say_how_many():
         ({"size_mb": "many"}, "size_mb: expected a size"),
     ],
 )
-def test_budgets_that_say_nothing_are_refused(limits, message):
+def test_empty_budgets_are_refused(limits, message):
     with pytest.raises(sec.BudgetError, match=message):
         sec.Budget(**limits)
 
@@ -317,7 +317,7 @@ def test_with_a_runtime_the_fastest_of_several_ways_down_is_taken():
         assert time_of(fastest) <= min(map(time_of, others)) * (1 + 1e-9)
 
 
-def test_where_no_way_leads_down_to_the_limits_the_nearest_is_said():
+def test_where_limits_cannot_be_met_the_nearest_is_reported():
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
     network = sec.trace(model, torch.zeros(1, 4))
     asked = {"macs": 0.01, "runtime": "eager"}

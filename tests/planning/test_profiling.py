@@ -61,7 +61,7 @@ def test_every_other_random_cut_has_the_multiples_that_plans_have(of_two_kinds):
             assert (len(group) - gone) % step == 0 or gone == 0
 
 
-def test_plans_are_foretold_where_no_term_says_what_is_slow(monkeypatch, tmp_path):
+def test_plans_are_predicted_where_no_term_explains_the_time(monkeypatch, tmp_path):
     """Made-up times: of MACs, twice as much below three tenths of a layer.
 
     No sum of terms says so.
@@ -131,7 +131,7 @@ def time_by_macs(network, monkeypatch):
     return counts
 
 
-def test_a_damaged_file_is_measured_anew(network, monkeypatch, tmp_path):
+def test_a_damaged_file_is_measured_again(network, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls = time_by_macs(network, monkeypatch)
     first = profile_network(network, Conditions(threads=1), cuts=4)
@@ -211,14 +211,14 @@ def test_what_is_slower_than_the_fastest_already_leaves_less_room_to_the_kinds()
     assert cost_at({}, 1) == 1
 
 
-def test_a_cache_that_cannot_be_kept_is_told_before_anything_is_timed(network, monkeypatch):
+def test_an_unwritable_cache_is_reported_before_timing(network, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/there")
     monkeypatch.setattr(profiling, "CutBench", None)
     with pytest.raises(sec.StudyError, match=r"/proc/there.*cannot be written"):
         profile_network(network, Conditions())
 
 
-def test_what_another_machine_measured_is_measured_again(network, monkeypatch, tmp_path):
+def test_measurements_of_another_machine_are_repeated(network, monkeypatch, tmp_path):
     """A cache that is copied to another machine, or shared by several: each has its own file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = time_by_macs(network, monkeypatch)

@@ -82,7 +82,7 @@ def test_what_is_predicted_is_shown_in_the_units_own_way(network, latency_model)
         ({"latency": 0.5, "threads": 0}, r"threads: expected a whole number above 0"),
     ],
 )
-def test_what_contradicts_itself_is_refused(given, message):
+def test_contradictory_limits_are_refused(given, message):
     with pytest.raises(sec.BudgetError, match=message):
         sec.Budget(**given)
 
@@ -100,7 +100,7 @@ def test_conditions_are_read_from_text_and_kept_in_settings():
         sec.Budget.parse("latency=0.5,runtime=tensorrt")
 
 
-def test_a_time_without_a_latency_model_says_who_makes_one():
+def test_a_time_without_a_latency_model_is_refused_with_the_remedy():
     expected = r"expected a latency model; received none. Ask sec\.prune, sec\.plan"
     with pytest.raises(sec.BudgetError, match=expected):
         UNITS["latency"].predict(None)

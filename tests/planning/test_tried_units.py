@@ -7,7 +7,7 @@ from support.networks_by_hand import two_layers
 
 
 @pytest.mark.parametrize("unit", [Drop(), PeakMemoryMb()])
-def test_only_a_cut_model_can_tell(unit):
+def test_tried_units_need_a_cut_model(unit):
     network = two_layers()
     assert unit.is_tried
     with pytest.raises(

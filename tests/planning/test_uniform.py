@@ -122,7 +122,7 @@ def test_a_fresh_process_gets_the_same_model_by_from_pretrained(name, families, 
     assert 0.3 <= families[name].report.params_removed < 0.5
 
 
-def test_nothing_is_cut_that_the_configuration_cannot_say(families):
+def test_only_cuts_that_the_configuration_can_express_are_made(families):
     """BERT's heads go with as much of the hidden states, so that their width stays."""
     small = families["bert"].model
     config = small.config
@@ -131,7 +131,7 @@ def test_nothing_is_cut_that_the_configuration_cannot_say(families):
     assert small.bert.encoder.layer[0].attention.self.query.out_features == config.hidden_size
 
 
-def test_what_is_said_of_a_cut_is_kept_with_it(families, tmp_path):
+def test_the_description_of_a_cut_is_saved_with_it(families, tmp_path):
     result = families["bert"]
     assert sec.Cut.from_json(result.cut.to_json()) == result.cut
     sec.save(result.model, tmp_path / "small.safetensors")
@@ -154,7 +154,7 @@ def test_measured_plans_are_uniform_too():
         torch.testing.assert_close(again(**example).logits, small(**example).logits)
 
 
-def test_a_budget_beyond_what_can_be_said_is_refused():
+def test_a_budget_beyond_what_the_configuration_can_express_is_refused():
     model, example, _ = build_model("gpt2")
     with pytest.raises(sec.BudgetError, match="the nearest that can be met is params"):
         sec.prune(model, example, {"params": 0.01}, uniform=True)

@@ -58,7 +58,7 @@ def test_what_is_absolute_is_read_back_as_the_same_number(name):
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_every_unit_refuses_what_is_no_limit_and_shows_a_number(name):
+def test_every_unit_refuses_invalid_limits_and_formats_numbers(name):
     unit = UNITS[name]
     for bad in (-1.0, float("nan"), "much"):
         with pytest.raises(sec.BudgetError, match=f"{name}: expected"):

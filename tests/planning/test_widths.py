@@ -40,7 +40,7 @@ def test_any_widths_cost_what_a_cut_of_them_costs(make):
             assert found[unit][row] == pytest.approx(getattr(exact, unit)), unit
 
 
-def test_groups_that_are_left_out_stay_whole():
+def test_groups_that_are_left_out_keep_their_width():
     network = grid(2, 3)
     rows = min(network.groups, key=len)
     costs = WidthCosts(network, [rows])

@@ -13,7 +13,7 @@ def net(width=5):
     return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2)).eval()
 
 
-def test_by_hand_and_by_a_plan_it_is_the_same_cut():
+def test_a_cut_by_hand_equals_the_planned_one():
     model = net()
     by_hand = sec.delete_channels(model, {"0": [1, 3]}, X)
     planned = sec.apply(model, sec.trace(model, X).cut({"0": [1, 3]}), X)

@@ -54,9 +54,7 @@ def test_a_package_that_an_exporter_misses_is_answered_with_the_command(tmp_path
 
 
 @pytest.mark.parametrize(("name", "package"), [("odd.onnx", "onnx"), ("odd.xml", "openvino")])
-def test_what_cannot_be_exported_is_told_in_one_line_and_nothing_is_printed(
-    name, package, tmp_path, capfd
-):
+def test_export_failures_are_one_line_and_print_nothing(name, package, tmp_path, capfd):
     pytest.importorskip(package, reason=f"pip install {package}")
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Bessel())
     with pytest.raises(sec.ExportError, match=r"special_bessel_j0.*layer '1'") as caught:

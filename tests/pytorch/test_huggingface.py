@@ -202,7 +202,7 @@ DEPTHS = {
 
 
 @pytest.mark.parametrize("name", DEPTHS)
-def test_whole_layers_go_and_the_configuration_counts_those_left(name, tmp_path):
+def test_whole_layers_are_removed_and_the_configuration_counts_the_rest(name, tmp_path):
     config, path, field = DEPTHS[name]
     config = type(config).from_dict({**config.to_dict(), field: 4})
     torch.manual_seed(0)
@@ -352,7 +352,7 @@ def test_masks_with_padding_are_replayed():
 
 
 @pytest.mark.parametrize("texts", ["a b", [], [1]])
-def test_what_is_no_list_of_texts(texts):
+def test_invalid_texts_are_refused(texts):
     with pytest.raises(sec.DataError, match="expected a list of texts"):
         data.from_texts(texts, tokenizer())
     with pytest.raises(sec.DataError, match="expected a tokenizer"):

@@ -36,7 +36,7 @@ def test_a_copy_runs_in_inference_in_the_type_asked_for(kind):
     assert mine[0].weight.dtype is torch.float32
 
 
-def test_threads_are_put_back():
+def test_the_number_of_threads_is_restored():
     before = torch.get_num_threads()
     runner(model(), X, Conditions(threads=before + 1))()
     assert torch.get_num_threads() == before
@@ -72,6 +72,6 @@ def test_each_of_many_cuts_is_compiled(monkeypatch):
 
 
 @torch._dynamo.config.patch(disable=True)
-def test_a_compiler_that_is_switched_off_is_said():
+def test_a_disabled_compiler_is_reported():
     with pytest.raises(MeasurementError, match="compile: expected PyTorch's compiler switched on"):
         runner(model(), X, Conditions(runtime="compile"))

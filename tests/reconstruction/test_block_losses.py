@@ -31,7 +31,7 @@ def by_hand(dense, name):
     return stages["dropped"], stages["repaired"]
 
 
-def test_a_block_is_judged_after_its_repair(dense):
+def test_a_block_is_evaluated_after_repair(dense):
     dropped, repaired = by_hand(dense, "blocks.1")
     assert measure_blocks(dense, repair=False)["blocks.1"] == pytest.approx(dropped)
     assert measure_blocks(dense)["blocks.1"] == pytest.approx(min(dropped, repaired))

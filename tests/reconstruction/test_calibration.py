@@ -24,7 +24,7 @@ def numbers(batch):
     return set(batch.images[:, 0].astype(int).tolist())
 
 
-def test_three_parts_share_no_image_and_miss_none():
+def test_the_three_parts_are_disjoint_and_complete():
     found = split()
     parts = [numbers(part) for part in (found.fit, found.choose, found.judge)]
     assert list(map(len, parts)) == [56, 14, 10]  # an eighth judges, seven fortieths choose
@@ -34,7 +34,7 @@ def test_three_parts_share_no_image_and_miss_none():
     assert [numbers(p) for p in (split(seed=1).fit, split(seed=1).judge)] != [parts[0], parts[2]]
 
 
-def test_no_source_is_on_two_sides():
+def test_images_of_one_source_are_in_one_part():
     sources = [f"photo {number // 8}" for number in range(80)]
     found = split(sources=sources)
     of = [{n // 8 for n in numbers(part)} for part in (found.fit, found.choose, found.judge)]

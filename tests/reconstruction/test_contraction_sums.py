@@ -48,7 +48,7 @@ def test_narrow_patches_keep_all_products_and_wide_ones_those_of_channels(networ
     assert Reading.of(network, units(network), 8) is None
 
 
-def test_what_reads_none_of_the_groups_that_matter_is_not_summed_up(network):
+def test_contractions_that_read_no_relevant_group_are_not_summed(network):
     assert Reading.of(network, units(network), 8, network.groups) is not None
     assert Reading.of(network, units(network), 8, []) is None
 
@@ -77,7 +77,7 @@ def test_where_channels_are_mixed_every_tap_is_refitted_by_the_same_mixing(netwo
     assert packed["last.bias"].tolist() == [0 + 3, 1 + 4, 2 + 5]  # over both taps
 
 
-def test_a_plain_one_goes_through_as_it_is(network):
+def test_a_plain_contraction_is_unchanged(network):
     weights = Weights(network)
     u = RANDOM.normal(size=(50, 8)) + 1
     moments = Moments.of(u[None], u[None] @ weights.values)
@@ -90,7 +90,7 @@ def test_a_plain_one_goes_through_as_it_is(network):
     np.testing.assert_allclose(about_zero.uu[0], u.T @ u)
 
 
-def test_slopes_are_as_many_as_a_core_affords(network, monkeypatch):
+def test_the_number_of_images_with_gradients_is_limited_by_macs(network, monkeypatch):
     monkeypatch.setattr(contraction_sums, "MACS_OF_SLOPES", 40_000)
     assert images_with_slopes(network, 1, 1000) == 200  # of 100 MACs, two passes' worth each
     assert images_with_slopes(network, 1, 50) == 50
@@ -98,7 +98,7 @@ def test_slopes_are_as_many_as_a_core_affords(network, monkeypatch):
     assert images_with_slopes(network, 1, 1000) == contraction_sums.LEAST_WITH_SLOPES
 
 
-def test_drawn_slopes_have_the_curvature_of_their_loss():
+def test_sampled_gradients_have_the_curvature_of_their_loss():
     """Of classes: diag(p) - p p'. Of coins: p (1 - p). Of numbers: one over their mean square."""
     scores = np.tile([[1.0, 0.0, -1.0]], (40000, 1))
     p = np.exp(scores[0]) / np.exp(scores[0]).sum()
@@ -111,7 +111,7 @@ def test_drawn_slopes_have_the_curvature_of_their_loss():
     np.testing.assert_allclose(np.square(slopes), 1 / (np.square(scores).mean() * 3), rtol=1e-5)
 
 
-def test_slopes_of_probabilities_are_those_of_what_was_drawn():
+def test_gradients_of_probabilities_are_those_of_the_sampled_answers():
     chances = np.array([[0.2, 0.5, 0.3]]).repeat(20000, 0)
     (slopes,) = draw_slopes([chances], "categorical", np.random.default_rng(0))
     assert ((slopes != 0).sum(axis=1) == 1).all()

@@ -25,7 +25,7 @@ def without(model, *numbers):
     return sec.apply(model, cut, IMAGES[:1], network=network)
 
 
-def test_the_block_goes_without_which_the_answers_stay_nearest(model):
+def test_the_block_whose_removal_changes_the_outputs_least_is_removed(model):
     pruned = sec.prune(model, IMAGES[:1], depth=1, calibration=IMAGES, repair=False)
     losses = [divergence(without(model, n), model, IMAGES) for n in range(4)]
     assert pruned.blocks[0].name == f"blocks.{int(np.argmin(losses))}"
@@ -33,7 +33,7 @@ def test_the_block_goes_without_which_the_answers_stay_nearest(model):
     assert judged == pytest.approx(pruned.blocks[0].loss)
 
 
-def test_the_second_is_chosen_with_the_first_gone(model):
+def test_the_second_block_is_chosen_without_the_first(model):
     order = [b.name for b in sec.prune(model, IMAGES[:1], depth=0.5, calibration=IMAGES).blocks]
     first = int(order[0].rpartition(".")[2])
     rest = [n for n in range(4) if n != first]
@@ -41,7 +41,7 @@ def test_the_second_is_chosen_with_the_first_gone(model):
     assert order[1] == f"blocks.{rest[int(np.argmin(losses))]}"
 
 
-def test_without_images_those_go_that_turn_their_input_least(model):
+def test_without_images_blocks_with_the_smallest_cosine_change_are_removed(model):
     network = sec.trace(model, IMAGES[:4])
     kept = dict(zip("abcd", network.blocks, strict=True))
     expected = min(kept.values(), key=lambda block: block.change).name
@@ -63,7 +63,7 @@ def test_a_budget_is_of_the_dense_model(model):
     assert pruned.cut.channels
 
 
-def test_what_depth_cannot_be(model):
+def test_invalid_depths_are_refused(model):
     for depth in (0.01, 5, 2.5):
         with pytest.raises(sec.BudgetError, match="4 blocks"):
             sec.prune(model, IMAGES[:1], depth=depth)
@@ -98,7 +98,7 @@ def whispering(model, number, factor=1e-3):
     return quiet
 
 
-def test_a_block_that_gives_nothing_goes_before_width_does(model):
+def test_a_block_that_adds_nothing_is_removed_before_channels(model):
     quiet = whispering(model, 2)
     budget = sec.Budget(macs=0.5)
     both = sec.prune(quiet, IMAGES[:1], budget, depth=True, calibration=IMAGES, floor=0.5)

@@ -58,6 +58,6 @@ def apart(dense, small, images):
     return float((wanted * (wanted / found).log()).sum(1).mean())
 
 
-def test_what_is_no_effort_is_refused_before_anything_runs(dense, images):
+def test_an_invalid_effort_is_refused_before_anything_runs(dense, images):
     with pytest.raises(SecateursError, match="'soon'"):
         sec.prune(dense, images[:1], sec.Budget(macs=0.2), calibration=images, distil="soon")

@@ -7,13 +7,13 @@ from secateurs.reconstruction.drawing import draw_rows, present_part, rows_per_i
 MARKS = np.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
 
 
-def test_all_that_is_present_is_taken_where_rows_are_few():
+def test_all_positions_without_padding_are_taken_where_rows_are_few():
     assert draw_rows(3, 5, 5, 0) is None
     assert draw_rows(3, 5, 5, 0, {5: MARKS}).tolist() == [0, 1, 2, 5, 10, 11, 12, 13, 14]
     assert draw_rows(3, 7, 7, 0, {5: MARKS}) is None  # another number of places: not these texts
 
 
-def test_lots_are_drawn_among_what_is_present_alone():
+def test_rows_are_sampled_outside_the_padding_only():
     drawn = np.concatenate([draw_rows(3, 5, 2, seed, {5: MARKS}) for seed in range(200)])
     times = np.bincount(drawn, minlength=15).reshape(3, 5)
     assert (times[~MARKS] == 0).all()
@@ -24,7 +24,7 @@ def test_lots_are_drawn_among_what_is_present_alone():
     np.testing.assert_allclose(times[2], 80, atol=4 * np.sqrt(200 * 0.4 * 0.6))
 
 
-def test_without_texts_each_image_gives_as_many():
+def test_without_padding_each_image_gives_the_same_number_of_rows():
     drawn = draw_rows(4, 10, 3, 0)
     assert (np.bincount(drawn // 10) == 3).all()
     assert len(set(drawn.tolist())) == 12

@@ -17,7 +17,7 @@ def verdict(kind, dense, small):
     return judge.verdict()
 
 
-def test_classes_are_judged_by_entropy_and_agreement():
+def test_fidelity_of_classes_is_entropy_and_agreement():
     found = verdict("categorical", DENSE, SMALL)
     expected = [entropy(softmax(d), softmax(s)) for d, s in zip(DENSE, SMALL, strict=True)]
     assert found.distance == pytest.approx(np.mean(expected))
@@ -26,7 +26,7 @@ def test_classes_are_judged_by_entropy_and_agreement():
 
 
 @pytest.mark.parametrize("given", [lambda scores: scores, expit], ids=["scores", "probabilities"])
-def test_probabilities_are_judged_alike_before_and_after_the_sigmoid(given):
+def test_fidelity_of_probabilities_is_the_same_before_and_after_the_sigmoid(given):
     p, q = expit(DENSE), expit(SMALL)
     expected = entropy([p, 1 - p], [q, 1 - q], axis=0).sum(1).mean()
     found = verdict("bernoulli", given(DENSE), given(SMALL))
@@ -34,27 +34,27 @@ def test_probabilities_are_judged_alike_before_and_after_the_sigmoid(given):
     assert found.agreement is None
 
 
-def test_directions_are_judged_by_their_cosine():
+def test_fidelity_of_embeddings_is_their_cosine():
     cosines = (DENSE * SMALL).sum(1) / np.linalg.norm(DENSE, axis=1) / np.linalg.norm(SMALL, axis=1)
     found = verdict("embedding", DENSE, SMALL)
     assert found.distance == pytest.approx(1 - cosines.mean())
     assert "1 - cosine" in str(found)
 
 
-def test_numbers_are_judged_over_all_batches_together():
+def test_fidelity_of_numbers_is_over_all_batches_together():
     found = verdict("relative", DENSE, SMALL)
     spread = np.square(DENSE - DENSE.mean(0)).sum(1).mean()
     assert found.distance == pytest.approx(np.square(DENSE - SMALL).sum(1).mean() / spread)
 
 
-def test_what_outputs_are_is_seen_or_said():
+def test_the_kind_of_outputs_is_inferred_or_given():
     assert kind_of([DENSE]) == "categorical"
     assert kind_of([expit(DENSE)]) == "bernoulli"
     assert kind_of([DENSE], "gaussian") == "relative"
     assert kind_of([DENSE, DENSE]) == "relative"
 
 
-def test_of_many_scores_those_at_places_all_along_are_judged(monkeypatch):
+def test_many_scores_are_thinned_evenly(monkeypatch):
     monkeypatch.setattr(fidelity, "NUMBERS_A_TEXT", 12)
     right, found = RANDOM.standard_normal((2, 3, 10, 4))  # 3 of 10 places, of 4 classes each
     assert answers_in([right], "categorical") == 10
@@ -68,7 +68,7 @@ def test_of_many_scores_those_at_places_all_along_are_judged(monkeypatch):
 
 
 @pytest.mark.parametrize("length", range(1, 40))
-def test_what_was_thinned_is_not_thinned_again(monkeypatch, length):
+def test_thinned_scores_are_not_thinned_again(monkeypatch, length):
     # 128 places of 49,152 words were once thinned to 43, and those, being a little too many, to 21.
     monkeypatch.setattr(fidelity, "NUMBERS_A_TEXT", 2**7)
     scores = RANDOM.standard_normal((1, length, 3))
@@ -88,12 +88,12 @@ def test_maps_of_classes_are_averaged_over_their_places():
     assert judge.verdict().distance == pytest.approx(expected)
 
 
-def test_what_never_changes_is_held_against_its_size():
+def test_constant_outputs_are_compared_relative_to_their_size():
     flat = np.ones((6, 4))
     assert verdict("relative", flat, 0 * flat).distance == pytest.approx(1)
 
 
-def test_what_is_not_finite_is_infinitely_far():
+def test_outputs_that_are_not_finite_are_infinitely_far():
     found = DENSE.copy()
     found[0, 0] = np.nan
     assert verdict("categorical", DENSE, found).distance == np.inf

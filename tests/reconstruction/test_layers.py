@@ -5,7 +5,7 @@ import pytest
 from secateurs.reconstruction.layers import LayerRepair, Walked
 
 
-def test_what_was_done_is_a_record_that_stays():
+def test_a_layer_repair_is_immutable():
     layer = LayerRepair("a.weight", 9, 1e-3, 0.5, 0.2)
     walked = Walked((layer,), 1024)
     assert (walked.layers[0].weight, walked.peak_bytes) == ("a.weight", 1024)

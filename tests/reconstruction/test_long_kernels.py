@@ -48,7 +48,7 @@ def gather_sums(x, weights, geometry):
 
 
 @CASES
-def test_it_gives_what_the_windows_give(geometry, sizes):
+def test_the_product_equals_that_of_explicit_windows(geometry, sizes):
     x, weights = draw_normal(3, 2, *sizes), draw_normal(2 * geometry.taps, 4, seed=1)
     found = SignalSpectra(x, geometry).contract(by_tap(weights, 2))
     right = gather_sums(x, weights, geometry)
@@ -56,7 +56,7 @@ def test_it_gives_what_the_windows_give(geometry, sizes):
 
 
 @CASES
-def test_its_transpose_is_that_of_the_windows(geometry, sizes):
+def test_the_transpose_equals_that_of_explicit_windows(geometry, sizes):
     x = draw_normal(3, 2, *sizes)
     signals = SignalSpectra(x, geometry)
     y = draw_normal(*signals.contract(draw_normal(2 * geometry.taps, 4)).shape, seed=2)
@@ -66,7 +66,7 @@ def test_its_transpose_is_that_of_the_windows(geometry, sizes):
 
 
 @pytest.mark.parametrize("has_intercept", [True, False])
-def test_it_comes_to_the_least_squares_solution(has_intercept):
+def test_it_converges_to_the_least_squares_solution(has_intercept):
     x = draw_normal(60, 2, 20) + 1
     signals = SignalSpectra(x, LINE)
     y = draw_normal(60, 3, 10, seed=3) + 5
@@ -143,7 +143,7 @@ def test_spectra_sum_up_to_the_mean_squares_of_what_is_read(monkeypatch):
     np.testing.assert_allclose(np.trace(some.sum(axis=0)).real, np.trace(products), rtol=0.2)
 
 
-def test_what_is_short_cropped_or_would_take_too_long_is_left(monkeypatch):
+def test_short_cropped_or_slow_kernels_are_left_to_other_solvers(monkeypatch):
     shapes = (1, 3, 20), (1, 4, 10)
     assert LongKernel.of(LINE, *shapes, 70) is not None
     assert LongKernel.of(KernelGeometry((9,), (1,), ((0, 0),), (1,)), *shapes, 70) is None

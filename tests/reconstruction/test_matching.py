@@ -43,7 +43,7 @@ def test_channels_are_found_from_the_report_or_the_weights(gone, has_report):
     assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
-def test_biases_that_are_alike_are_told_apart_by_other_tensors():
+def test_equal_biases_are_distinguished_by_other_tensors():
     network = two_layers()
     tensors = dense(network, **{"first.bias": np.zeros(4), "norm.weight": np.ones(4)})
     cut = network.cut({"first": [2]})
@@ -69,7 +69,7 @@ def test_a_report_of_another_model_is_not_believed():
     assert np.array_equal(alive, network.alive(network.removed_by(cut)))
 
 
-def test_what_is_no_slice_of_it_is_refused():
+def test_a_model_that_is_not_a_slice_is_refused():
     network = two_layers()
     tensors = dense(network)
     small = slice_tensors(network, tensors, network.cut({"first": [1]}))

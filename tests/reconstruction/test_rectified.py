@@ -17,7 +17,7 @@ def draw_case(count=400):
     return full[:, :3], y
 
 
-def test_after_a_relu_less_is_lost_than_by_plain_least_squares():
+def test_fitting_through_a_relu_loses_less_than_plain_least_squares():
     u, y = draw_case()
     moments = Moments.of(u[None], y[None])
     start = exact(moments)(moments.uy)
@@ -34,7 +34,7 @@ def test_after_a_relu_less_is_lost_than_by_plain_least_squares():
     assert relaxed < 0.97 * plain
 
 
-def test_where_everything_is_above_zero_it_is_plain_least_squares():
+def test_without_negative_values_it_is_plain_least_squares():
     u, y = draw_case()
     moments = Moments.of(u[None], y[None])
     start = exact(moments)(moments.uy)

@@ -25,7 +25,7 @@ HARD = np.random.default_rng(0).exponential(size=64)
         (np.full(64, 0.01), "repaired"),
     ],
 )
-def test_moments_anew_have_to_be_surely_nearer(change, kept):
+def test_reestimated_moments_are_kept_only_if_significantly_nearer(change, kept):
     stages = [
         stage("dropped", HARD + 2),
         stage("repaired", HARD),
@@ -39,7 +39,7 @@ def test_a_repair_that_is_no_nearer_than_the_cut_is_not_kept():
     assert most_faithful([stage("dropped", HARD), stage("repaired", HARD + 1e-6)]).name == "dropped"
 
 
-def test_what_is_infinitely_far_is_never_nearer():
+def test_an_infinite_distance_is_never_nearer():
     far = Fidelity("relative", np.inf, np.inf, None, 2, np.array([1.0, np.inf]))
     near = Fidelity("relative", 1.0, 0.0, None, 2, np.array([1.0, 1.0]))
     assert near.is_surely_below(far)

@@ -100,7 +100,7 @@ def networks():
     return [first, last], small, random.normal(size=(60, 3))
 
 
-def test_each_layer_makes_up_for_what_has_gone_before_it(networks):
+def test_each_layer_compensates_for_the_errors_before_it(networks):
     dense, small, x = networks
     before = np.square(x @ small[0] @ small[1] - x @ dense[0] @ dense[1]).sum()
     walk = Walk(dense, small, x, [1])
@@ -114,7 +114,7 @@ def test_each_layer_makes_up_for_what_has_gone_before_it(networks):
     np.testing.assert_allclose(small[1], exact, rtol=2e-2, atol=1e-2)
 
 
-def test_what_reads_the_same_values_is_left_alone(networks):
+def test_layers_that_read_unchanged_values_are_left_alone(networks):
     dense, small, x = networks
     walk = Walk(dense, small, x, [0])
     before = small[0].copy()
@@ -122,7 +122,7 @@ def test_what_reads_the_same_values_is_left_alone(networks):
     np.testing.assert_array_equal(small[0], before)
 
 
-def test_what_is_unknown_or_does_not_do_what_it_says_is_left_alone(networks):
+def test_unknown_or_inconsistent_layers_are_left_alone(networks):
     dense, small, x = networks
     unknown = Walk(dense, small, x, [1])
     unknown.reads_other_values = lambda site, pair: None
@@ -136,7 +136,7 @@ def test_what_is_unknown_or_does_not_do_what_it_says_is_left_alone(networks):
             assert pair.dense.log == pair.small.log == [0, 1]  # each step once, all the same
 
 
-def test_a_sum_that_is_off_is_reason_enough(networks):
+def test_an_error_at_the_following_sum_triggers_a_refit(networks):
     dense, small, x = networks
     walk = Walk(dense, small, x, [1])
     walk.reads_other_values = lambda site, pair: False
@@ -144,7 +144,7 @@ def test_a_sum_that_is_off_is_reason_enough(networks):
     assert [layer.weight for layer in walk.walk().layers] == ["matrix 1"]
 
 
-def test_the_most_bytes_that_were_held_are_told(networks):
+def test_the_peak_memory_of_the_walk_is_reported(networks):
     dense, small, x = networks
     walk = Walk(dense, small, x, [1])
     walk.reads_other_values = lambda site, pair: None
@@ -154,7 +154,7 @@ def test_the_most_bytes_that_were_held_are_told(networks):
     assert found.peak_bytes == images * (3 + 4 + 2 + 3 + 3 + 2)
 
 
-def test_nothing_is_done_behind_the_last_that_can_be_refitted(networks):
+def test_the_walk_ends_at_the_last_layer_that_can_be_refitted(networks):
     dense, small, x = networks
     walk = Walk([*dense, np.eye(2)], [*small, np.eye(2)], x, [1])
     walk.walk()

@@ -45,7 +45,7 @@ def test_with_fewer_rows_than_inputs_it_is_the_ridge_solution():
     np.testing.assert_allclose(found.weights[0], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_without_a_place_for_an_intercept_means_count():
+def test_without_an_intercept_means_count():
     fit, _ = rows(60)
     held, _ = rows(30)
     found = refit(fit, held, has_intercept=False)
@@ -53,7 +53,7 @@ def test_without_a_place_for_an_intercept_means_count():
     assert found.after > 1e-6
 
 
-def test_what_helps_nowhere_leaves_the_weights():
+def test_a_fit_that_helps_nowhere_leaves_the_weights():
     """Targets of noise: on held-out rows nothing fitted is better than nothing."""
     fit = ContractionRows(RANDOM.normal(size=(8, 12)), RANDOM.normal(size=(8, 3)))
     held = ContractionRows(RANDOM.normal(size=(500, 12)), np.zeros((500, 3)))

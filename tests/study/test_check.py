@@ -41,7 +41,7 @@ def test_what_can_be_done_gives_the_network_it_begins_with():
         ({"stop": {"budget": "macs=0.0001"}}, BudgetError, "macs"),
     ],
 )
-def test_what_cannot_is_found_out_before_anything_is_trained(options, kind, message):
+def test_impossible_studies_are_refused_before_training(options, kind, message):
     with pytest.raises(kind, match=message):
         check(**options)
 
@@ -58,7 +58,7 @@ def raises(facts):
     ("criterion", "message"),
     [(raises, r"raises: .*ValueError: not yet"), (lambda facts: [1.0], "expected 20 scores")],
 )
-def test_a_criterion_of_ones_own_is_tried_before_anything_is_trained(criterion, message):
+def test_a_users_criterion_is_tested_before_training(criterion, message):
     with pytest.raises(SecateursError, match=message):
         check(criterion=criterion)
     assert check(criterion=lambda facts: [0.0] * len(facts))

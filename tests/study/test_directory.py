@@ -225,7 +225,7 @@ def test_there_is_nothing_to_open_where_no_study_was_begun(tmp_path):
         '{"format": "secateurs-study", "version": 1, "tusk": {}}',
     ],
 )
-def test_a_configuration_that_is_none_is_refused(tmp_path, content):
+def test_an_invalid_configuration_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(sec.StudyError, match=r"config\.json: "):
         Study.open(tmp_path)
@@ -269,7 +269,7 @@ def halve(content):
 
 
 @pytest.mark.parametrize("change", [halve, lambda content: b"", lambda content: b"hello"])
-def test_a_damaged_checkpoint_is_told(tmp_path, change):
+def test_a_damaged_checkpoint_is_reported(tmp_path, change):
     small(tmp_path / "study")
     checkpoint = tmp_path / "study" / "checkpoint.safetensors"
     checkpoint.write_bytes(change(checkpoint.read_bytes()))
@@ -279,7 +279,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path, change):
     assert files_of(tmp_path / "study") == before
 
 
-def test_a_foreign_checkpoint_is_told(tmp_path):
+def test_a_foreign_checkpoint_is_reported(tmp_path):
     small(tmp_path / "study")
     checkpoint = tmp_path / "study" / "checkpoint.safetensors"
     sec.save(model(), checkpoint)
@@ -287,7 +287,7 @@ def test_a_foreign_checkpoint_is_told(tmp_path):
         small(tmp_path / "study")
 
 
-def test_a_history_shorter_than_its_checkpoint_is_told(tmp_path):
+def test_a_history_shorter_than_its_checkpoint_is_reported(tmp_path):
     small(tmp_path / "study")
     history = tmp_path / "study" / "history.jsonl"
     history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
@@ -296,7 +296,7 @@ def test_a_history_shorter_than_its_checkpoint_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("write", range(0, 24, 3))
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch, write):
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path, monkeypatch, write):
     expected = small(tmp_path / "whole")
     flush, flushes = files.os.fsync, 0
 

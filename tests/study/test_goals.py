@@ -123,7 +123,7 @@ def test_the_smallest_model_within_a_drop_alone():
     assert "every group is at its floor" in reason_of(result)
 
 
-def test_what_was_not_met_is_told_with_how_far_it_came():
+def test_unmet_goals_are_reported_with_what_was_reached():
     result = study("drop=0.0,macs=0.1", batches=60, tolerance=0.0, step=0.4)
     assert "did not recover" in reason_of(result)
     assert "the budget is not met: macs " in reason_of(result)

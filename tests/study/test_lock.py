@@ -30,7 +30,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_process_is_told_at_once_and_by_whom(tmp_path, holder):
+def test_a_second_process_is_refused_at_once_with_the_owner(tmp_path, holder):
     for ask in (lambda: hold_lock(tmp_path).__enter__(), lambda: check_free(tmp_path)):
         with pytest.raises(sec.StudyError, match=f"process {holder.pid} on .* is working in"):
             ask()

@@ -22,7 +22,7 @@ def place(study, tmp_path):
     return shutil.copytree(study, tmp_path / "study")
 
 
-def test_all_that_a_study_wrote_goes(place):
+def test_everything_that_a_study_wrote_is_removed(place):
     (place / "report").mkdir(exist_ok=True)  # made for a figure that could not be written
     assert remove(place)
     assert list(place.iterdir()) == []
@@ -79,7 +79,7 @@ def test_a_foreign_configuration_is_no_study(tmp_path):
     assert files_of(tmp_path) == before
 
 
-def test_what_is_drawn_says_who_drew_it(study, tmp_path, monkeypatch):
+def test_a_drawn_report_is_removed_with_its_study(study, tmp_path, monkeypatch):
     monkeypatch.undo()  # this report is drawn
     place = shutil.copytree(study, tmp_path / "study")
     page = Study.open(place).report()

@@ -12,7 +12,7 @@ TRAIN = {"kind": "train", "round": 0, "batch": 4, "loss": 0.5, "accuracy": 0.8}
 PRUNE = {"kind": "prune", "round": 1, "batch": 4, "removed": 3, "inexact": [], **SIZES}
 
 
-def test_what_a_study_writes_is_fine():
+def test_records_of_a_study_are_accepted():
     check_records(sec.History([DENSE, TRAIN, PRUNE, {"kind": "own", "round": "any"}]))
     assert summarise(sec.History([DENSE, TRAIN, PRUNE])).rounds[0].number == 1
 
@@ -33,7 +33,7 @@ def test_what_a_study_writes_is_fine():
         (PRUNE, {"bytes": {}}, "expected bytes to be a whole number; received dict"),
     ],
 )
-def test_what_none_writes_is_one_line(record, change, message):
+def test_foreign_records_are_refused_in_one_line(record, change, message):
     records = [one | change if one is record else one for one in (DENSE, TRAIN, PRUNE)]
     with pytest.raises(sec.StudyError, match=message) as caught:
         summarise(sec.History(records))

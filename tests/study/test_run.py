@@ -119,7 +119,7 @@ class Interrupt(sec.Watcher):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_what_was_interrupted_ends_as_what_was_not(tmp_path, optimizer):
+def test_an_interrupted_study_ends_like_an_uninterrupted_one(tmp_path, optimizer):
     rate = {"sgd": 0.05, "adamw": 0.2}[optimizer]
     training = {"batches": 12, "fine_tune_batches": 6, "evaluate_every": 3}
     training |= {"optimizer": optimizer, "learning_rate": rate}
@@ -224,7 +224,7 @@ class TwoOutputs(nn.Module):
 
 @pytest.mark.parametrize("repair", [True, False])
 @pytest.mark.parametrize(("by_name", "outputs"), [(True, "logits"), (False, 1)])
-def test_what_feeds_an_output_that_nobody_uses_may_go(by_name, outputs, repair):
+def test_channels_of_an_unused_output_can_be_removed(by_name, outputs, repair):
     torch.manual_seed(0)
     model = TwoOutputs(by_name)
     images = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)

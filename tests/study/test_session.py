@@ -20,7 +20,7 @@ def train(found, batches):
     found.move(batch=found.position.batch + batches, done=found.position.done + batches)
 
 
-def test_the_best_evaluation_is_gone_back_to():
+def test_the_best_evaluation_is_restored():
     found = session()
     train(found, 3)
     found.best = found.learner.snapshot()
@@ -47,7 +47,7 @@ def test_a_snapshot_at_hand_is_not_taken_again():
     assert found.present() is found.best
 
 
-def test_it_goes_on_where_the_latest_checkpoint_was():
+def test_a_session_resumes_at_the_latest_checkpoint():
     found = session()
     assert not found.resume()
     train(found, 4)

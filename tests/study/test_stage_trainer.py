@@ -71,7 +71,7 @@ def test_the_point_to_rewind_to_is_kept_on_the_way():
     assert list_stages(session.learner) == [(0, 5), (5, 5), (10, 5), (15, 5)]
 
 
-def test_training_that_came_to_nothing_is_told():
+def test_training_without_improvement_is_reported():
     learner = Scripted(lambda round_, done: 0.5)
     learner.train = lambda first, rates, tick: float("nan")
     session, stage = trainer(None, learner)

@@ -46,7 +46,7 @@ class TestKeras(BackendBattery):
         return model.predict(self.inputs(), verbose=0)
 
 
-def test_a_package_that_lacks_a_function_fails_it():
+def test_a_package_without_a_function_fails_the_battery():
     lacking = type("Lacking", (BackendBattery,), {"backend": np})()
     with pytest.raises(AttributeError):
         lacking.test_it_has_every_function_with_the_parameters_asked_for()

@@ -67,7 +67,7 @@ def test_the_battery_finds_what_is_wrong(criterion, expected):
     assert failures(criterion, TESTS) == expected
 
 
-def test_the_battery_finds_one_that_never_says_the_same():
+def test_the_battery_finds_a_criterion_that_is_not_deterministic():
     count = itertools.count()
     never = failures(lambda data: np.full(len(data.group), next(count)), ["gives_the_same_again"])
     assert never == ["gives_the_same_again"]

@@ -12,7 +12,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_each_is_the_same_for_a_seed_and_nobodys_random_numbers_move(name):
+def test_networks_are_reproducible_and_change_no_random_state(name):
     state = torch.get_rng_state()
     one, again, other = (build_network(name, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)

@@ -36,7 +36,7 @@ class Flipped(nn.Module):
 TestOfFlip = battery(Flipped, images()[:2])
 
 
-def test_a_rule_that_lies_fails_it(monkeypatch):
+def test_a_wrong_rule_fails_the_battery(monkeypatch):
     def lies(tracer, call):
         """Says that the channels stay where they are."""
         output = call.run()

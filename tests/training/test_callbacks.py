@@ -23,7 +23,7 @@ class Written(Watcher):
         self.kinds.append(record["kind"])
 
 
-def test_whoever_watches_is_told_all_that_happens_in_order():
+def test_a_watcher_gets_all_events_in_order():
     watcher = Written()
     _, store = run(Scripted(lambda round_, done: 0.9), stop={"rounds": 1}, watcher=watcher)
     assert watcher.open == 0
@@ -34,7 +34,7 @@ def test_whoever_watches_is_told_all_that_happens_in_order():
     assert watcher.ticks == 40 + looks  # a batch of either is a tick
 
 
-def test_one_that_does_nothing_changes_nothing():
+def test_an_idle_watcher_changes_nothing():
     kinds = []
     for watcher in (None, Watcher()):
         _, store = run(Scripted(lambda round_, done: 0.9), stop={"rounds": 1}, watcher=watcher)

@@ -61,7 +61,7 @@ def teach(small, way, steps=4):
     return train(student, small, dense, judge, lesson, Effort(steps)), student
 
 
-def test_a_student_that_comes_nearer_is_kept():
+def test_a_student_that_improves_is_kept():
     found, _ = teach(Point(0.0, 0.0), (0.5, 0.0))
     assert found.kept
     assert found.steps == 4
@@ -72,7 +72,7 @@ def test_a_student_that_comes_nearer_is_kept():
 
 
 @pytest.mark.parametrize("way", [(-1.0, 0.0), (np.nan, 0.0), (1e200, -1e200)])
-def test_a_student_that_goes_astray_is_not(way):
+def test_a_student_that_diverges_is_not_kept(way):
     small = Point(1.0, 0.0)
     found, _ = teach(small, way)
     assert found.model is small
@@ -94,11 +94,11 @@ HARD = np.random.default_rng(0).exponential(size=64)
         (np.where(np.arange(64) == 7, 1e9, -0.03), True),  # no one image may be absurdly far off
     ],
 )
-def test_one_image_does_not_decide_and_harm_is_seen(change, harmful):
+def test_a_single_image_does_not_decide_and_harm_is_detected(change, harmful):
     assert harms(HARD, HARD + change) == harmful
 
 
-def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_training():
+def test_held_out_images_are_evaluated_augmented_too_at_the_training_temperature():
     list_batches = []
 
     def run(model, x):
@@ -122,7 +122,7 @@ def test_held_out_images_judge_changed_as_well_and_at_the_temperature_of_trainin
     np.testing.assert_allclose(judge.marks(small), np.full(3, wanted))
 
 
-def test_a_student_that_goes_too_far_is_kept_part_of_the_way():
+def test_a_student_that_overshoots_is_interpolated():
     # The dense model gives (2, 0), the small one (1.5, 0); 4 steps of 0.6 end at (3.9, 0), and half
     # of that way, (2.7, 0), is still farther than the start; a quarter of it, (2.1, 0), is nearer.
     found, _ = teach(Point(1.5, 0.0), (0.6, 0.0))
@@ -166,7 +166,7 @@ def test_an_effort_is_a_number_of_steps_or_a_time():
             Effort.parse(wrong)
 
 
-def test_a_time_ends_when_it_is_over(monkeypatch):
+def test_training_ends_at_the_time_limit(monkeypatch):
     seconds = iter(range(1000))
     monkeypatch.setattr(distillation.time, "monotonic", lambda: float(next(seconds)))
     assert list(Effort(seconds=4).progress()) == [0.25, 0.5, 0.75]
@@ -185,7 +185,7 @@ def test_each_pass_shows_every_image_once():
     assert not np.array_equal(first, other)
 
 
-def test_images_are_changed_anew_each_time_and_the_same_for_the_same_seed():
+def test_augmentation_varies_and_is_reproducible_by_the_seed():
     draws = []
 
     def noisy(x, random):
@@ -224,7 +224,7 @@ def test_sentences_of_several_lengths_stay_in_their_batches():
     assert sorted(shapes) == [(2, 3), (2, 5), (2, 7)]
 
 
-def test_images_are_changed_where_the_user_allows_it():
+def test_images_are_augmented_only_where_the_user_allows_it():
     pictures = np.random.default_rng(0).normal(size=(6, 2, 8, 8)).astype(np.float32)
     plain = next(
         lesson_of([CalibrationBatch(pictures, None)], None, batch_size=6, seed=0).batches()

@@ -12,7 +12,7 @@ def read(dense, kept):
     return dense[..., :kept] * 0.9 + 0.1, dense
 
 
-def test_places_are_spread_evenly_and_few():
+def test_positions_are_sampled_evenly_and_few():
     values = RANDOM.normal(size=(2, 14, 14, 3))
     rows = spread(values)
     assert rows.shape == (2, 49, 3)  # every fourth of 196
@@ -48,7 +48,7 @@ def test_of_each_third_the_layer_that_keeps_most_and_the_last_are_hints():
     assert [hint.layer for hint in found] == ["1", "4", "5", "7"]
 
 
-def test_what_says_nothing_about_the_dense_model_is_none():
+def test_uninformative_layers_are_not_hints():
     dense = RANDOM.normal(size=(100, 4, 5))
     other = RANDOM.normal(size=(100, 4, 3))
     assert choose_hints({"a": other}, {"a": dense}, 100) == ()

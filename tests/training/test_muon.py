@@ -25,11 +25,11 @@ def test_tensors_of_pytorch_give_the_same():
     assert orthogonalize(torch.from_numpy(matrix)).numpy() == pytest.approx(orthogonalize(matrix))
 
 
-def test_a_matrix_of_zeros_goes_nowhere():
+def test_a_zero_matrix_has_a_zero_direction():
     assert not orthogonalize(np.zeros((3, 4))).any()
 
 
-def test_the_way_is_nesterovs_and_longer_for_tall_matrices():
+def test_the_direction_uses_nesterov_momentum_and_is_scaled_for_tall_matrices():
     gradients = np.random.default_rng(2).normal(size=(3, 8, 2))
     muon, momentum = Muon(), np.zeros((8, 2))
     for gradient in gradients:

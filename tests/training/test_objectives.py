@@ -21,13 +21,13 @@ def mean_distance(outputs, targets):
     return (outputs - targets).abs().sum(1)
 
 
-def test_nothing_asked_for_is_cross_entropy():
+def test_the_default_loss_is_cross_entropy():
     assert objective_of(network(), None, None) is None
     assert loss_of(network(), None, None) is None
     assert objective_of(network(), None, mean_distance) is None  # the loss goes its own way
 
 
-def test_a_tasks_loss_is_taken_and_replaced_by_ones_own():
+def test_a_tasks_loss_is_used_unless_the_user_gives_one():
     outputs, targets = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
     found = loss_of(network(), "regression", None)
     assert found(outputs, targets).flatten().tolist() == [1.0, 4.0]
@@ -35,12 +35,12 @@ def test_a_tasks_loss_is_taken_and_replaced_by_ones_own():
     assert objective_of(network(), None, mean_distance, metric="mae").metric == "mae"
 
 
-def test_a_step_of_ones_own_is_a_loss_that_takes_the_model():
+def test_a_users_step_is_a_loss_that_takes_the_model():
     found = loss_of(network(), LearningTask(train_step=len), None)
     assert isinstance(found, StepLoss)
 
 
-def test_what_there_is_none_of_is_refused():
+def test_unknown_task_names_are_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'regression'"):
         objective_of(network(), "regresion", None)
 

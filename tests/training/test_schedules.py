@@ -23,7 +23,7 @@ def test_constant_stays_once_it_has_risen():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
-def test_no_batch_is_wasted_on_a_rate_of_nothing(schedule):
+def test_no_batch_has_a_learning_rate_of_zero(schedule):
     for batches in (0, 1, 2, 7):
         for warm_up in (0.0, 0.5, 1.0):
             rates = learning_rates(schedule, 0.1, batches, warm_up)

@@ -103,12 +103,12 @@ def test_a_function_of_ones_own_and_something_of_keras():
 
 
 @pytest.mark.parametrize(("metric", "failure"), [("map", DataError), ("mao", UnknownNameError)])
-def test_what_cannot_be_counted_is_refused_before_anything_is(metric, failure):
+def test_metrics_that_cannot_be_computed_are_refused_at_once(metric, failure):
     with pytest.raises(failure):
         Tally(LearningTask(metric=metric))
 
 
-def test_targets_that_do_not_fit_or_lack_are_told():
+def test_unfitting_or_missing_targets_are_refused():
     with pytest.raises(DataError, match=r"expected classes of shape \(40,\).*\(40, 2\)"):
         Tally(LearningTask(metric="accuracy")).add(SCORES, np.zeros((40, 2), int), None)
     with pytest.raises(DataError, match="batches without targets"):

@@ -40,7 +40,7 @@ def test_a_metric_is_described_by_what_it_says_or_by_the_user(task, metric):
     assert task.described_metric == metric
 
 
-def test_ready_tasks_have_a_metric_each():
+def test_predefined_tasks_have_a_metric_each():
     found = {task: ready_metric(task).name for task in TASKS}
     assert found["segmentation"] == "mean IoU"
     assert found["language-modelling"] == "perplexity"
@@ -52,7 +52,7 @@ def test_ready_tasks_have_a_metric_each():
         ready_metric(None, "maee")
 
 
-def test_parts_of_ones_own_take_the_place_of_a_ready_tasks():
+def test_a_users_parts_replace_those_of_a_predefined_task():
     ready = {"regression": LearningTask("regression", loss=len, metric="mse")}
     assert task_of(None, ready, loss=None) is None
     assert task_of(None, ready, loss=abs) == LearningTask(loss=abs)

@@ -47,7 +47,7 @@ def test_a_loader_that_does_not_know_its_length(task):
 
 
 @pytest.mark.parametrize("name", ["metric", "evaluate"])
-def test_a_judge_that_gives_no_number_for_the_dense_model(name):
+def test_an_evaluation_without_a_number_for_the_dense_model_is_refused(name):
     judge = {"metric": lambda outputs, targets: np.nan, "evaluate": lambda model: np.nan}[name]
     data = (X, CLASSES)
     with pytest.raises(sec.DataError, match="of the dense model that is a finite number"):
@@ -62,7 +62,7 @@ def test_a_drop_is_told_by_finite_numbers(value):
 
 @pytest.mark.parametrize("given", ["0.5", None, {"accuracy": 0.5}])
 @pytest.mark.parametrize("name", ["metric", "evaluate"])
-def test_a_judge_that_gives_something_else_than_a_number(name, given):
+def test_an_evaluation_that_returns_no_number_is_refused(name, given):
     judge = {"metric": lambda outputs, targets: given, "evaluate": lambda model: given}[name]
     data = (X, CLASSES)
     with pytest.raises(sec.DataError, match=f"{name}: expected a number") as raised:
@@ -70,7 +70,7 @@ def test_a_judge_that_gives_something_else_than_a_number(name, given):
     assert str(raised.value).endswith(f"received {type(given).__name__}")
 
 
-def test_whether_is_no_judgement():
+def test_a_boolean_evaluation_is_refused():
     data = (X, CLASSES)
     with pytest.raises(sec.DataError, match=r"evaluate: expected a number .* received bool"):
         sec.iterate(net(), data, data, evaluate=lambda model: True, **ONE_ROUND)

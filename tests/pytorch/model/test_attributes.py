@@ -45,5 +45,5 @@ def test_a_number_is_written_back_there_and_nowhere_else(number):
     assert dict(numbers_in("0", model[0])) == {**places, place: 77}
 
 
-def test_truth_values_and_fractions_are_no_whole_numbers():
+def test_booleans_and_floats_are_not_integers():
     assert [is_whole_number(one) for one in (3, True, 0.5, "3")] == [True, False, False, False]

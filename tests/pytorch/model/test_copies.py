@@ -85,7 +85,7 @@ def test_what_a_forward_pass_writes_into_is_put_back():
     assert int(small.passes) == 0
 
 
-def test_random_numbers_go_on_as_if_nothing_had_been_done():
+def test_random_states_are_unchanged():
     class Noisy(nn.Sequential):
         def forward(self, x):
             return super().forward(x + torch.rand_like(x) * 0 + torch.randperm(x.shape[-1]) * 0)

@@ -69,7 +69,7 @@ def test_the_reason_says_which_output(give, expected):
         assert f"it is the network's output {output!r}" in reasons[layer]
 
 
-def test_channels_of_outputs_that_are_not_used_may_go():
+def test_channels_of_unused_outputs_can_be_removed():
     model = net(answers)
     small = sec.delete_channels(model, {"a": [0, 3], "b": [7]}, X, outputs="logits")
     assert [layer.out_features for layer in (small.a, small.b, small.c)] == [14, 7, 3]
@@ -102,7 +102,7 @@ def test_a_part_of_an_output_and_several_may_be_named():
         (lambda s, f, h: s, ("0",), None),
     ],
 )
-def test_what_is_not_used_leaves_its_place(give, used, kept):
+def test_unused_outputs_keep_their_position(give, used, kept):
     """Numbers stand for the three tensors."""
     tensors = [torch.full((1,), float(number)) for number in range(3)]
 
@@ -169,13 +169,13 @@ class Lengths(nn.Module):
         return self.b(self.slope(self.a(x)))
 
 
-def test_never_read_is_said_of_what_is_never_read():
+def test_unread_outputs_are_reported_as_never_read():
     network = sec.trace(Lengths().eval(), torch.rand(1, 3, 8, 8))
     never = network.frozen_for["the forward pass never reads it"]
     assert [one.name for one in never] == ["spare"]
 
 
-def test_keras_says_how_fewer_outputs_are_had():
+def test_keras_models_are_refused_outputs_with_the_remedy():
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(sec.ModelError, match=r"keras\.Model\(model\.inputs"):

@@ -81,7 +81,7 @@ def without_names(monkeypatch):
 @pytest.mark.parametrize(
     "make", [lambda: Computed(16, 20), lambda: nn.utils.spectral_norm(nn.Linear(16, 20))]
 )
-def test_a_norm_of_weights_that_rules_and_twin_are_blind_to_is_found(make, monkeypatch):
+def test_a_norm_of_weights_missed_by_rules_and_twin_is_found(make, monkeypatch):
     model = chain(make())
     without_names(monkeypatch)
     network = sec.trace(model, X)
@@ -93,7 +93,7 @@ def test_a_norm_of_weights_that_rules_and_twin_are_blind_to_is_found(make, monke
         sec.apply(model, cut, X, network=network, proof="independent")
 
 
-def test_what_is_read_through_weights_computed_of_others_is_silenced(monkeypatch):
+def test_readers_through_computed_weights_are_zeroed(monkeypatch):
     """Columns of a layer divided by its norm: at zero, they are in the norm no more."""
     without_names(monkeypatch)
     model = chain(Computed(16, 20))
@@ -101,7 +101,7 @@ def test_what_is_read_through_weights_computed_of_others_is_silenced(monkeypatch
     assert sec.report_of(small).proof.independent.channels == 2
 
 
-def test_channels_that_rules_and_twin_mistake_alike_are_found(monkeypatch):
+def test_errors_shared_by_rules_and_twin_are_found(monkeypatch):
     """The cut takes filter 1 and, of what reads it in turned order, column 1."""
     model = nn.Sequential(nn.Linear(6, 8), Turned(), nn.Tanh(), nn.Linear(8, 3)).eval()
     wrong = {"0.weight": (8, 6), "0.bias": (8,)}
@@ -115,7 +115,7 @@ def test_channels_that_rules_and_twin_mistake_alike_are_found(monkeypatch):
     assert prove_independently(model, right, X).max_difference < 1e-6
 
 
-def test_a_reader_of_which_another_column_goes_is_found():
+def test_a_reader_with_a_wrong_column_removed_is_found():
     model = chain(nn.Linear(16, 20))
     good = sec.trace(model, X).cut({"2": [4]})
     bad = Cut(dict(good.tensors) | {"4.weight": TensorCut((3, 20), {1: (5,)})})
@@ -194,7 +194,7 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_weights_that_are_not_zero_where_their_parameter_is_are_silenced(name):
+def test_computed_weights_that_stay_nonzero_are_zeroed(name):
     """By hand: a plain model of the weights as they are computed, with columns at zero."""
     model = chain(nn.Linear(16, 20))
     plain = copy.deepcopy(model)
@@ -216,7 +216,7 @@ def test_weights_that_are_not_zero_where_their_parameter_is_are_silenced(name):
         torch.testing.assert_close(small(X), plain(X))
 
 
-def test_weights_that_one_sum_ties_together_are_silenced_by_nothing(monkeypatch):
+def test_weights_tied_by_one_sum_cannot_be_zeroed(monkeypatch):
     """A mean over columns moves those that stay: no zero can be put in its place."""
     without_names(monkeypatch)
     monkeypatch.setitem(rules.RULES, aten.mean, rules.RULES[aten.sum])
@@ -246,7 +246,7 @@ def test_layers_that_do_not_affect_the_outputs_are_named():
     assert "it says nothing of 0, whose channels do not show" in str(proof)
 
 
-def test_small_answers_are_heard_as_well_as_large_ones():
+def test_small_outputs_count_like_large_ones():
     """Answers of 1e-15: what a wrong cut changes in them is as small."""
     model = chain(nn.Linear(16, 20))
     with torch.no_grad():

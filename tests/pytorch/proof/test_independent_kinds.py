@@ -145,7 +145,7 @@ def test_layers_between_sparse_matrices_read():
     assert sec.report_of(small).proof.independent.channels == 16
 
 
-def test_what_is_read_a_little_is_heard():
+def test_weak_readers_are_detected():
     """Sixteen channels that a mean looks at, each by less than the tolerance."""
 
     class Whispering(nn.Module):
@@ -228,7 +228,7 @@ def test_two_that_are_multiplied_behind_an_activation_read_each_other():
         torch.testing.assert_close(small(x), model.out(mixed * stays[1]))
 
 
-def test_a_length_of_one_of_two_that_are_multiplied_is_heard_all_the_same(monkeypatch):
+def test_a_factor_of_length_one_is_detected(monkeypatch):
     """Rules and twin take the length for a sum that ignores channels; it reads the keys."""
     monkeypatch.setitem(RULES, torch.ops.aten.linalg_vector_norm, total)
     torch.manual_seed(0)

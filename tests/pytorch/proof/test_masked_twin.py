@@ -63,7 +63,7 @@ def test_a_convolution_ignores_channels_in_its_weight_or_its_input(groups, size)
     assert MaskedTwin([], ~np.isin(units, gone)).ignore_removed(call, operation)["weight"] is weight
 
 
-def test_a_removed_channel_that_is_not_finite_is_silenced_all_the_same():
+def test_a_removed_channel_that_is_not_finite_is_masked():
     model = Deep().eval()
     with torch.no_grad():
         model.first.bias[0] = torch.inf

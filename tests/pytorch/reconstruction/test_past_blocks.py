@@ -20,7 +20,7 @@ def model():
 IMAGES = images()
 
 
-def test_what_the_branch_gave_is_made_up_for_at_the_sums(model):
+def test_sums_compensate_for_a_removed_branch(model):
     fresh = torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(6))
     plain = sec.prune(model, IMAGES[:1], depth=["blocks.2"], calibration=IMAGES, repair=False)
     repaired = sec.prune(model, IMAGES[:1], depth=["blocks.2"], calibration=IMAGES)

@@ -194,7 +194,7 @@ class Coincidence(nn.Module):
         return self.b(torch.cat((a, b + self.attention(b)), 1))
 
 
-def test_sizes_that_are_equal_by_chance_are_not_one():
+def test_sizes_equal_by_coincidence_are_not_bound_together():
     found = {}
     for width, heads in ((24, 3), (16, 2)):
         torch.manual_seed(0)

@@ -20,7 +20,7 @@ class Choosing(Kept):
         return self.head(found[where])
 
 
-def test_what_values_decide_is_decided_alike_in_a_rehearsal():
+def test_decisions_by_values_are_the_same_in_a_dry_run():
     model = Choosing(heads=2, size=8)
     model.out, model.wide, model.head = nn.Linear(16, 7), nn.Linear(7, 9), nn.Linear(9, 2)
     network = sec.trace(model.eval(), X)

@@ -49,7 +49,7 @@ POWERS = {
 
 
 @pytest.mark.parametrize("name", POWERS)
-def test_any_power_of_a_size_is_put_right(name):
+def test_any_power_of_a_size_is_compensated(name):
     scores, powers = POWERS[name]
     torch.manual_seed(0)
     model = Attention(scores, None).eval()
@@ -74,7 +74,7 @@ NO_FACTOR = {
 
 
 @pytest.mark.parametrize("name", NO_FACTOR)
-def test_what_is_no_power_of_a_size_keeps_it(name):
+def test_a_factor_that_is_no_power_freezes_its_size(name):
     model = Attention(NO_FACTOR[name], None).eval()
     network, _ = network_and_group(model)
     assert "q" not in {member.layer for group in network.groups for member in group.members}

@@ -16,7 +16,7 @@ from support.sized_blocks import Block, Holds, Reads
 X = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_what_is_read_is_noted_and_all_is_put_back():
+def test_reads_are_recorded_and_attributes_restored():
     model = nn.ModuleList([Reads(), Block(3, 16)])
     before = [dict(vars(module)) for module in model]
     watch = reads.Reads(model, may_count)

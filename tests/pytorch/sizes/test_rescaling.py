@@ -135,7 +135,7 @@ class Neighbours(nn.Module):
 
 
 @pytest.mark.parametrize(("heads", "size"), [(2, 32), (2, 4), (4, 8)])
-def test_products_that_are_summed_by_hand_are_put_right(heads, size):
+def test_products_summed_by_hand_are_compensated(heads, size):
     """Two heads, one of which goes, and half of their width change the factor alike."""
     torch.manual_seed(0)
     model, x = Neighbours(heads, size).eval(), torch.randn(4, 6)

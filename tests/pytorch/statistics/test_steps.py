@@ -110,14 +110,14 @@ def test_a_step_of_the_users_and_targets_in_dictionaries():
         ({"x": 1}, "expected batches, or arrays"),
     ],
 )
-def test_what_no_detector_takes_is_said(data, message):
+def test_unsupported_detector_inputs_are_refused(data, message):
     _, network = detector(ssd)
     with pytest.raises(sec.SecateursError, match=message) as error:
         sec.score(network, "taylor", data=data, task="detection")
     assert "\n" not in str(error.value)
 
 
-def test_no_gradient_goes_where_a_step_takes_none():
+def test_no_gradient_flows_where_a_step_disables_it():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
     images = torch.randn(4, 6)

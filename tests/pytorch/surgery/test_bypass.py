@@ -33,7 +33,7 @@ class Stack(nn.Module):
 X = torch.randn(2, 4)
 
 
-def test_what_is_on_the_skip_stays_under_its_name():
+def test_layers_on_the_skip_keep_their_names():
     model = Stack()
     small = copy.deepcopy(model)
     remove_blocks_(small, [BlockCut("blocks.1", keeps=("skip",), after="relu")])

@@ -163,7 +163,7 @@ def test_momentum_is_sliced_with_its_weight():
     assert [id(p) for p in carried.param_groups[0]["params"]] == [id(p) for p in small.parameters()]
 
 
-def test_state_that_cannot_be_sliced_is_started_anew():
+def test_state_that_cannot_be_sliced_is_reset():
     model = Small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.state[model.a.weight]["rows"] = torch.randn(6)
@@ -217,7 +217,7 @@ def test_deleting_channels_by_hand_follows_couplings():
         ("b", [0], "b: filter 0 cannot be removed: it is the network's output"),
     ],
 )
-def test_what_cannot_be_deleted_is_refused_with_the_layers_name(layer, indices, message):
+def test_undeletable_filters_are_refused_with_the_layers_name(layer, indices, message):
     with pytest.raises(sec.CutError) as caught:
         sec.delete_channels(Small(), {layer: indices}, inputs())
     assert message in str(caught.value)

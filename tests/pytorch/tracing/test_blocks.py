@@ -48,7 +48,7 @@ def test_blocks_then_channels_are_one_cut_on_disk_and_again(model, tmp_path):
     assert sec.report_of(direct).proof.blocks.holds
 
 
-def test_the_optimizer_forgets_what_went(model):
+def test_optimizer_state_of_removed_blocks_is_dropped(model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(IMAGES).sum().backward()
     optimizer.step()
@@ -60,7 +60,7 @@ def test_the_optimizer_forgets_what_went(model):
     carried.step()
 
 
-def test_names_that_are_no_blocks(model):
+def test_names_of_no_block_are_refused_in_a_trace(model):
     network = sec.trace(model, IMAGES)
     with pytest.raises(sec.UnknownNameError, match="did you mean"):
         network.cut_of_blocks(["blocks.O"])

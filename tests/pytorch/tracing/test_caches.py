@@ -70,7 +70,7 @@ class Sized(nn.Module):
         return self.last((self.first(x) + self.where(self.places)).relu())
 
 
-def test_a_table_that_is_made_to_measure_is_no_weight():
+def test_a_table_computed_for_an_input_length_is_not_a_weight():
     torch.manual_seed(0)
     model = Sized().eval()
     model(X)
@@ -99,7 +99,7 @@ class Shifted(nn.Module):
         return self.last((self.first(x) + self.shift + self.runs).relu())
 
 
-def test_what_cannot_be_made_again_stays():
+def test_caches_that_cannot_be_rebuilt_are_kept():
     torch.manual_seed(0)
     model = Shifted().eval()
     for _ in range(3):

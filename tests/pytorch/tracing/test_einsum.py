@@ -23,7 +23,7 @@ EQUATIONS = [
 
 
 @pytest.mark.parametrize(("equation", "operands", "expected"), EQUATIONS)
-def test_spelled_out_it_is_the_same_product(equation, operands, expected):
+def test_an_expanded_einsum_gives_the_same_product(equation, operands, expected):
     spelled, others = spell_out(equation, operands)
     assert spelled == expected
     torch.testing.assert_close(torch.einsum(spelled, *others), torch.einsum(equation, *operands))

@@ -136,7 +136,7 @@ def test_operations_are_numbered_with_their_modules():
         torch.testing.assert_close(found, model.inner(torch.ones(2, 3)).sum(1))
 
 
-def test_what_a_pass_writes_is_put_back():
+def test_writes_of_a_pass_are_undone():
     model, x = Net(), torch.zeros(2, 3)
     model.train()
     Noted().run(model, (x,), {})
@@ -156,7 +156,7 @@ def test_what_is_not_taken_whole_comes_as_what_it_is_composed_of():
     assert "aten.addmm" in names
 
 
-def test_nothing_of_a_hook_that_stands_aside_is_numbered():
+def test_operations_of_suspended_hooks_are_not_numbered():
     noted, model = Noted(), nn.Linear(3, 4)
 
     def hook(module, given, output):

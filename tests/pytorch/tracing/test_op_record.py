@@ -22,7 +22,7 @@ def test_labels_travel_beside_a_tensor_and_not_beside_its_copy():
     assert np.array_equal(tensor.numpy(), np.zeros(3))
 
 
-def test_data_are_noted():
+def test_tensors_without_channels_are_recorded():
     index = torch.tensor([1])
     assert not is_data(index)
     note_as_data(index)

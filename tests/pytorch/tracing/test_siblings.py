@@ -63,7 +63,7 @@ class Expert(nn.Module):
 
 
 @pytest.mark.parametrize("run", [by_rows, one_by_one, sort_by_expert], ids=lambda run: run.__name__)
-def test_experts_that_were_not_seen_answer_as_the_dense_ones_would(run):
+def test_experts_that_did_not_run_give_the_dense_outputs_after_a_cut(run):
     torch.manual_seed(0)
     model, x = Experts(run).eval(), torch.randn(2, 8)
     network = sec.trace(model, x)

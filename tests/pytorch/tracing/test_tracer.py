@@ -36,7 +36,7 @@ def test_products_cost_their_lengths_for_the_examples_that_were_traced():
     assert network.cost_of(network.alive(group.channels[:2])).macs == 5 * (3 * 4 + 4 * 2)
 
 
-def test_what_mixes_channels_is_named_with_its_layer():
+def test_mixing_operations_are_listed_with_their_layers():
     (group,) = trace(Net()).groups
     assert group.name == "first"
     assert group.inexact == ("layer_norm over channels in norm",)

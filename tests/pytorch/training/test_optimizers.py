@@ -22,7 +22,7 @@ def take_steps(model, optimizer, times=1):
         optimizer.step()
 
 
-def test_one_step_of_sgd_looks_ahead_and_decays():
+def test_sgd_uses_nesterov_momentum_and_weight_decay():
     training = sec.Training(optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 2.0)

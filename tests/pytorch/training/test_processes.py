@@ -41,7 +41,7 @@ def test_a_model_that_is_spread_over_processes_is_refused(monkeypatch):
         learner()
 
 
-def test_alone_everything_is_its_own():
+def test_a_single_process_shares_nothing():
     alone = Processes(sec.Training())
     assert (alone.share, alone.is_main, alone.device) == (Shard(0, 1), True, torch.device("cpu"))
     assert alone.agree(lambda: "cut") == "cut"
@@ -92,7 +92,7 @@ def of_two(monkeypatch, broadcast=None, gathered=None):
     return Processes(sec.Training())
 
 
-def test_what_the_main_process_decides_or_raises_is_the_others(monkeypatch):
+def test_decisions_and_errors_of_the_main_process_reach_all(monkeypatch):
     second = of_two(monkeypatch, broadcast=[None, "cut"])
     assert second.share == Shard(1, 2)
     assert second.agree(lambda: "mine") == "cut"

@@ -40,7 +40,7 @@ def test_the_loss_is_the_tasks_the_steps_or_the_outputs_own():
     assert TaskStep(sec.LearningTask()).loss(made, given).item() == 6
 
 
-def test_what_is_no_loss_is_said():
+def test_an_invalid_loss_is_refused():
     with pytest.raises(sec.ModelError, match="expected outputs that hold their loss"):
         TaskStep(sec.LearningTask()).loss(model(), BATCH)
     with pytest.raises(sec.SecateursError, match="expected a loss that is a tensor"):
@@ -50,7 +50,7 @@ def test_what_is_no_loss_is_said():
 TOKENS = torch.tensor([[1, 2, 0, 1], [2, 2, 1, 0]])
 
 
-def test_a_language_models_targets_are_its_tokens_but_those_that_fill_up():
+def test_a_language_models_targets_are_its_tokens_without_padding():
     class Speaks(nn.Module):
         def forward(self, input_ids, attention_mask=None):
             return torch.nn.functional.one_hot(input_ids, 3).float()

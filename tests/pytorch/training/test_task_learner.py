@@ -24,7 +24,7 @@ def test_regression_is_told_by_its_mean_squared_error():
     assert values_of(result)[0] == pytest.approx(dense, rel=1e-5)
 
 
-def test_a_loss_and_a_metric_of_ones_own_on_dictionaries():
+def test_a_users_loss_and_metric_on_dictionaries():
     x, y = values()
     batches = [{"a": torch.tensor(x[i : i + 8]), "targets": torch.tensor(y[i : i + 8])}
                for i in range(0, 48, 8)]  # fmt: skip
@@ -50,7 +50,7 @@ def test_a_loss_and_a_metric_of_ones_own_on_dictionaries():
     assert max(values_of(result)[1:]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_step_and_an_evaluation_of_ones_own():
+def test_a_users_step_and_evaluation():
     x, y = values()
     pairs = [(torch.tensor(x[i : i + 8]), torch.tensor(y[i : i + 8])) for i in range(0, 48, 8)]
     steps = []
@@ -71,7 +71,7 @@ def test_a_step_and_an_evaluation_of_ones_own():
     assert max(values_of(result)[1:]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_trainer_of_ones_own():
+def test_a_users_trainer():
     train = values()
     asked = []
 

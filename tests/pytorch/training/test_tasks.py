@@ -39,7 +39,7 @@ def test_metrics_by_name_are_torchmetrics(metric):
         ({"metric": "mse"}, "Pass loss="),
     ],
 )
-def test_what_is_wrong_with_a_task_is_one_line(options, message):
+def test_errors_of_a_task_are_one_line(options, message):
     x, y = values()
     with pytest.raises(sec.SecateursError, match=message):
         sec.iterate(network(), (x, y), (x, y), **options, **ONE_ROUND)

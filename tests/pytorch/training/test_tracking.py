@@ -118,7 +118,7 @@ class Stopping(sec.Watcher):
         (5, "a tracker's name, or several"),
     ],
 )
-def test_what_is_no_tracker_is_said_before_anything_is_written(track, message, tmp_path):
+def test_an_invalid_tracker_is_refused_before_anything_is_written(track, message, tmp_path):
     with pytest.raises(sec.SecateursError, match=message):
         study(track=track, directory=tmp_path / "s")
     assert not (tmp_path / "s").exists()

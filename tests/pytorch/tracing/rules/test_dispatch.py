@@ -25,7 +25,7 @@ def test_pointwise_operations_that_have_no_rule_are_known_by_their_tag():
     assert found == {"first": 6}
 
 
-def test_in_place_is_its_twin_and_a_copy():
+def test_in_place_operations_are_their_functional_variant_and_a_copy():
     model = Does(lambda h: h.cumsum_(0)).eval()  # along the images: channels are apart
     x = torch.randn(4, 3)
     small = sec.delete_channels(model, {"first": [1, 4]}, x)
@@ -35,7 +35,7 @@ def test_in_place_is_its_twin_and_a_copy():
         torch.testing.assert_close(small(x), h @ model.last.weight[:, kept].T + model.last.bias)
 
 
-def test_an_operation_that_nobody_knows_freezes_what_it_touches_and_says_which():
+def test_an_unknown_operation_freezes_its_operands_and_is_named():
     found, network = groups(lambda h: torch.linalg.matrix_exp(h[:, None] * h[..., None])[:, 0])
     assert found == {}
     (reason,) = (why for why in network.frozen_for if "linalg_matrix_exp" in why)

@@ -52,7 +52,7 @@ def plain_and_normed(groups, dim):
 
 @pytest.mark.parametrize("dim", [0, 2])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_weight_norm_holds_nothing_back(groups, dim):
+def test_weight_norm_freezes_nothing(groups, dim):
     plain, normed = plain_and_normed(groups, dim)
     x = torch.randn(2, 4, 20)
     networks = [sec.trace(model, x) for model in (plain, normed)]

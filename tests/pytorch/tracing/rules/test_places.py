@@ -50,7 +50,7 @@ TAKES = {
 
 
 @pytest.mark.parametrize("take", TAKES)
-def test_what_may_go_leaves_places_what_they_were(take):
+def test_removable_channels_leave_positions_unchanged(take):
     model = Taken(TAKES[take]).eval()
     network = sec.trace(model, X)
     offered = {

@@ -150,7 +150,7 @@ def test_by_hand_a_deformable_convolution_without_a_channel_is_one_that_reads_ze
     assert torch.allclose(small(IMAGE), model(IMAGE), atol=1e-5)
 
 
-def test_channels_with_offsets_of_their_own_stay():
+def test_channels_with_their_own_offsets_are_frozen():
     network = sec.trace(Deforming(offset_groups=2), IMAGE)
     reasons = " ".join(reason for f in network.frozen for reason in f.reasons)
     assert "offsets of their own" in reasons
