@@ -100,7 +100,14 @@ def _call(model: nn.Module, batch: CalibrationBatch) -> None:
 
 
 def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:
-    """Re-estimate batch-normalisation statistics on these images: the plain mean over batches."""
+    """Re-estimate batch-normalisation statistics on these images: the plain mean over batches.
+
+    Batches of one are skipped, since a normalisation may have one value of each channel then; where
+    nothing else is given, the statistics stay as they are.
+    """
+    batches = [batch for batch in batches if len(batch) > 1]
+    if not batches:
+        return
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm)]
     norms = [one for one in norms if one.running_mean is not None]
     momenta = [one.momentum for one in norms]
@@ -109,8 +116,7 @@ def recalibrate_(model: nn.Module, batches: Sequence[CalibrationBatch]) -> None:
         norm.momentum = None  # a cumulative average, in PyTorch
         norm.train()
     for batch in batches:
-        if len(batch) > 1:
-            _call(model, batch)
+        _call(model, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
