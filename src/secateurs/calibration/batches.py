@@ -213,42 +213,52 @@ def _slice(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _check(given: tuple[Any, Any], like: Any, where: str, needs_labels: bool) -> CalibrationBatch:
-    images = _each(given[0], as_array)
+    images = _with_names(_each(given[0], as_array), like, where)
     marks = None if given[1] is None else as_array(given[1])
     received, expected = _arrays(images), _arrays(like)
     named = isinstance(like, Mapping)
-    if named and not isinstance(images, Mapping):
-        if len(expected) > 1 or len(received) != 1:
-            raise DataError(
-                f"{where}: expected a dictionary of {', '.join(map(str, like))}, as the network "
-                f"was traced with; received {_describe(images)}. Pass data=({{"
-                + ", ".join(f"{name!r}: ..." for name in like)
-                + "}, labels)."
-            )
-        images = dict(zip(like, received, strict=True))
     if len(received) != len(expected) or (named and set(images) != set(like)):
         raise DataError(_other_inputs(like, images, where))
     if named:
         received = [images[key] for key in like]
     for array, example in zip(received, expected, strict=True):
         _check_images(array, example, where)
-    count = len(received[0])
-    if marks is None and needs_labels:
+    if marks is not None:
+        _check_labels(marks, len(received[0]), where)
+    elif needs_labels:
         raise DataError(
             f"{where}: expected labels; received images alone. {FIX}, or a loss= that needs none."
         )
-    if marks is not None and marks.dtype.kind not in "biuf":
+    return CalibrationBatch(images, marks)
+
+
+def _with_names(images: Any, like: Any, where: str) -> Any:
+    """A single array under the name of the single input that the network was traced with."""
+    if not isinstance(like, Mapping) or isinstance(images, Mapping):
+        return images
+    received = _arrays(images)
+    if len(_arrays(like)) > 1 or len(received) != 1:
+        raise DataError(
+            f"{where}: expected a dictionary of {', '.join(map(str, like))}, as the network "
+            f"was traced with; received {_describe(images)}. Pass data=({{"
+            + ", ".join(f"{name!r}: ..." for name in like)
+            + "}, labels)."
+        )
+    return dict(zip(like, received, strict=True))
+
+
+def _check_labels(marks: NDArray[Any], count: int, where: str) -> None:
+    if marks.dtype.kind not in "biuf":
         raise DataError(
             f"{where}: expected labels that are numbers; received {marks.dtype}. Number the "
             "classes from 0."
         )
-    if marks is not None and (marks.ndim == 0 or len(marks) != count):
+    if marks.ndim == 0 or len(marks) != count:
         raise DataError(
             f"{where}: expected {count} labels, one an image; received shape {marks.shape}"
         )
-    if marks is not None and marks.dtype.kind == "f" and not np.isfinite(marks).all():
+    if marks.dtype.kind == "f" and not np.isfinite(marks).all():
         raise DataError(f"{where}: expected finite labels; received NaN or infinity")
-    return CalibrationBatch(images, marks)
 
 
 def _other_inputs(like: Any, images: Any, where: str) -> str:

@@ -96,22 +96,31 @@ class Origins:
 def _origins(
     step: int, effect: Effect, below: Sequence[tuple[Origin, ...]], live: Sequence[int]
 ) -> tuple[Origin, ...]:
-    pooled = [number for number in live if below[number]]
     match effect:
         case Effect.MOVES:
             return below[0] if below else ()
         case Effect.POOLS:
             return (below[0] or (Origin(step, 0),)) if below else ()
-        case Effect.JOINS:
-            parts = [below[number] or (Origin(step, number),) for number in live if pooled]
-        case Effect.ADDS | Effect.CHOOSES:
-            lone = effect is Effect.CHOOSES and len(live) < 2
-            parts = [] if lone or pooled != list(live) else [below[number] for number in live]
-        case Effect.SCALES:
-            parts = [below[pooled[0]]] if len(pooled) == 1 else []
+        case Effect.JOINS | Effect.ADDS | Effect.CHOOSES | Effect.SCALES:
+            parts = _of_several(step, effect, below, live)
         case _:
             parts = []
     return tuple(dict.fromkeys(origin for part in parts for origin in part))
+
+
+def _of_several(
+    step: int, effect: Effect, below: Sequence[tuple[Origin, ...]], live: Sequence[int]
+) -> list[tuple[Origin, ...]]:
+    """Origins of a result of several operands, for each operand that it takes them from."""
+    pooled = [number for number in live if below[number]]
+    if effect is Effect.JOINS:  # operands side by side: those that are read as they are, too
+        return [below[number] or (Origin(step, number),) for number in live if pooled]
+    if effect is Effect.SCALES:
+        return [below[pooled[0]]] if len(pooled) == 1 else []
+    is_lone = effect is Effect.CHOOSES and len(live) < 2
+    if is_lone or pooled != list(live):
+        return []
+    return [below[number] for number in live]
 
 
 def activations_read(

@@ -171,10 +171,7 @@ class Network:
         A grid belongs to attention if it takes part in a product of two activations, neither of
         them a weight. The larger the step between its channels, the further out the side.
         """
-        weights = {t.layer for t in self.tensors.values() if t.is_parameter and len(t.shape) > 1}
-        products = [c.macs.axes for c in self.contractions if c.layer not in weights]
-        units = [units for axes in products for units in axes]
-        rows = self.solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
+        rows = self._atoms_of_activation_products()
         along: dict[tuple[str, int], list[tuple[int, str]]] = {}
         for group in groups:
             if len(group) < 2 or not np.isin(group.channels, rows).any():
@@ -191,6 +188,14 @@ class Network:
                 side = SIDES[len(order)][order.index(group.name)]
                 names[group.name] = f"{member.layer}.{side}"
         return names
+
+    def _atoms_of_activation_products(self) -> Ids:
+        """Atoms along the axes of products of two activations, as attention makes."""
+        weights = {t.layer for t in self.tensors.values() if t.is_parameter and len(t.shape) > 1}
+        products = [c.macs.axes for c in self.contractions if c.layer not in weights]
+        units = [units for axes in products for units in axes]
+        atoms: Ids = self.solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
+        return atoms
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:

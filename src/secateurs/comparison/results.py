@@ -103,21 +103,16 @@ class Results:
         other = against or (names[0] if names else "")
         if against is not None and against not in names:
             raise UnknownNameError(f"compare: no strategy {against!r}{nearest(against, names)}")
-        found = {
-            (one["strategy"], one["amount"], one["seed"]): one["accuracy"]
-            for one in self.rows
-            if not one["failure"]
-        }
-        cells = dict.fromkeys((name, amount) for name, amount, _ in found if name != other)
+        found: dict[tuple[str, float], dict[int, float]] = {}
+        for row in self.rows:
+            if not row["failure"]:
+                by_seed = found.setdefault((row["strategy"], row["amount"]), {})
+                by_seed[row["seed"]] = row["accuracy"]
         rows = []
-        for name, amount in cells:
-            seeds = [seed for n, a, seed in found if (n, a) == (name, amount)]
-            pairs = [
-                found[name, amount, seed] - found[other, amount, seed]
-                for seed in seeds
-                if (other, amount, seed) in found
-            ]
-            if pairs:
+        for (name, amount), by_seed in found.items():
+            theirs = found.get((other, amount), {})
+            pairs = [value - theirs[seed] for seed, value in by_seed.items() if seed in theirs]
+            if pairs and name != other:
                 row = {"strategy": name, "against": other, "amount": amount}
                 rows.append(row | _interval(pairs, self.metric))
         return rows

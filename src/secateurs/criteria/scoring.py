@@ -170,14 +170,8 @@ def _gather(
     network: Network, criteria: Sequence[Criterion], data: Any, loss: Any
 ) -> CalibrationStatistics:
     demanding = [criterion for criterion in criteria if criterion.needs & Need.DATA]
-    demanded_by = ", ".join(criterion.name for criterion in demanding)
     if demanding and data is None:
-        labels = any(criterion.needs & Need.LOSS for criterion in demanding)
-        wanted = "data=(images, labels)" if labels else "data=images"
-        raise DataError(
-            f"{demanded_by}: expected calibration data; received none. Pass {wanted}, arrays or an "
-            "iterable of batches; or take a criterion that looks at weights alone, such as 'l1'."
-        )
+        raise DataError(_lacks_data(demanding))
     needs = reduce(or_, (criterion.needs for criterion in criteria), Need.NOTHING)
     if data is not None:
         needs = reduce(or_, (criterion.with_data for criterion in criteria), needs)
@@ -186,6 +180,16 @@ def _gather(
         return CalibrationStatistics()
     names = ", ".join(criterion.name for criterion in demanding)
     return collect_statistics(network, needs, data, loss=loss, caller=names)
+
+
+def _lacks_data(demanding: Sequence[Criterion]) -> str:
+    names = ", ".join(criterion.name for criterion in demanding)
+    labels = any(criterion.needs & Need.LOSS for criterion in demanding)
+    wanted = "data=(images, labels)" if labels else "data=images"
+    return (
+        f"{names}: expected calibration data; received none. Pass {wanted}, arrays or an "
+        "iterable of batches; or take a criterion that looks at weights alone, such as 'l1'."
+    )
 
 
 def _scores(

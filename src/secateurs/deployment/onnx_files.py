@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,24 +84,13 @@ def fold_(model: Any) -> int:
     makers = {name: node for node in graph.node for name in node.output}
     folded = 0
     for node in list(graph.node):
-        if node.op_type != "BatchNormalization":
-            continue
-        source = makers.get(node.input[0])
+        source = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         if source is None or source.op_type != "Conv" or readers[node.input[0]] != 1:
             continue
         if any(name not in values for name in (*node.input[1:5], *source.input[1:])):
             continue
-        scale, shift, mean, variance = (
-            numpy_helper.to_array(values[name]) for name in node.input[1:5]
-        )
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        weight = numpy_helper.to_array(values[source.input[1]])
-        bias: NDArray[Any] = np.zeros(len(weight), weight.dtype)
-        if len(source.input) > 2:
-            bias = numpy_helper.to_array(values[source.input[2]])
-        weight, bias = _fold(weight, bias, scale, shift, mean, variance, epsilon)
         names = [f"{source.input[1]}_folded_{folded}", f"{source.input[1]}_shift_{folded}"]
-        for name, array in zip(names, (weight, bias), strict=True):
+        for name, array in zip(names, _fold_nodes(source, node, values), strict=True):
             values[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
             graph.initializer.append(values[name])
         del source.input[1:]
@@ -111,6 +101,21 @@ def fold_(model: Any) -> int:
         folded += 1
     _drop_unread(graph)
     return folded
+
+
+def _fold_nodes(
+    convolution: Any, norm: Any, values: Mapping[str, Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weight and bias of a convolution with the normalisation behind it folded in."""
+    from onnx import numpy_helper
+
+    scale, shift, mean, variance = (numpy_helper.to_array(values[name]) for name in norm.input[1:5])
+    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+    weight = numpy_helper.to_array(values[convolution.input[1]])
+    bias: NDArray[Any] = np.zeros(len(weight), weight.dtype)
+    if len(convolution.input) > 2:
+        bias = numpy_helper.to_array(values[convolution.input[2]])
+    return _fold(weight, bias, scale, shift, mean, variance, epsilon)
 
 
 def _fold(

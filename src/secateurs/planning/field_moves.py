@@ -50,6 +50,39 @@ class Move:
         return set(self.levels[0])
 
 
+@dataclass(frozen=True)
+class _Equation:
+    """How many indices go from one axis of a tensor: so many for each channel of its groups.
+
+    Attributes:
+        terms: (group, indices along the axis per channel).
+        total: indices that go.
+    """
+
+    terms: tuple[tuple[str, int], ...]
+    total: int
+
+    def substitute(self, known: Mapping[str, int]) -> _Equation:
+        """The same with what is known of some groups taken to the other side."""
+        left = tuple((name, each) for name, each in self.terms if name not in known)
+        gone = sum(each * known[name] for name, each in self.terms if name in known)
+        return _Equation(left, self.total - gone)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it says alone how many channels go, or that no number of them fits."""
+        return self.total == 0 or len(self.terms) < 2
+
+    def counts(self) -> dict[str, int] | None:
+        """Group -> channels that go, where that is decided; None if no number fits."""
+        if self.total == 0:
+            return {name: 0 for name, _ in self.terms}
+        if not self.terms:
+            return None
+        ((name, each),) = self.terms
+        return {name: self.total // each} if self.total > 0 and self.total % each == 0 else None
+
+
 class Lengths:
     """Lengths of the axes of a network's tensors as functions of its groups' channel counts."""
 
@@ -85,29 +118,25 @@ class Lengths:
         known: dict[str, int] = {}
         while sums:
             left = []
-            for terms, total in sums:
-                open_terms = [(name, each) for name, each in terms if name not in known]
-                rest = total - sum(each * known[name] for name, each in terms if name in known)
-                if not open_terms and rest:
+            for equation in sums:
+                remaining = equation.substitute(known)
+                if not remaining.is_decided:
+                    left.append(equation)
+                    continue
+                counts = remaining.counts()
+                if counts is None or not self._keeps_a_channel(counts):
                     return None
-                if rest == 0:
-                    known.update({name: 0 for name, _ in open_terms})
-                elif len(open_terms) == 1:
-                    name, each = open_terms[0]
-                    if rest % each or not 0 < rest // each < len(self.network.group(name)):
-                        return None
-                    known[name] = rest // each
-                else:
-                    left.append((terms, total))
+                known.update(counts)
             if len(left) == len(sums):
                 return None
             sums = left
         return {name: count for name, count in known.items() if count}
 
-    def _sums(
-        self, shapes: _Shapes, idle: Collection[str]
-    ) -> list[tuple[list[tuple[str, int]], int]] | None:
-        """([(group, indices per channel)], indices removed), one for each axis of a tensor."""
+    def _keeps_a_channel(self, counts: Mapping[str, int]) -> bool:
+        return all(count < len(self.network.group(name)) for name, count in counts.items())
+
+    def _sums(self, shapes: _Shapes, idle: Collection[str]) -> list[_Equation] | None:
+        """One equation for each axis of a tensor; None where no cut gives these shapes."""
         sums = []
         for tensor in self.network.tensors.values():
             built = next((shapes[n] for n in (tensor.name, *tensor.aliases) if n in shapes), None)
@@ -117,10 +146,10 @@ class Lengths:
                 return None
             for axis, (length, left) in enumerate(zip(tensor.shape, built, strict=True)):
                 along = self._along.get((tensor.name, axis), [])
-                terms = [(name, each) for name, each in along if name not in idle]
+                terms = tuple((name, each) for name, each in along if name not in idle)
                 if left > length or (left < length and not terms):
                     return None
-                sums.append((terms, length - left))
+                sums.append(_Equation(terms, length - left))
         return sums
 
     def along(self, shapes: _Shapes) -> set[str]:
@@ -255,28 +284,36 @@ def _move(lengths: Lengths, levels: tuple[Fields, ...], groups: frozenset[str]) 
 
 def _together(leader: str, numbers: Fields) -> Iterator[list[str]]:
     """Yield sets of fields to try together, the leader alone first (except for heads)."""
-    scope = leader.split(".")[:-1]
-    if scope and leader.rpartition(".")[2].isdecimal():
-        scope = scope[:-1]
-    near = [path for path in numbers if _scope_of(path) == scope and path != leader]
+    near = _beside(leader, numbers)
     heads = [path for path in near if _HEADS.search(path)]
-    place = leader.rpartition(".")[2]
-    beside = [path for path in heads if place.isdecimal() and path.endswith(f".{place}")]
     if _HEADS.search(leader):
         if heads:
             yield [leader, *heads]
         yield [leader]
         return
+    alike = [p for p in near if numbers[p] == numbers[leader] and p not in heads]
+    heads = _same_entry(leader, heads) or heads
     yield [leader]
     if heads:
-        yield [leader, *(beside or heads)]
-    alike = [p for p in near if numbers[p] == numbers[leader] and p not in heads]
+        yield [leader, *heads]
     for other in alike if len(alike) > 1 else ():
         yield [leader, other]
     if alike:
         yield [leader, *alike]
-        if heads:
-            yield [leader, *alike, *(beside or heads)]
+    if alike and heads:
+        yield [leader, *alike, *heads]
+
+
+def _beside(leader: str, numbers: Fields) -> list[str]:
+    """The other fields of the same part of the configuration, or of the same list in it."""
+    scope = _scope_of(leader)
+    return [path for path in numbers if _scope_of(path) == scope and path != leader]
+
+
+def _same_entry(leader: str, paths: Sequence[str]) -> list[str]:
+    """Of entries of other lists, those at the leader's place in its own list."""
+    place = leader.rpartition(".")[2]
+    return [path for path in paths if place.isdecimal() and path.endswith(f".{place}")]
 
 
 def _scope_of(path: str) -> list[str]:
@@ -293,16 +330,20 @@ def _ladders(paths: Sequence[str], numbers: Fields) -> Iterator[tuple[Fields, ..
             yield tuple({paths[0]: values[0] * part / _PARTS} for part in parts)
         return
     whole = [int(value) for value in values]
-    common = gcd(*whole)
-    if len(set(whole)) > 1:
-        if common > 1:
-            yield tuple(
-                {path: value * part // common for path, value in zip(paths, whole, strict=True)}
-                for part in range(common - 1, 0, -1)
-            )
-        return
-    first = whole[0]
-    heads = {int(n) for p, n in numbers.items() if _HEADS.search(p) and first % n == 0}
-    for step in sorted({*_STEPS, *(first // n for n in heads), first // 2, first // 4}):
-        if 0 < step < first:
-            yield tuple(dict.fromkeys(paths, first - taken) for taken in range(step, first, step))
+    if len(set(whole)) == 1:
+        yield from _equal_ladders(paths, whole[0], numbers)
+    elif (common := gcd(*whole)) > 1:
+        yield tuple(
+            {path: value * part // common for path, value in zip(paths, whole, strict=True)}
+            for part in range(common - 1, 0, -1)
+        )
+
+
+def _equal_ladders(
+    paths: Sequence[str], value: int, numbers: Fields
+) -> Iterator[tuple[Fields, ...]]:
+    """The same of fields of one value, by steps of several sizes; heads that divide it are one."""
+    heads = {int(n) for p, n in numbers.items() if _HEADS.search(p) and value % n == 0}
+    for step in sorted({*_STEPS, *(value // n for n in heads), value // 2, value // 4}):
+        if 0 < step < value:
+            yield tuple(dict.fromkeys(paths, value - taken) for taken in range(step, value, step))

@@ -239,23 +239,36 @@ def _narrow_multiples(
         return {}, timed
     near_enough = room ** (1 / len(kinds))  # the kinds' slowdowns multiply
     for smaller in sorted((m for m in MULTIPLES if m < multiple), reverse=True):
-        tried = {}
-        for kind in [kind for kind in kinds if found[kind] == _next_above(smaller)]:
-            cut = _half(network, {**found, kind: smaller}, seed)
-            of_kind = [name for name in cut.channels if of_groups[name] == kind]
-            # Widths that are multiples of the larger number by chance are no evidence.
-            if any(_width(network, cut, name) % found[kind] for name in of_kind):
-                tried[kind] = cut
+        tried = _narrower_by_kind(network, found, smaller, of_groups, seed)
         if not tried:
             break
         cuts = [_half(network, found, seed), *tried.values()]
         timings = bench.times(cuts, repeats=15)
         timed += zip(cuts, timings, strict=True)
         costs = [t.ratio / network.macs(cut) for cut, t in zip(cuts, timings, strict=True)]
-        for kind, cost in zip(tried, costs[1:], strict=True):
-            if cost <= near_enough * costs[0]:
-                found[kind] = smaller
+        fast = [
+            k for k, cost in zip(tried, costs[1:], strict=True) if cost <= near_enough * costs[0]
+        ]
+        found.update(dict.fromkeys(fast, smaller))
     return {kind: m for kind, m in found.items() if m < multiple}, timed
+
+
+def _narrower_by_kind(
+    network: Network,
+    found: Mapping[str, int],
+    smaller: int,
+    of_groups: Mapping[str, str],
+    seed: int,
+) -> dict[str, Cut]:
+    """Kind of group -> a cut with it alone at the smaller multiple, where that is other widths."""
+    tried = {}
+    for kind in [kind for kind in found if found[kind] == _next_above(smaller)]:
+        cut = _half(network, {**found, kind: smaller}, seed)
+        of_kind = [name for name in cut.channels if of_groups[name] == kind]
+        # Widths that are multiples of the larger number by chance are no evidence.
+        if any(_width(network, cut, name) % found[kind] for name in of_kind):
+            tried[kind] = cut
+    return tried
 
 
 def _width(network: Network, cut: Cut, group: str) -> int:

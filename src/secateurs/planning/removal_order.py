@@ -318,13 +318,17 @@ def list_allowed(network: Network, skip: Sequence[str]) -> list[Group]:
         if len(group) > 1 and not any(fnmatch.filter(of_group, pattern) for pattern in skip)
     ]
     if not allowed:
-        why = "; ".join(dict.fromkeys(r for frozen in network.frozen for r in frozen.reasons))
-        raise ModelError(
-            f"{network.name}: expected channels that can be pruned; there are none"
-            f"{' besides those skipped' if network.groups else ''}. Frozen because: "
-            f"{why or 'no weights'}"
-        )
+        raise ModelError(_nothing_to_prune(network))
     return allowed
+
+
+def _nothing_to_prune(network: Network) -> str:
+    why = "; ".join(dict.fromkeys(r for frozen in network.frozen for r in frozen.reasons))
+    return (
+        f"{network.name}: expected channels that can be pruned; there are none"
+        f"{' besides those skipped' if network.groups else ''}. Frozen because: "
+        f"{why or 'no weights'}"
+    )
 
 
 def _scores_of(group: Group, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:

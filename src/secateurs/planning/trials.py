@@ -148,35 +148,27 @@ class Trials:
 
     def _meet(self, rest: Budget) -> Trial:
         """Plan, measure the result, and plan again with the observed error."""
-        shop = self._workshop
-        factors = {name: shop.units[name].aim for name in shop.units_to_correct}
-        history: dict[str, list[tuple[float, float]]] = {name: [] for name in factors}
+        aims = _Aims(
+            {name: self._workshop.units[name].aim for name in self._workshop.units_to_correct}
+        )
         found: list[tuple[float, Trial]] = []  # (largest measured share of a limit, trial)
-        planned = dict(factors)
         for _ in range(_REPLANS):
             try:
-                trial = self._sketch(self._scale(rest, factors))
+                trial = self._sketch(self._scale(rest, aims.factors))
             except BudgetError:
                 if any(trial.holds for _, trial in found):
                     break
                 if found:  # no plan goes so low; one half of the way there may exist
-                    factors = {name: (one + planned[name]) / 2 for name, one in factors.items()}
+                    aims.go_half_way_back()
                     continue
                 trial = self._sketch_within_tolerance(rest)
-            planned = dict(factors)
-            shares = {name: trial.measured[name] / shop.limits[name] for name in factors}
+            shares = {n: trial.measured[n] / self._workshop.limits[n] for n in aims.factors}
             largest = max(shares.values())
             repeats_itself = any(trial.cut == earlier.cut for _, earlier in found)
             found.append((largest, trial))
             if trial.holds and (repeats_itself or 1 - _NEAR <= largest <= 1):
                 break
-            if repeats_itself:  # between two possible widths: take the smaller
-                factors = {name: factor * _STEP_DOWN for name, factor in factors.items()}
-                continue
-            for name, share in shares.items():
-                history[name].append((factors[name], share))
-                if share == largest or share > 1:  # limits with room to spare keep their factor
-                    factors[name] = _next_factor(history[name], shop.units[name].aim)
+            aims.learn(shares, repeats_itself=repeats_itself)
         nearest = _nearest_of(found)
         return self._complete(nearest) if nearest.holds else nearest
 
@@ -321,6 +313,47 @@ def _nearest_of(found: Sequence[tuple[float, Trial]]) -> Trial:
     if below:
         return max(below, key=lambda pair: pair[0])[1]
     return min(found, key=lambda pair: pair[0])[1]
+
+
+@dataclass(slots=True)
+class _Aims:
+    """Which share of each limit to plan for, so that the measured result comes out within it.
+
+    Attributes:
+        aims: limit -> share of it that results are to have.
+        factors: limit -> share of it to plan for next.
+    """
+
+    aims: Mapping[str, float]
+    factors: dict[str, float] = field(init=False)
+    _planned: dict[str, float] = field(init=False)
+    _history: dict[str, list[tuple[float, float]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.factors = dict(self.aims)
+        self._planned = dict(self.aims)
+        self._history = {name: [] for name in self.aims}
+
+    def go_half_way_back(self) -> None:
+        """Plan next for what lies between these factors and the last ones that had a plan."""
+        self.factors = {name: (one + self._planned[name]) / 2 for name, one in self.factors.items()}
+
+    def learn(self, shares: Mapping[str, float], *, repeats_itself: bool) -> None:
+        """Choose the next factors by what a plan came out as.
+
+        Args:
+            shares: limit -> measured share of it.
+            repeats_itself: whether the plan was one that had been made already.
+        """
+        self._planned = dict(self.factors)
+        if repeats_itself:  # between two possible widths: take the smaller
+            self.factors = {name: factor * _STEP_DOWN for name, factor in self.factors.items()}
+            return
+        largest = max(shares.values())
+        for name, share in shares.items():
+            self._history[name].append((self.factors[name], share))
+            if share == largest or share > 1:  # limits with room to spare keep their factor
+                self.factors[name] = _next_factor(self._history[name], self.aims[name])
 
 
 def _next_factor(found: Sequence[tuple[float, float]], aim: float) -> float:

@@ -87,12 +87,7 @@ class _Search:
 
     def search(self) -> dict[tuple[str, int], Ids]:
         """(tensor, axis) -> kept indices."""
-        pending = [
-            (name, axis)
-            for name, tensor in self.network.tensors.items()
-            for axis in range(len(tensor.shape))
-            if self.small[name].shape[axis] != tensor.shape[axis]
-        ]
+        pending = [place for place in self._places if self._is_shorter(*place)]
         open_ends = [place for place in pending if place[1] not in self._tensor(place[0]).axes]
         if open_ends:
             self._give_up(open_ends[0])
@@ -101,11 +96,16 @@ class _Search:
             pending = [p for p in pending if self._key(*p) not in self.known]
             if pending and not progress:
                 self._give_up(pending[0])
-        return {
-            (name, axis): self._list_kept(name, axis)
-            for name, tensor in self.network.tensors.items()
-            for axis in range(len(tensor.shape))
-        }
+        return {place: self._list_kept(*place) for place in self._places}
+
+    @property
+    def _places(self) -> list[tuple[str, int]]:
+        """Every axis of every tensor."""
+        tensors = self.network.tensors.items()
+        return [(name, axis) for name, tensor in tensors for axis in range(len(tensor.shape))]
+
+    def _is_shorter(self, name: str, axis: int) -> bool:
+        return bool(self.small[name].shape[axis] != self._tensor(name).shape[axis])
 
     def _tensor(self, name: str) -> Tensor:
         return self.network.tensors[name]

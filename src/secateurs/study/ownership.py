@@ -35,15 +35,7 @@ def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
             cannot be removed.
     """
     found = {path: known for name, known in patterns.items() for path in directory.glob(name)}
-    foreign = [path for path, known in found.items() if not _is_known(path, known)]
-    if foreign:
-        names = ", ".join(str(path.relative_to(directory)) for path in sorted(foreign)[:3])
-        raise StudyError(
-            f"{directory}: expected files that were written here before, to start over in their "
-            f"place; received something else, or something damaged, under the name of {names}"
-            f"{', ...' if len(foreign) > 3 else ''}. Nothing was removed. Move it away, or choose "
-            "another directory."
-        )
+    _check_ownership(directory, found)
     try:
         for path in found:
             path.unlink(missing_ok=True)
@@ -57,6 +49,18 @@ def remove_files(directory: Path, patterns: Mapping[str, Recognize]) -> None:
         with suppress(OSError):  # other files are in it
             folder.rmdir()
     remove_temporaries(directory)
+
+
+def _check_ownership(directory: Path, found: Mapping[Path, Recognize]) -> None:
+    foreign = [path for path, known in found.items() if not _is_known(path, known)]
+    if foreign:
+        names = ", ".join(str(path.relative_to(directory)) for path in sorted(foreign)[:3])
+        raise StudyError(
+            f"{directory}: expected files that were written here before, to start over in their "
+            f"place; received something else, or something damaged, under the name of {names}"
+            f"{', ...' if len(foreign) > 3 else ''}. Nothing was removed. Move it away, or choose "
+            "another directory."
+        )
 
 
 def _is_known(path: Path, known: Recognize) -> bool:
