@@ -1,4 +1,4 @@
-"""Where what took long to make is kept."""
+"""The folder for cached results."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def load_fashion_mnist(
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array in a gzipped IDX file of bytes, the format of MNIST.
+    """Read a gzipped IDX file of bytes, the format of MNIST.
 
     Raises:
         DataError: the file is missing, cut short, or holds something else.
@@ -102,7 +102,7 @@ def _from_openml() -> tuple[_Labelled, _Labelled]:
 
     try:
         fetched = fetch_openml("Fashion-MNIST", version=1, as_frame=False)
-    except OSError as error:  # urllib's errors are of that kind
+    except OSError as error:  # base class of urllib's errors
         raise DataError(
             f"fashion-mnist: {DEBIAN_FOLDER} is not there and OpenML cannot be reached ({error}); "
             f"apt install {DEBIAN_PACKAGE}, or connect once: what is fetched is kept"

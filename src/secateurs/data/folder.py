@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class."""
+"""Folders of images, with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def load_folder(
     *,
     grey: bool = False,
 ) -> Data:
-    """Images from ``path``; see ``secateurs.data.load``.
+    """Load images from ``path``; see ``secateurs.data.load``.
 
-    ``path`` holds a folder for each class; or a folder ``train`` of such folders, beside ``val``
-    or ``test`` or both. What is missing is taken out of the training images. ``grey`` gives one
-    channel, by the weights of ITU-R BT.601, as PIL does.
+    ``path`` holds one folder per class; or a folder ``train`` of such folders, beside ``val`` or
+    ``test`` or both. Missing splits are taken out of the training images. ``grey`` gives one
+    channel, with the weights of ITU-R BT.601, as in PIL.
 
     Raises:
         DataError: a file cannot be read, a class is empty, there is only one class, ...
@@ -77,7 +77,7 @@ def load_folder(
 
 
 def _parts(path: Path) -> dict[str, Path]:
-    """The folders of the splits: 'train' alone where ``path`` holds the classes themselves."""
+    """Folders of the splits: 'train' only, if ``path`` holds the classes themselves."""
     parts = {"train": path / "train"}
     for part, names in (("validation", VALIDATION_FOLDERS), ("test", TEST_FOLDERS)):
         found = [path / name for name in names if (path / name).is_dir()]
@@ -145,12 +145,12 @@ def _read_all(files: Sequence[Path], size: int, crop: float, grey: bool) -> NDAr
 
 
 def _room(shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """An array to fill: in memory, or in a nameless file where it would take too much of that."""
+    """Allocate an array: in memory, or memory-mapped to an unnamed file if it is large."""
     needed = int(np.prod(shape))
     if needed <= MOST_BYTES_IN_MEMORY:
         return np.empty(shape, np.uint8)
     # Not in the temporary folder, which is often in memory. The mapping keeps the file alive, and
-    # it is gone with the process, however that ends.
+    # the file disappears with the process, however that ends.
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

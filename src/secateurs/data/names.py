@@ -89,14 +89,15 @@ def load(
 
 @takes_as_annotated(DataError)
 def load_any(name: str, **options: Any) -> Data | tuple[Any, ...]:
-    """A data set by name, for a task that need not be to classify images.
+    """Load a data set by name, for any task.
 
     Args:
         name: as for ``load``; or ``package.module:function``, which returns (train, validation) or
-            (train, validation, test), each as ``iterate`` takes them: arrays, or batches of any
-            kind; or ``text:PATH``, a file of texts or a folder of such, a text each line.
-        **options: as for ``load``; a function is given those that it takes. Of texts, ``tokenizer``
-            is a directory with one, ``size`` the tokens of each, and ``masked`` hides some.
+            (train, validation, test), each as for ``iterate``: arrays, or batches of any kind; or
+            ``text:PATH``, a file of texts with one per line, or a folder of such files.
+        **options: as for ``load``; a function is passed those that it takes. For texts,
+            ``tokenizer`` is a directory with one, ``size`` is the number of tokens, and ``masked``
+            hides some tokens.
 
     Raises:
         DataError: the function returns something else.

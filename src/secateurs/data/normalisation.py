@@ -1,4 +1,4 @@
-"""How pixels become what a model was trained on: normalised, sized and cropped as it says."""
+"""Preprocessing of images for a model: normalisation, size and crop."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NAMES = ("data", "imagenet", "none")
 HALF = (0.5, 0.5, 0.5)
-"""The mean and the deviation that Inception, and most vision transformers, were trained with."""
+"""Mean and standard deviation of Inception and most vision transformers."""
 
 _BRIGHTEST = 255.0
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What a model expects of its images.
+    """Preprocessing that a model expects.
 
     Attributes:
-        mean: by channel, of pixels in [0, 1].
-        std: the same.
+        mean: mean for each channel, for pixels in [0, 1].
+        std: standard deviation for each channel.
         size: height and width in pixels.
         crop: share of the resized image's shorter side that the middle crop keeps, in (0, 1].
-        source: where that was said, for messages.
+        source: where these values are from, for messages.
     """
 
     mean: tuple[float, ...]
@@ -40,7 +40,7 @@ class Preprocessing:
 
     @property
     def as_text(self) -> str:
-        """MEAN/STD, as ``renormalise`` takes it."""
+        """The format MEAN/STD that ``renormalise`` reads."""
         return f"{_join_numbers(self.mean)}/{_join_numbers(self.std)}"
 
     def __str__(self) -> str:
@@ -52,17 +52,16 @@ class Preprocessing:
 
 @takes_as_annotated(DataError)
 def renormalise(data: Data, how: str) -> Data:
-    """The same data, normalised in another way.
+    """Normalise data in another way.
 
     Args:
-        data: in splits.
-        how: "data" takes the training pixels' own mean and deviation; "imagenet" those that
-            models of torchvision and most others were trained with; "none" gives pixels in [0, 1];
-            or MEAN/STD, such as "0.5/0.5" or "0.48,0.46,0.41/0.27,0.26,0.28", by channel, of
-            pixels in [0, 1].
+        data: the data set.
+        how: "data" uses the training pixels' own mean and standard deviation; "imagenet" those of
+            torchvision's models and most others; "none" gives pixels in [0, 1]; or MEAN/STD, such
+            as "0.5/0.5" or "0.48,0.46,0.41/0.27,0.26,0.28", by channel, for pixels in [0, 1].
 
     Raises:
-        DataError: it is nothing of the kind.
+        DataError: ``how`` is something else.
 
     Example:
         >>> import numpy as np
@@ -79,21 +78,21 @@ def renormalise(data: Data, how: str) -> Data:
     return with_mean_and_std(data, mean, std)
 
 
-normalised = renormalise  # its former name, which users may have written
+normalised = renormalise  # former name, kept for users' code
 
 
 @takes_as_annotated(DataError)
 def with_mean_and_std(data: Data, mean: Sequence[float], std: Sequence[float]) -> Data:
-    """The same data with this mean and deviation, of pixels in [0, 1], by channel or of all."""
+    """Normalise data with this mean and std, for pixels in [0, 1], by channel or for all."""
     channels = data.shape[0]
-    # Pixels that are bytes are normalised as bytes; others are as their user made them.
+    # Pixels stored as bytes are normalised as bytes; others are on the user's own scale.
     scale = _BRIGHTEST if data.train.pixels.dtype == np.uint8 else 1.0
     by_channel = _by_channel(mean, channels, "mean"), _by_channel(std, channels, "std")
     return data.rescale(by_channel[0] * scale, by_channel[1] * scale)
 
 
 def check(how: str) -> None:
-    """Raise ``DataError`` unless this says how to normalise."""
+    """Raise ``DataError`` unless ``how`` is valid for ``renormalise``."""
     if how != "data":
         _mean_and_std(how)
 

@@ -1,4 +1,4 @@
-"""Images from files, and images of another size."""
+"""Reading and resizing of image files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ SUFFIXES = frozenset(
 
 
 def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
-    """An image file as RGB pixels, shape (3, size, size).
+    """Read an image file as RGB pixels, shape (3, size, size).
 
-    The shorter side is scaled to ``size / crop``, and the middle is kept.
+    The shorter side is scaled to ``size / crop``, and the middle is cropped.
 
     Args:
-        path: the file.
-        size: height and width of what is kept, in pixels.
-        crop: which share of the shorter side that is, in (0, 1].
+        path: path of the file.
+        size: height and width of the crop, in pixels.
+        crop: share of the resized shorter side that the crop keeps, in (0, 1].
 
     Raises:
+        DataError: the file cannot be read as an image.
         DataError: the file cannot be read as an image.
     """
     whole = round(size / crop)
@@ -45,10 +46,10 @@ def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
 
 
 MANY_PIXELS = 32_000_000
-"""Images of more are decoded one at a time: each takes four bytes a pixel while it is."""
+"""Larger images are decoded one at a time, because decoding takes four bytes per pixel."""
 
 ORIENTATION = 0x0112
-"""The number that says how a camera was held."""
+"""EXIF tag of the camera's orientation."""
 
 _ONE_LARGE = threading.Lock()
 
@@ -59,18 +60,18 @@ def _alone_if_large(image: Image.Image) -> contextlib.AbstractContextManager[obj
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The middle square, upright, in RGB and scaled; the whole image is held once, not copied."""
-    image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG decode at less than full size
+    """The middle square in RGB, upright and resized; the whole image is held in memory once."""
+    image.draft("RGB", (2 * size, 2 * size))  # lets large JPEGs be decoded at reduced size
     turned = image.getexif().get(ORIENTATION, 1)
-    plain = image if image.mode in ("RGB", "L") else _as_rgb(image)  # these two scale as they are
+    plain = image if image.mode in ("RGB", "L") else _as_rgb(image)  # these modes can be resized
     fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR).convert("RGB")
-    # A square from the middle may be turned behind as well as before, and there it is small.
+    # A central square may be rotated after cropping as well as before, and it is small by then.
     fitted.getexif()[ORIENTATION] = turned
     return ImageOps.exif_transpose(fitted)
 
 
 def resize(pixels: Pixels, size: int | None) -> Pixels:
-    """Grey images of shape (N, 1, H, W) scaled to (N, 1, size, size); as they are where None."""
+    """Resize grey images of shape (N, 1, H, W) to (N, 1, size, size); None leaves them as is."""
     if size is None or pixels.shape[2:] == (size, size):
         return pixels
     out = np.empty((len(pixels), 1, size, size), pixels.dtype)
@@ -80,7 +81,7 @@ def resize(pixels: Pixels, size: int | None) -> Pixels:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip, to black or white
+    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip to black or white
         return Image.fromarray(_as_bytes(np.asarray(image))).convert("RGB")
     if image.mode == "P":
         return image.convert("RGBA").convert("RGB")
@@ -88,9 +89,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _as_bytes(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey levels of 16 bits, or given as numbers, as levels of 8 bits.
+    """Convert grey levels of 16 bits or floats to 8 bits.
 
-    Which scale they are of shows in the largest of them: 1 (of floats), 255 or 65,535.
+    The scale is inferred from the largest value: 1 (floats), 255 or 65,535.
     """
     least, largest = float(np.nanmin(levels)), float(np.nanmax(levels))
     if least < 0 or largest > 65_535 or not np.isfinite(levels).all():

@@ -1,4 +1,4 @@
-"""A progress bar for whoever is watching."""
+"""A progress bar for slow data loading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE_IN_SECONDS = 2.0
 
 
 def show_progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Pass ``items`` on; on a terminal a bar appears once that has taken two seconds."""
+    """Pass ``items`` on; on a terminal, a bar appears once this has taken two seconds."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""A data set in memory: three splits of labelled images, normalised as they are asked for."""
+"""Data sets in memory: three splits of labelled images with their normalisation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAIR = Kind(
     DataError,
 )
 VALUES_AT_A_TIME = 4_000_000
-"""Pixels that are summed over in one step of a split's statistics."""
+"""Number of pixels per step when a split's statistics are computed."""
 _MOST_CHANNELS = 4
 
 
@@ -34,8 +34,8 @@ class Split:
         pixels: Images of shape (M, C, H, W), uint8 or float32, which other splits may share.
         rows: Which of them are this split's, shape (N,).
         labels: The class of each image of this split, int64, shape (N,).
-        mean: Of the training split's pixels, by channel, shape (C,).
-        std: The same.
+        mean: Mean of the training split's pixels for each channel, shape (C,).
+        std: Their standard deviation, shape (C,).
     """
 
     pixels: Pixels
@@ -68,12 +68,12 @@ class Data:
     """Labelled images, split.
 
     Attributes:
-        name: As it was asked for.
-        classes: The classes' names; label 0 is the first.
-        shape: Of one image, (C, H, W).
-        train: What to train on.
-        validation: What to choose by.
-        test: What to report.
+        name: Name as requested.
+        classes: Names of the classes; label 0 is the first.
+        shape: Shape of one image, (C, H, W).
+        train: Training split.
+        validation: Split for choosing models.
+        test: Split for the final evaluation.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Data:
     test: Split
 
     def limit(self, limit: int, seed: int = 0) -> Data:
-        """The same data with a stratified subset of ``limit`` training images, for small studies.
+        """Keep a stratified subset of ``limit`` training images, for small studies.
 
-        The images are normalised by the subset, as it is all there is to train on.
+        Images are normalised with the subset's statistics, since training sees nothing else.
 
         Raises:
             DataError: ``limit`` is less than the number of classes.
@@ -98,7 +98,7 @@ class Data:
         return _normalise(replace(self, train=train))
 
     def rescale(self, mean: Floats32, std: Floats32) -> Data:
-        """The same data, normalised by this mean and deviation of its pixels, by channel."""
+        """Normalise with this mean and std of the pixels, each of shape (C,)."""
         return replace(
             self,
             **{
@@ -206,10 +206,10 @@ def _normalise(data: Data) -> Data:
 
 
 def _mean_and_std(split: Split) -> tuple[Floats32, Floats32]:
-    """By channel, a few rows at a time: the pixels may be a file larger than memory."""
+    """Mean and std by channel, in blocks of rows: pixels may be a file larger than memory."""
     channels = split.pixels.shape[1]
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
-    rows = np.sort(split.rows)  # so that a mapped file is read forwards
+    rows = np.sort(split.rows)  # so that a memory-mapped file is read sequentially
     step = max(1, VALUES_AT_A_TIME // int(np.prod(split.pixels.shape[1:])))
     for start in range(0, len(rows), step):
         some = (
@@ -223,12 +223,12 @@ def _mean_and_std(split: Split) -> tuple[Floats32, Floats32]:
         count += some.shape[1]
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)
-    flat = variance <= 1e-12 * np.maximum(mean**2, 1e-12)  # a channel that never changes
+    flat = variance <= 1e-12 * np.maximum(mean**2, 1e-12)  # a constant channel
     return mean.astype(np.float32), np.where(flat, 1, np.sqrt(variance)).astype(np.float32)
 
 
 def _check(where: str, images: Any, labels: Any) -> tuple[Pixels, Indices]:
-    """The user's arrays as (N, C, H, W) pixels and int64 labels."""
+    """Convert the user's arrays to (N, C, H, W) pixels and int64 labels."""
     try:
         pixels, classes = np.asarray(images), np.asarray(labels)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor with gradients

@@ -1,4 +1,4 @@
-"""Which image goes where: seeded, stratified, disjoint, and nothing left over."""
+"""Stratified random splits: seeded, disjoint and complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from secateurs.errors import DataError
 
 Indices = NDArray[np.int64]
 
-# Each use of a seed draws from a stream of its own.
+# Each use of a seed has a random stream of its own.
 _SPLIT_STREAM, _SUBSET_STREAM = 1, 2
 
 
@@ -84,7 +84,7 @@ def _at_least_one(share: float, number: int, spare: int) -> int:
 
 
 def _quotas(counts: Indices, limit: int) -> Indices:
-    """``limit`` shared out in proportion to ``counts``, none 0: largest remainders round up."""
+    """Divide ``limit`` in proportion to ``counts``, with none 0, by largest remainders."""
     exact = counts * (limit / counts.sum())
     quotas: Indices = np.maximum(1, np.floor(exact)).astype(np.int64)
     while quotas.sum() < limit:

@@ -1,4 +1,4 @@
-"""Texts out of files, made into tokens by a model's own tokenizer."""
+"""Texts from files, tokenized by a model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from secateurs.data.texts import Tokenizer, from_texts
 from secateurs.errors import DataError
 
 DEFAULT_LENGTH = 128
-"""Tokens of each text, at most, if nobody says."""
+"""Default limit on the tokens of each text."""
 
 MASKED_SHARE = 0.15
-"""Of the tokens, that a masked language model is asked for; Devlin et al., BERT, 2019."""
+"""Share of the tokens that a masked language model predicts; Devlin et al., BERT, 2019."""
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -32,18 +32,18 @@ TokenArrays = dict[str, NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts, and the class of each where there are some.
+    """Texts, with their classes if there are any.
 
     Attributes:
-        texts: one each.
-        labels: as the file names them; None where it names none.
+        texts: the texts.
+        labels: class of each text as named in the file; None if there are none.
     """
 
     texts: list[str]
     labels: list[Any] | None = None
 
     def rows(self, chosen: NDArray[np.int64]) -> Texts:
-        """Some of them."""
+        """Select some of them."""
         labels = None if self.labels is None else [self.labels[row] for row in chosen]
         return Texts([self.texts[row] for row in chosen], labels)
 
@@ -58,18 +58,19 @@ def load_texts(
     limit: int | None = None,
     masked: bool = False,
 ) -> tuple[TokenArrays, TokenArrays, TokenArrays]:
-    r"""(train, validation, test) of a file of texts, or of a folder of such files.
+    r"""Load (train, validation, test) from a file of texts, or a folder of such files.
 
     Args:
-        place: a ``.txt`` file, a text each line; a ``.jsonl`` file of objects with a ``text`` and
-            perhaps a ``label``; or a folder of these: ``train``, ``validation`` and ``test`` by
-            their names, or all of them together.
-        tokenizer: of Transformers.
-        length: tokens of each; shorter texts are filled up. None takes the longest's, 128 at most.
-        shares: of validation and test, taken out of the rest where no file has them.
-        seed: of these, and of what is masked.
-        limit: of the training texts.
-        masked: hide some of the tokens, which become the labels.
+        place: a ``.txt`` file with one text per line; a ``.jsonl`` file of objects with a ``text``
+            and optionally a ``label``; or a folder of these: named ``train``, ``validation`` and
+            ``test``, or otherwise joined.
+        tokenizer: a Transformers tokenizer.
+        length: number of tokens of each text; shorter ones are padded. None uses the longest
+            text's, at most 128.
+        shares: shares of validation and test, split off if there are no files for them.
+        seed: seed of the split and of masking.
+        limit: largest number of training texts.
+        masked: whether to hide some of the tokens, which become the labels.
 
     Raises:
         DataError: a file cannot be read, or there are too few texts.
@@ -99,7 +100,7 @@ def load_texts(
 
 
 def _read(place: Path) -> dict[str, Texts]:
-    """Part -> its texts; those of no part in particular are "all"."""
+    """Part -> its texts; those of no particular part are "all"."""
     if not place.exists():
         raise DataError(f"text:{place}: expected a file of texts or a folder of such; no such path")
     files = sorted(one for one in place.rglob("*") if one.suffix in _READ) or []
@@ -168,7 +169,7 @@ def _record(file: Path, number: int, line: str) -> dict[str, Any]:
 def _split(
     parts: dict[str, Texts], shares: tuple[float, float], seed: int, place: Path
 ) -> dict[str, Texts]:
-    """Train, validation and test, what is missing taken out of the training texts."""
+    """Split off missing parts from the training texts."""
     if "train" not in parts:
         raise DataError(f"text:{place}: expected training texts, in train.txt; received none")
     missing = [name for name in ("validation", "test") if name not in parts]
@@ -191,7 +192,7 @@ def _split(
 
 
 def _classes_of(parts: Mapping[str, Texts], place: Path) -> dict[str, int] | None:
-    """Label -> number of its class; None where there are no labels."""
+    """Label -> class number; None if there are no labels."""
     labelled = [part.labels for part in parts.values() if part.labels is not None]
     if not labelled:
         return None
@@ -205,13 +206,13 @@ def _classes_of(parts: Mapping[str, Texts], place: Path) -> dict[str, int] | Non
 
 
 def _longest(parts: Mapping[str, Texts], tokenizer: Tokenizer) -> int:
-    """Tokens of the longest text, 128 at most."""
+    """Number of tokens of the longest text, at most 128."""
     rows = from_texts(parts["train"].texts, tokenizer)
     return min(int(next(iter(rows.values())).shape[1]), DEFAULT_LENGTH)
 
 
 def _mask(arrays: TokenArrays, tokenizer: Any, seed: int) -> TokenArrays:
-    """The same with some tokens hidden, which are the labels; all others are passed over."""
+    """Hide some tokens, which become the labels; all others are ignored by the loss."""
     hidden = getattr(tokenizer, "mask_token_id", None)
     if hidden is None:
         raise DataError(
@@ -221,7 +222,7 @@ def _mask(arrays: TokenArrays, tokenizer: Any, seed: int) -> TokenArrays:
     tokens = arrays["input_ids"]
     special = np.isin(tokens, list(getattr(tokenizer, "all_special_ids", ())))
     draws = np.random.default_rng([7, seed]).random(tokens.shape) + special
-    # Of each text one at least: a loss over none would be no number.
+    # At least one per text, because a loss over no token is undefined.
     least = draws == draws.min(axis=1, keepdims=True)
     chosen = ((draws < MASKED_SHARE) | least) & ~special
     shown, labels = np.where(chosen, hidden, tokens), np.where(chosen, tokens, -100)

@@ -1,4 +1,4 @@
-"""Texts as batches that a language model takes."""
+"""Texts as batches for a language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateurs.arguments import format_value, is_labels, is_whole
 from secateurs.errors import DataError
 
 Tokenizer = Callable[..., Mapping[str, Any]]
-"""Of Transformers: (texts, padding=, truncation=, max_length=) -> names -> rows of numbers."""
+"""A Transformers tokenizer: (texts, padding=, truncation=, max_length=) -> name -> token rows."""
 
 
 def from_texts(
@@ -22,17 +22,17 @@ def from_texts(
     length: int | None = None,
     labels: Sequence[int] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
-    """Texts as arrays by name, for ``calibration=``, ``data=`` and ``iterate``.
+    """Tokenize texts to arrays by name, for ``calibration=``, ``data=`` and ``iterate``.
 
     Args:
-        texts: at least one.
-        tokenizer: of Transformers, with a padding token.
-        length: tokens of each; None takes the longest text's. What is longer is cut off.
-        labels: one for each text, to classify; None leaves them out.
+        texts: at least one text.
+        tokenizer: a Transformers tokenizer with a padding token.
+        length: number of tokens of each text; None uses the longest text's. Longer ones are cut.
+        labels: class of each text, for classification; None for none.
 
     Returns:
-        What the tokenizer gives, such as ``input_ids`` and ``attention_mask``, each of shape
-        (texts, length), and ``labels`` where there are some.
+        The tokenizer's outputs, such as ``input_ids`` and ``attention_mask``, each of shape
+        (texts, length), and ``labels`` if given.
 
     Raises:
         DataError: there are no texts, or the tokenizer cannot be used.

@@ -1,9 +1,9 @@
 """Rendered vehicles in eight colours: which is the predominant colour of the vehicle?
 
-The task of the document that Secateurs follows, whose photographs are unpublished. Each image is
-drawn from its number alone: a vehicle of some shape, size and view in paint of its class, in front
-of scenery of other colours, then light of some brightness and cast, noise and blur. It is
-difficult for the reasons it is difficult outside: silver in sunlight and white in shade are the
+The task is that of the document that Secateurs follows, whose photographs are unpublished. Each
+image is determined by its number: a vehicle of some shape, size and view, painted in a colour of
+its class, in front of scenery in other colours, then changed by light, noise and blur. It is
+difficult for the same reasons as real photographs: silver in sunlight and white in shade are the
 same grey, and only the scene tells them apart.
 
 Source: Travis Johnston, "Pruning ResNets for Fun and Profit" (Striveworks).
@@ -42,7 +42,7 @@ from secateurs.files import write_atomically
 
 IMAGES = 10_000
 SIZE = 64
-# Counted up whenever a change to the drawing changes the images.
+# Increased whenever a change of the drawing code changes the images.
 DRAWING = 1
 
 # Ranges of hue in degrees, saturation and value.
@@ -141,7 +141,7 @@ def _draw_vehicle(
 
 
 def _lit(image: Image.Image, random: Generator) -> NDArray[np.uint8]:
-    """The image in some light, through some camera; shape (H, W, 3)."""
+    """Apply random lighting and camera effects; returns shape (H, W, 3)."""
     if random.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.3)))
     pixels = np.asarray(image, np.float32) / 255
@@ -165,7 +165,7 @@ def _lit(image: Image.Image, random: Generator) -> NDArray[np.uint8]:
 
 
 def _cast(random: Generator) -> NDArray[np.float64]:
-    """How much of red, green and blue there is in the light."""
+    """Random strength of red, green and blue in the light."""
     if random.random() < 0.12:
         casts = [(1.2, 0.88, 0.55), (0.7, 0.88, 1.2), (0.85, 1.1, 0.85)]  # lamps, dusk, tubes
         return np.array(random.choice(casts))
@@ -191,9 +191,9 @@ def _draw_once(count: int, size: int) -> NDArray[np.uint8]:
 
 
 def _read(path: Path, shape: tuple[int, int, int, int]) -> NDArray[np.uint8] | None:
-    """What is in the cache; None where there is nothing, or nothing that can be used."""
+    """Read the cache; None if it is missing or unusable."""
     try:
-        # Opened here: np.load leaves a file that is no archive open.
+        # Opened here, because np.load does not close a file that is not an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             pixels: NDArray[np.uint8] = kept["pixels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -1,6 +1,6 @@
-"""Models to prune: ResNets with through layers, the vanilla CNN, and anybody's model by name.
+"""Models to prune: ResNets with through layers, a plain CNN, and other models by name.
 
-Only what is asked for is imported, so resolving a name needs no PyTorch. The generic
+Names are resolved lazily, so that looking one up needs no PyTorch. The generic
 ``build_resnet(depth, ...)`` stays in its module.
 """
 

@@ -1,4 +1,4 @@
-"""Models in directories that Transformers wrote: ``transformers:DIRECTORY``, ``hf:DIRECTORY``."""
+"""Models in directories saved by Transformers: ``transformers:DIRECTORY``, ``hf:DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def load_directory(place: Path, options: Mapping[str, Any] | None = None) -> Any:
-    """The model in a directory that ``save_pretrained`` wrote, with its weights.
+    """Load the model in a directory that ``save_pretrained`` wrote, with its weights.
 
     Args:
-        place: the directory. Nothing is looked for anywhere else, and nothing is fetched.
-        options: none are taken: the directory says all.
+        place: the directory. Nothing outside it is read, and nothing is downloaded.
+        options: must be empty: the directory defines everything.
 
     Raises:
         UnknownNameError: there is no such directory, or Transformers is not installed.
-        ModelError: it holds no model, or one whose code is not in Transformers.
+        ModelError: it holds no model, or one whose code is not part of Transformers.
     """
     if options:
         raise ModelError(
@@ -47,14 +47,14 @@ def load_directory(place: Path, options: Mapping[str, Any] | None = None) -> Any
         return _load_cut(found, place, plain)
     try:
         return found.from_pretrained(place, local_files_only=True).eval()
-    except Exception as error:  # its validators raise kinds of their own
+    except Exception as error:  # its validators raise exceptions of their own
         raise ModelError(
             f"{place}: cannot be loaded as a {kind}: {' '.join(str(error).split())[:300]}"
         ) from error
 
 
 def _load_cut(kind: Any, place: Path, fields: dict[str, Any]) -> Any:
-    """A model whose layers have widths of their own: the dense one, cut again, with its weights."""
+    """Load a cut model: build the dense one, apply the cut, and load the weights."""
     from secateurs.backends import backend_named
     from secateurs.channels.cut import Cut
     from secateurs.channels.proof import keep_report_, report_of

@@ -1,4 +1,4 @@
-"""Anybody's function by name: ``package.module:function``, with the options it takes."""
+"""Users' functions by name: ``package.module:function``, called with the options they take."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def call_factory(
     hints: Mapping[str, Any],
     failure: type[SecateursError],
 ) -> Any:
-    """What the function ``package.module:function`` returns.
+    """Call the function ``package.module:function`` and return its result.
 
-    The working directory can be imported from while it runs.
+    The working directory is importable while it runs.
 
     Args:
         name: ``package.module:function``.
-        options: What the user asked for; the function must take all of it.
-        hints: What is known anyway; passed where the function has a parameter of that name.
-        failure: The error to raise where the options do not fit.
+        options: Options that the user gave; the function must take all of them.
+        hints: Known facts; passed if the function has a parameter of that name.
+        failure: Error class for options that do not fit.
 
     Raises:
-        UnknownNameError: no such module, or nothing of that name in it.
-        SecateursError: of the kind ``failure``, where the function raises something.
+        UnknownNameError: no such module, or no such function in it.
+        SecateursError: of class ``failure``, if the function raises.
     """
     with _working_directory_importable():
         factory = find_factory(name)
@@ -52,19 +52,18 @@ def call_factory(
 
 
 def function_named(name: str) -> Callable[..., Any]:
-    """``find_factory``, with the working directory to import from."""
+    """``find_factory`` with the working directory importable."""
     with _working_directory_importable():
         return find_factory(name)
 
 
 def find_factory(name: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` or ``path/to/file.py:function`` names.
+    """Find the function that ``package.module:function`` or ``path/to/file.py:function`` names.
 
-    A file's only function need not be named: ``path/to/file.py``.
+    The name of a file's only function may be omitted: ``path/to/file.py``.
 
     Raises:
-        UnknownNameError: no such module or file, nothing of that name in it, or it cannot be
-            imported.
+        UnknownNameError: no such module or file, no such function in it, or it cannot be imported.
     """
     module_name, attribute = _parts_of(name)
     try:
@@ -93,7 +92,7 @@ def find_factory(name: str) -> Callable[..., Any]:
 
 
 def names_a_function(name: str) -> bool:
-    """Whether this is spelt as somebody's function: ``module:function``, or a Python file's."""
+    """Whether a name has the form of a function's: ``module:function``, or a Python file."""
     return ":" in name or name.endswith(_SUFFIX)
 
 
@@ -126,7 +125,7 @@ def _import(name: str, module_name: str) -> ModuleType:
 
 
 def _import_file(name: str, path: Path) -> ModuleType:
-    """The module that a file is; imported once, as long as it is there under that path."""
+    """Import a file as a module, once for each path."""
     place = path.resolve()
     if not place.is_file():
         raise UnknownNameError(f"{name!r}: no such file; received {str(path)!r}")
@@ -137,7 +136,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UnknownNameError(f"{name!r}: expected a Python file; received {str(path)!r}")
     module = module_from_spec(spec)
-    sys.modules[known_as] = module  # as an import does, so that what is in it can be pickled
+    sys.modules[known_as] = module  # as an import does, so that its contents can be pickled
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -147,13 +146,13 @@ def _import_file(name: str, path: Path) -> ModuleType:
 
 
 def locate_code(name: str) -> list[Path]:
-    """The files that importing the function ``package.module:function`` would run first.
+    """Files that importing the function ``package.module:function`` would run first.
 
-    Nothing is imported to find them: not the module, and none of the packages that it is in.
+    They are found without importing the module or any package that contains it.
 
     Returns:
-        The module's file, and those of the packages that it is in; none where there is no such
-        module, or Python holds it in itself.
+        Files of the module and of the packages that contain it; empty if there is no such module,
+        or it is built into Python.
     """
     module_name, _ = _parts_of(name)
     if module_name.endswith(_SUFFIX):
@@ -163,7 +162,7 @@ def locate_code(name: str) -> list[Path]:
     with _working_directory_importable():
         try:
             spec = find_spec(parts[0])
-        except (ValueError, ImportError):  # '', or a module that no import has made
+        except (ValueError, ImportError):  # '', or a module without a spec
             return []
         for number in range(1, len(parts) + 1):
             if spec is None:
@@ -183,15 +182,15 @@ def fitting(
     hints: Mapping[str, Any],
     failure: type[SecateursError],
 ) -> dict[str, Any]:
-    """The keyword arguments for ``factory``: all options, and the hints that it takes.
+    """Keyword arguments for ``factory``: all options, and the hints that it takes.
 
     Raises:
-        SecateursError: of the kind ``failure``, where an option is not taken, or something that
-            the factory needs is missing.
+        SecateursError: of class ``failure``, if an option is not taken, or a required argument is
+            missing.
     """
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # built-in classes have none
+    except (TypeError, ValueError):  # built-in classes have no signature
         return dict(options)
     parameters = signature.parameters
     arguments = {key: value for key, value in hints.items() if key in parameters} | dict(options)
@@ -208,7 +207,7 @@ def fitting(
 
 @contextmanager
 def _working_directory_importable() -> Iterator[None]:
-    # A script's own directory is on the path, an installed command's working directory is not.
+    # A script's own directory is on the path, but an installed command's working directory is not.
     here = os.getcwd()
     sys.path.insert(0, here)
     try:

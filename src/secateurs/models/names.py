@@ -1,4 +1,4 @@
-"""Models by name: ours, torchvision's, timm's, and anybody's function."""
+"""Models by name: built-in ones, torchvision's, timm's, and users' functions."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ DATA_SAYS = ("classes", "in_channels", "size")
 _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 KERAS_SUFFIX = ".keras"
 
-# What the data says about the model. A ResNet takes images of any size and has no use for theirs.
+# Facts about the data that models are given. ResNets take images of any size, so need no size.
 _ALWAYS_TAKEN = ("classes", "in_channels")
 _TORCHVISION_CHANNELS = 3
 
 
 @takes(name=_NAME)
 def build(name: str, **options: Any) -> Any:
-    """A new model, with random weights unless a directory holds them; nothing is downloaded.
+    """Build a new model, with random weights unless a directory holds them; without downloads.
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``,
             ``vanilla_cnn``, ``torchvision:NAME``, ``timm:NAME``, ``transformers:DIRECTORY`` (or
             ``hf:DIRECTORY``, which ``save_pretrained`` wrote), or ``package.module:function``
-            (the working directory can be imported from).
+            (the working directory is importable).
         **options: ``classes``, ``in_channels``, ``size`` (pixels) describe the data: a model that
-            has no use for the size is not given it, nor is your own function given one it has
-            no parameter for. Everything else (``width``, ``stem``, ``drop_rate``, ...) must be an
-            option of the model.
+            does not use the size is not given it, and your own function is given only those that
+            it has parameters for. Everything else (``width``, ``stem``, ``drop_rate``, ...) must
+            be an option of the model.
 
     Returns:
         The model.
@@ -71,7 +71,7 @@ def build(name: str, **options: Any) -> Any:
 
 
 def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
-    """Weights come from a file that its user names: nothing is downloaded, nothing ignored."""
+    """Refuse options that would download or ignore weights: those come from a user's file."""
     for option in _WEIGHTS_OPTIONS:
         if options.get(option):
             raise ModelError(
@@ -112,7 +112,7 @@ def _build_ours(name: str, options: Mapping[str, Any]) -> Any:
         )
     try:
         return factory(**wished, **{key: value for key, value in hints.items() if key in taken})
-    except (RuntimeError, MemoryError) as error:  # numbers that no memory holds
+    except (RuntimeError, MemoryError) as error:  # too large for memory
         raise ModelError(f"{name}: cannot be built: {str(error).splitlines()[0]}") from error
 
 
@@ -139,7 +139,7 @@ def _build_torchvision(name: str, options: Mapping[str, Any]) -> Any:
 
 def _build_timm(name: str, options: Mapping[str, Any]) -> Any:
     timm = import_timm(name)
-    # Names that timm does not hold itself, such as hf-hub:..., would be fetched.
+    # Names that timm does not define itself, such as hf-hub:..., would be downloaded.
     if not timm.is_model(name):
         raise UnknownNameError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     wished, hints = _separate(options, ("classes", "in_channels", "size"))
@@ -157,25 +157,25 @@ def _call_with_size(
     keyword: str,
     hints: Mapping[str, Any],
 ) -> Any:
-    """Call ``factory``, with the images' size as well if it takes that."""
+    """Call ``factory``, with the image size too if it takes one."""
     sized = {keyword: hints["size"]} if "size" in hints else {}
     try:
         return factory(**wished, **sized)
     except TypeError as error:
-        # Their factories pass keywords on and on: only the refusal says what is not taken.
+        # Factories pass keywords through many calls: only the error tells what is not taken.
         refused = f"unexpected keyword argument {keyword!r}" in str(error)
         if sized and refused:
             return _call_with_size(name, factory, wished, keyword, {})
         if "unexpected keyword argument" in str(error):
             raise ModelError(f"{name}: {error}") from error
         raise
-    except (ValueError, AssertionError) as error:  # a size that is no multiple of the patches, ...
+    except (ValueError, AssertionError) as error:  # such as a size not divisible into patches
         given = ", ".join(f"{key}={value}" for key, value in (wished | sized).items())
         raise ModelError(f"{name}: cannot be built with {given}: {error}") from error
 
 
 def import_torchvision(name: str) -> Any:
-    """``torchvision.models``.
+    """Import ``torchvision.models``.
 
     Raises:
         UnknownNameError: torchvision is not installed.
@@ -187,7 +187,7 @@ def import_torchvision(name: str) -> Any:
 
 
 def import_timm(name: str) -> Any:
-    """``timm``.
+    """Import ``timm``.
 
     Raises:
         UnknownNameError: timm is not installed.
@@ -213,11 +213,11 @@ def _import_torchvision_models() -> Any:
 
 @functools.cache
 def _declare_compiled_operators() -> Any:
-    """Let torchvision import beside a PyTorch that its compiled operators were not built for.
+    """Declare operators so that torchvision imports beside a PyTorch it was not compiled for.
 
-    PyPI's torchvision is linked against CUDA; beside a CPU build of PyTorch its operators do not
-    load, and importing it stops at the fake implementation of one of them. The models need none
-    of them. The declarations last as long as what is returned, hence the cache.
+    PyPI's torchvision is linked against CUDA. Beside a CPU build of PyTorch its operators do not
+    load, and importing it fails at the fake implementation of one of them. The models need none of
+    them. The declarations last as long as the returned library, hence the cache.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a named model expects of its images, read off its own configuration; nothing is fetched."""
+"""Preprocessing that a named model expects, from its own configuration; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def preprocessing_of(name: str) -> Preprocessing | None:
         name: as ``build`` takes it.
 
     Returns:
-        What torchvision's default weights, timm's configuration or a directory's
-        ``preprocessor_config.json`` say; None where nothing does.
+        The preprocessing of torchvision's default weights, timm's configuration or a directory's
+        ``preprocessor_config.json``; None if there is none.
 
     Example:
         >>> preprocessing_of("resnet18") is None  # ours were trained on what you give them
@@ -40,7 +40,7 @@ def preprocessing_of(name: str) -> Preprocessing | None:
         if source == "timm":
             return _of_timm(rest)
     except SecateursError:
-        return None  # building the model says what is wrong with its name
+        return None  # building the model reports what is wrong with its name
     if source in _DIRECTORY_SOURCES:
         return _of_directory(Path(rest))
     return None
@@ -53,7 +53,7 @@ def _of_torchvision(name: str) -> Preprocessing | None:
     weights = getattr(models.get_model_weights(name), "DEFAULT", None)
     made: Any = None if weights is None else weights.transforms()
     if made is None or not all(hasattr(made, key) for key in ("mean", "std", "crop_size")):
-        return None  # detectors normalise by themselves
+        return None  # detectors normalise images themselves
     size, resized = made.crop_size[0], made.resize_size[0]
     return Preprocessing(
         tuple(made.mean), tuple(made.std), size, size / resized, f"torchvision's {weights}"
@@ -85,7 +85,7 @@ def _of_directory(place: Path) -> Preprocessing | None:
         pixels = _pixels(size)
         shortest = _pixels(settings.get("size")) if settings.get("do_center_crop") else pixels
         crop = 1.0 if not pixels or not shortest else min(1.0, pixels / shortest)
-        if not settings.get("do_rescale", True):  # pixels of 0 to 255 are what the mean is of
+        if not settings.get("do_rescale", True):  # the mean refers to pixels of 0 to 255
             mean, std = [one * _RESCALE for one in mean], [one * _RESCALE for one in std]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

@@ -1,8 +1,9 @@
-"""The ordinary ResNets, and those whose every residual block has a through layer.
+"""Ordinary ResNets, and variants in which every residual block has a through layer.
 
 A through layer is a 1x1 convolution on the block's skip. In an ordinary ResNet the skip adds the
 block's input to its output, which ties the last convolutions of all blocks of a stage together:
-none of their channels can go alone. A through layer gives each block output channels of its own.
+none of their channels can be removed alone. With a through layer each block has output channels of
+its own.
 
 Source: Travis Johnston, "Pruning ResNets for Fun and Profit" (Striveworks); He et al., "Deep
 Residual Learning for Image Recognition", 2015, with the stride on the 3x3 convolution (V1.5).
@@ -34,7 +35,7 @@ BOTTLENECK_FROM_DEPTH = 50
 
 
 class ResNetOptions(TypedDict, total=False):
-    """What every ResNet takes; see ``ResNet``."""
+    """Options of every ResNet; see ``ResNet``."""
 
     classes: int
     in_channels: int
@@ -49,7 +50,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
 
 
 def through_layer(inputs: int, outputs: int, stride: int, norm: bool) -> nn.Sequential:
-    """A 1x1 convolution for a block's skip, with a batch norm after it where ``norm``."""
+    """A 1x1 convolution for a block's skip, followed by a batch norm if ``norm``."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=_convolution(inputs, outputs, 1, stride))
     if norm:
         layers["norm"] = nn.BatchNorm2d(outputs)
@@ -119,7 +120,7 @@ _STANDARD_NAMES = (
 
 
 def own_name(standard: str) -> str:
-    """What torchvision's and most others' ResNets call a tensor, as ours call it.
+    """Translate a tensor's name in torchvision's and most other ResNets to the name used here.
 
     Example:
         >>> own_name("layer1.0.downsample.0.weight"), own_name("bn1.bias")
@@ -140,7 +141,7 @@ class ResNet(nn.Module):
         classes: Outputs.
         in_channels: Channels of the images; 3 for colour, 1 for grey.
         width: Channels of the first stage. 64 is the published width.
-        stem: What the images meet first: "imagenet" is a 7x7 convolution of stride 2 and a max
+        stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and a max
             pool (for 128 pixels and more), "small" a 3x3 convolution of stride 1 (8 to 32
             pixels), "small-stride2" a 3x3 convolution of stride 2 (about 64 pixels).
         through: A through layer in every block, not only where the shape changes, as in the
@@ -153,7 +154,7 @@ class ResNet(nn.Module):
     """
 
     own_name = staticmethod(own_name)
-    """For loaders: what weights of the published model are called here."""
+    """For loaders of checkpoints: translates names of the published model's tensors."""
 
     def __init__(
         self,
@@ -260,8 +261,8 @@ def _stem(stem: Stem, in_channels: int, width: int) -> nn.Sequential:
 
 
 def _initialise_(model: nn.Module) -> None:
-    # The same gain on the through layers: their input has been through a ReLU too, and halving it
-    # at every block would silence the skips of a deep network that has no batch norm on them.
+    # The same gain for through layers: their input has passed a ReLU too, and halving it at every
+    # block would fade the skips of a deep network without batch norm on them.
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

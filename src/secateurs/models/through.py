@@ -1,4 +1,4 @@
-"""Through layers for a model that is trained already."""
+"""Through layers for a trained model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _ABSENT = object()
 
 @takes_as_annotated(ModelError)
 def add_through_layers(model: nn.Module, where: Literal["all", "basic"] = "all") -> nn.Module:
-    """A copy of a trained residual network whose identity skips are 1x1 convolutions.
+    """Replace the identity skips of a trained residual network by 1x1 convolutions, in a copy.
 
     Each new convolution starts as the identity, so the outputs are the same (on an accelerator
-    that rounds convolutions, such as TF32, to that rounding); what it changes is that the block's
-    last convolution can now lose channels that its neighbours keep.
+    that rounds convolutions, such as with TF32, up to that rounding). What changes is that the
+    block's last convolution can lose channels that its neighbours keep.
 
-    Blocks are found by what they do. A module is taken when it has an empty place for a layer on
-    its skip (an attribute named ``downsample``, ``shortcut``, ... that is None or an identity), and
-    when, run alone, what is put there receives the block's own input, bypasses every convolution
-    and leaves the result as it was. A pre-activation block, which would feed it normalised
-    input, is left as it is.
+    Blocks are found by their behaviour. A module is taken if it has a free slot for a layer on its
+    skip (an attribute named ``downsample``, ``shortcut``, ... that is None or an identity), and if,
+    when it runs alone, a layer in that slot receives the block's own input, bypasses every
+    convolution and leaves the result unchanged. Pre-activation blocks, which would feed it
+    normalised input, are not changed.
 
     Args:
         model: Any residual network; it is not changed.
@@ -41,8 +41,8 @@ def add_through_layers(model: nn.Module, where: Literal["all", "basic"] = "all")
             convolution (a bottleneck begins with a 1x1).
 
     Returns:
-        A new model. The new layers are ``layer1.0.downsample.conv`` and so on, of the dtype and on
-        the device of their block, in its mode.
+        A new model. The new layers are ``layer1.0.downsample.conv`` and so on, with the dtype,
+        device and mode of their block.
 
     Raises:
         ModelError: there is no such block.
@@ -66,7 +66,7 @@ def add_through_layers(model: nn.Module, where: Literal["all", "basic"] = "all")
 
 
 def _add_through_layer_(block: nn.Module, where: str) -> bool:
-    """Put an identity convolution on the block's skip; whether there was a place for one."""
+    """Put an identity convolution on the block's skip; returns whether there was a slot for it."""
     places = [name for name in SKIP_NAMES if _is_identity(getattr(block, name, _ABSENT))]
     convolutions = [module for module in block.modules() if isinstance(module, _Convolution)]
     if not places or not convolutions:
@@ -74,8 +74,8 @@ def _add_through_layer_(block: nn.Module, where: str) -> bool:
     first, last = convolutions[0], convolutions[-1]
     if where == "basic" and max(first.kernel_size) == 1:
         return False
-    # A first convolution that works on parts of the block's input (selective kernels) has fewer
-    # inputs than the block; the last one's outputs are then what is added to the skip.
+    # A first convolution that reads part of the block's input (selective kernels) has fewer inputs
+    # than the block; then the last one's number of outputs is that of the skip.
     for channels in dict.fromkeys((first.in_channels, last.out_channels)):
         for name in places:
             through = _identity_convolution(channels, first)
@@ -97,7 +97,7 @@ def _is_identity(layer: Any) -> bool:
 
 
 def _identity_convolution(channels: int, like: _Convolution) -> _Convolution:
-    """A 1x1 convolution that changes nothing, of the dimensions, dtype and device of ``like``."""
+    """An identity 1x1 convolution with the dimensions, dtype and device of ``like``."""
     kinds: tuple[type[_Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     kind = next(kind for kind in kinds if isinstance(like, kind))
     weight = like.weight
@@ -109,7 +109,7 @@ def _identity_convolution(channels: int, like: _Convolution) -> _Convolution:
 
 
 def _carries_the_skip(block: nn.Module, name: str, through: _Convolution) -> bool:
-    """Whether ``through`` at ``block.name`` sits on a skip that was the identity."""
+    """Whether ``through`` as ``block.name`` is on a skip that was the identity."""
     x = _probe(through)
     before = _run(block, x)
     setattr(block, name, through)
@@ -118,8 +118,8 @@ def _carries_the_skip(block: nn.Module, name: str, through: _Convolution) -> boo
         return False
     if not _same(after.fed.pop(through, None), x):
         return False
-    # What the block's convolutions receive must not depend on the skip: were the layer in their
-    # way (a stage's `downsample`), doubling it would reach them.
+    # The inputs of the block's convolutions must not depend on the skip: if the layer were in
+    # their way (a stage's `downsample`), doubling it would affect them.
     with torch.no_grad():
         through.weight.mul_(2)
         doubled = _run(block, x)
@@ -135,7 +135,7 @@ def _carries_the_skip(block: nn.Module, name: str, through: _Convolution) -> boo
 
 
 class _Run:
-    """What a block gave, and what each of its convolutions received."""
+    """Output of a block, and the input of each of its convolutions."""
 
     def __init__(self) -> None:
         self.result: Tensor | None = None
@@ -146,7 +146,7 @@ class _Run:
 
 
 def _run(block: nn.Module, x: Tensor) -> _Run | None:
-    """The block run alone; None where it cannot be, and so is no residual block."""
+    """Run the block alone; None if that fails, in which case it is not a residual block."""
     run = _Run()
     note: Callable[[nn.Module, tuple[Any, ...]], None] = run.note
     hooks = [
@@ -169,8 +169,8 @@ def _run(block: nn.Module, x: Tensor) -> _Run | None:
 
 
 def _probe(through: _Convolution) -> Tensor:
-    # Small whole numbers are exact in every floating-point type, so that the identity convolution
-    # can be asked to be exact; from a generator of its own, so that nobody's random numbers move.
+    # Small integers are exact in every floating-point type, so the identity convolution must be
+    # exact. A separate generator leaves the global random state unchanged.
     shape = (2, through.in_channels, *[PROBE_PIXELS] * len(through.kernel_size))
     x = torch.randint(-4, 5, shape, generator=torch.Generator().manual_seed(0))
     return x.to(dtype=through.weight.dtype, device=through.weight.device)
@@ -185,7 +185,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 @contextmanager
 def _evaluating(block: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own mode again."""
+    """Switch to evaluation mode, and restore each module's own mode afterwards."""
     modes = {module: module.training for module in block.modules()}
     block.eval()
     try:

@@ -1,4 +1,4 @@
-"""Tokenizers in directories that Transformers wrote."""
+"""Tokenizers in directories saved by Transformers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TASKS = (
 
 
 def load_tokenizer(place: Path) -> Any:
-    """The tokenizer in a directory; it fills texts up, if need be with its token for the end.
+    """Load the tokenizer in a directory; without a padding token, it pads with its end token.
 
     Args:
-        place: the directory. Nothing is looked for anywhere else, and nothing is fetched.
+        place: the directory. Nothing outside it is read, and nothing is downloaded.
 
     Raises:
         UnknownNameError: there is none, or Transformers is not installed.
@@ -39,12 +39,12 @@ def load_tokenizer(place: Path) -> Any:
         raise UnknownNameError(f"{place}: needs Transformers; pip install transformers") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-    except Exception as error:  # its validators raise kinds of their own
+    except Exception as error:  # its validators raise exceptions of their own
         raise DataError(
             f"{place}: cannot be read as a tokenizer: {' '.join(str(error).split())[:300]}"
         ) from error
     if tokenizer.pad_token is None:
-        # What is filled up is masked, and no label; which token stands there changes nothing.
+        # Padding is masked and has no label, so it does not matter which token it is.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise DataError(
@@ -55,7 +55,7 @@ def load_tokenizer(place: Path) -> Any:
 
 
 def task_of_directory(place: Path) -> str | None:
-    """What a model in a directory learns of texts, as its architecture is called; None: unknown."""
+    """Name of the task of a model in a directory, by its architecture; None if unknown."""
     try:
         kind = str(json.loads((place / CONFIGURATION).read_bytes())["architectures"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError):

@@ -1,4 +1,4 @@
-"""Figures and pages that show what pruning did, drawn from the record of a study alone."""
+"""Figures and pages that show the results of pruning, drawn from a study's history alone."""
 
 from secateurs.report.comparisons import (
     accuracy_against_removed,

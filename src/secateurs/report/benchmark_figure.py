@@ -1,4 +1,4 @@
-"""The figure of a benchmark: times as fast, beside what fewer multiply-accumulates promise."""
+"""The figure of a benchmark: measured speedups beside what the MACs would suggest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateurs.report.style import styled
 
 @styled
 def speedups(benchmark: Benchmark) -> Figure:
-    """A bar for each model and set of conditions, its quartiles, and a mark at the MACs' ratio."""
+    """Draw a bar with quartiles for each model and set of conditions, and mark the MACs' ratio."""
     first = benchmark.rows[0].model
     rows = [row for row in benchmark.rows if row.model != first] or list(benchmark.rows)
     figure, axes = style.canvas()

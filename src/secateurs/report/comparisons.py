@@ -32,7 +32,7 @@ ROW_LABELS = 60
 
 
 _UNIT_NAMES = {"macs": "MACs", "params": "parameters", "size_mb": "file size"}
-"""How a figure calls the units of a budget."""
+"""Names of a budget's units in figures."""
 
 
 @takes_as_annotated(DataError)
@@ -45,18 +45,18 @@ def accuracy_against_removed(
     unit: str | None = None,
     metric: Metric | None = None,
 ) -> Figure:
-    """Accuracy of several strategies against how much they removed: mean, and range over seeds.
+    """Plot accuracy of several strategies over the removed amount: mean and range over seeds.
 
-    Of more than six, the four that end best, the control and the one that ends worst are named; the
-    others are thin grey lines.
+    Of more than six, only the four that end best, the control and the one that ends worst are
+    named; the others are thin grey lines.
 
     Args:
         curves: strategy -> (amounts, accuracies), each of shape (points,) or (seeds, points);
             NaN where a seed has no such point.
         baseline: accuracy of the dense model.
-        x_label: what the amounts are.
-        unit: of amounts that are sizes left, such as "MB"; None where they are shares removed.
-        metric: what the accuracies are, where they are not.
+        x_label: label of the amounts.
+        unit: unit of amounts that are remaining sizes, such as "MB"; None for removed shares.
+        metric: the metric, if it is not accuracy.
     """
     figure, axes = style.canvas()
     metric = metric or Metric()
@@ -79,7 +79,7 @@ def accuracy_against_removed(
     axes.margins(x=0.02)
     axes.set_xlabel(x_label)
     if unit:
-        axes.invert_xaxis()  # the further right, the more has gone, as where shares are drawn
+        axes.invert_xaxis()  # so that more is removed to the right, as for removed shares
     else:
         style.percent_axis(axes.xaxis)
     if metric.is_share:
@@ -99,11 +99,11 @@ def accuracy_against_removed(
 def norm_histogram(
     values_by_layer: Mapping[str, ArrayLike], x_label: str = "L1 norm of a filter"
 ) -> Figure:
-    """How the norms of all filters of all layers are distributed.
+    """Plot the distribution of the norms of all filters of all layers.
 
     Args:
-        values_by_layer: layer -> one number a filter; those that are not finite are left out.
-        x_label: what the numbers are.
+        values_by_layer: layer -> one number per filter; non-finite ones are left out.
+        x_label: label of the numbers.
     """
     layers = [np.ravel(np.asarray(values, dtype=float)) for values in values_by_layer.values()]
     norms = np.concatenate([np.empty(0), *layers])
@@ -143,13 +143,13 @@ def matrix(
     x_label: str = "filter",
     subtitle: str = "One row a layer",
 ) -> Figure:
-    """A heat map of layers by filters; where a layer has no such filter, NaN and left white.
+    """Plot a heat map of layers by filters; NaN (a layer without such a filter) is white.
 
     Args:
-        values: of shape (layers, filters).
-        row_labels: one a layer.
-        title: the finding.
-        x_label: what a column is.
+        values: array of shape (layers, filters).
+        row_labels: one label per layer.
+        title: title that states the finding.
+        x_label: label of the columns.
         subtitle: what the colours show.
     """
     cells = np.asarray(values, dtype=float)
@@ -183,15 +183,15 @@ def trade_off(
     unit: str = "macs",
     measure: str = "accuracy",
 ) -> Figure:
-    """What is kept at each budget, over what remains; the knee is marked.
+    """Plot the quality at each budget over the remaining cost, with the knee marked.
 
     Args:
-        shares: of the dense model's cost that each point has.
-        qualities: of each point, from 0 to 1.
-        names: of the points.
-        knee: the name of the one to mark.
-        unit: of the cost.
-        measure: what the qualities are.
+        shares: share of the dense model's cost at each point.
+        qualities: quality of each point, from 0 to 1.
+        names: names of the points.
+        knee: name of the point to mark.
+        unit: unit of the cost.
+        measure: name of the quality.
     """
     figure, axes = style.canvas()
     x, y = np.asarray(shares, float), np.asarray(qualities, float)
@@ -231,14 +231,14 @@ def sensitivity(
     higher_is_better: bool = True,
     is_share: bool | None = None,
 ) -> Figure:
-    """What removing more and more of one group alone does; the most sensitive groups are named.
+    """Plot the effect of pruning more and more of one group alone; the most sensitive are named.
 
     Args:
-        curves: group -> (amounts, values), both of shape (points,), amounts rising.
-        x_label: what the amounts are.
-        y_label: what the values are.
-        higher_is_better: the values are accuracies; else losses.
-        is_share: the values are drawn as percentages; None draws accuracies so.
+        curves: group -> (amounts, values), both of shape (points,), amounts ascending.
+        x_label: label of the amounts.
+        y_label: label of the values.
+        higher_is_better: whether the values are accuracies; else losses.
+        is_share: whether values are shown in percent; None does so for accuracies.
     """
     figure, axes = style.canvas()
     lines = {
@@ -275,13 +275,13 @@ def critical(
     *,
     threshold: float = 0.0,
 ) -> Figure:
-    """How much each class needs each channel: a panel a layer, the most needed channels on top.
+    """Plot how much each class needs each channel: one panel per layer, most needed on top.
 
     Args:
-        by_layer: layer -> array of shape (channels, classes): what the class loses without the
+        by_layer: layer -> array of shape (channels, classes): loss of the class without the
             channel, or True where the channel is critical to the class.
         classes: names of the classes.
-        threshold: a channel matters to a class where its value is above this.
+        threshold: value above which a channel matters to a class.
     """
     panels = {name: np.asarray(values, dtype=float) for name, values in by_layer.items()}
     across = min(len(panels), 4 if len(panels) <= 24 else 6)
@@ -298,7 +298,7 @@ def critical(
             aspect="auto",
             interpolation="nearest",
             cmap="Blues",  # what matters to no class is nearly white
-            # By the root: beside a channel that a class hangs on, one that it misses still shows.
+            # Square-root scale, so that small values stay visible beside a large one.
             norm=PowerNorm(0.5, min(0.0, threshold), highest),
         )
         lowest_panel = place + across >= len(panels)
@@ -317,13 +317,13 @@ def critical(
 def critical_by_class(
     ablation: Ablation, classes: Sequence[str] | None = None, *, best: int | None = None
 ) -> Figure:
-    """Which channels each class needs, by what removing each alone does to the class's accuracy.
+    """Plot which channels each class needs, by the accuracy it loses without each channel.
 
     Args:
-        ablation: in exact mode, with labels; as ``secateurs.ablate`` makes it.
+        ablation: ablation in exact mode, with labels, as from ``secateurs.ablate``.
         classes: names of the classes.
-        best: show just which channels are among the so many that a class needs most, in its layer:
-            those that ``critical_channels`` keeps. None shows how much accuracy each class loses.
+        best: show only whether a channel is among this many that a class needs most in its layer,
+            as ``critical_channels`` selects them. None shows how much accuracy each class loses.
     """
     seen: list[int] = np.flatnonzero(ablation.images > 0).tolist()
     by_layer: dict[str, Floats] = {}
@@ -341,7 +341,7 @@ def critical_by_class(
 
 
 def _colour_of(means: Mapping[str, Floats]) -> dict[str, str]:
-    """Curve -> its colour, for those that have one: all, if they are few."""
+    """Colours of the curves that have one: all, if they are few."""
     if len(means) <= len(style.CYCLE):
         return dict(zip(means, style.CYCLE, strict=False))
     control = [name for name in means if name == CONTROL]
@@ -352,7 +352,7 @@ def _colour_of(means: Mapping[str, Floats]) -> dict[str, str]:
 
 
 def _over_seeds(curve: Curve) -> tuple[Floats, Floats, Floats, Floats]:
-    """Amounts, and the mean, lowest and highest accuracy over the seeds at each."""
+    """Amounts, and the mean, lowest and highest accuracy over seeds at each."""
     amounts, accuracies = (np.atleast_2d(np.asarray(part, dtype=float)) for part in curve)
     known = ~np.isnan(accuracies).all(axis=0)
     accuracies = accuracies[:, known]
@@ -366,7 +366,7 @@ def _strategy_title(
     unit: str | None,
     metric: Metric,
 ) -> str:
-    """Which strategy removes most before the metric is worse than the baseline."""
+    """State which strategy removes most before the metric falls below the baseline."""
     sign = 1 if metric.higher_is_better else -1
     held = {}
     for name, (x, y) in means.items():
@@ -386,7 +386,7 @@ def _strategy_title(
 
 
 def _harm(values: Floats, higher_is_better: bool) -> float:
-    """By how much the values get worse, on average over the amounts."""
+    """Mean deterioration of the values over the amounts."""
     change = float(values.mean() - values[0])
     return -change if higher_is_better else change
 
@@ -414,7 +414,7 @@ def _colour_bar(figure: Figure, image: AxesImage, beside: Sequence[Axes]) -> Non
 def _dress_panel(
     axes: Axes, name: str, matters: NDArray[np.bool_], classes: Sequence[str] | None
 ) -> None:
-    """A small title that counts, class names below if given, and nothing else."""
+    """Give a panel a short title with counts, and class names below it if given."""
     count = int(matters.any(axis=1).sum())
     axes.set_title(
         f"{style.short(name, 22)}: {count} of {len(matters)}", fontsize=8, weight="normal", pad=4

@@ -1,4 +1,4 @@
-"""A comparison's figures and its page, drawn from its results as plain data."""
+"""Figures and page of a comparison, made from its results as plain data."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
     """Write a comparison's figures (PNG and SVG) and its page, ``compare.html``, into a folder.
 
     Args:
-        found: with "comparison" (settings), "dense" (one a seed), "jobs" and "summary", as
-            ``secateurs.comparison.Results.to_plain`` gives them.
-        folder: made if it is not there.
+        found: dictionary with "comparison" (settings), "dense" (one per seed), "jobs" and
+            "summary", as from ``secateurs.comparison.Results.to_plain``.
+        folder: created if it does not exist.
 
     Returns:
         The page's path.
@@ -72,19 +72,19 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
 
 
 def metric_of(found: Mapping[str, Any]) -> Metric:
-    """What is compared."""
+    """The metric that is compared."""
     return Metric.of({"metric": found["comparison"].get("metric") or None})
 
 
 def dense_accuracy(found: Mapping[str, Any]) -> float:
-    """Mean over the seeds' dense models."""
+    """Mean accuracy of the dense models over seeds."""
     return float(np.mean([one["accuracy"] for one in found["dense"]]))
 
 
 def curves(found: Mapping[str, Any], against: str) -> dict[str, Curve]:
     """Strategy -> (amounts, accuracies after training), both of shape (seeds, points).
 
-    The dense model is each curve's first point; a job that came to nothing is NaN.
+    The dense model is each curve's first point; failed jobs are NaN.
 
     Args:
         found: as for ``write``.
@@ -119,7 +119,7 @@ def unit_of(found: Mapping[str, Any]) -> str:
 def headline(
     summary: Records, dense: float, metric: Metric | None = None, unit: str = "the parameters"
 ) -> str:
-    """Which strategy is best at the largest amount, and where random is as good."""
+    """State which strategy is best at the largest amount, and whether random is as good."""
     if not summary:
         return "No job has come to a result."
     amount = max(one["amount"] for one in summary)
@@ -160,7 +160,7 @@ def _pictures(found: Mapping[str, Any], folder: Path) -> Iterator[Picture]:
 
 
 def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Figure, str]]:
-    """(name, figure, caption) of each."""
+    """Yield (name, figure, caption)."""
     dense, metric = dense_accuracy(found), metric_of(found)
     if found["summary"]:
         yield (
@@ -222,7 +222,7 @@ def _tables(found: Mapping[str, Any]) -> Iterator[TitledTable]:
 def by_amount(
     summary: Records, key: str, metric: Metric | None = None
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """(columns, rows) of a table: a strategy a row, an amount a column."""
+    """(columns, rows) of a table with a row per strategy and a column per amount."""
     metric = metric or Metric()
     amounts = sorted({one["amount"] for one in summary})
     cells = {(one["strategy"], one["amount"]): one for one in summary}

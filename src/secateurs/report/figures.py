@@ -1,7 +1,7 @@
-"""The figures of a study, one function each, drawn from its history and nothing else.
+"""Figures of a study, one function each, drawn from its history alone.
 
 Each returns a matplotlib ``Figure``, made without pyplot; ``style.save`` writes it as PNG and SVG.
-All raise ``StudyError`` where the history does not say what the dense model was.
+All raise ``StudyError`` if the history lacks the record of the dense model.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from secateurs.report.summary import Summary, conditions, faster, summarise
 from secateurs.study.history import History
 from secateurs.training.metric import Metric
 
-# The first figure is about points of accuracy, not tens of them: what lies lower is cut off, and
-# a note says how low it goes.
+# The first figure shows differences of a few points of accuracy: much lower values are clipped,
+# and a note says how low they are.
 DEEPEST_SHOWN = 0.25
 LAYERS_A_COLUMN, MOST_COLUMNS = 50, 3
 
@@ -33,13 +33,13 @@ LAYERS_A_COLUMN, MOST_COLUMNS = 50, 3
 @takes_as_annotated(DataError)
 @styled
 def accuracy_over_batches(history: History) -> Figure:
-    """The study's metric on the validation data over batches of training, every pruning marked.
+    """Plot the metric on validation data over training batches, with every pruning marked.
 
-    The line moves upright at each cut, to the value just after it.
+    The line is vertical at each cut, to the value just after it.
     """
     summary = summarise(history)
     metric = summary.metric
-    # Not every loop validates after every cut.
+    # Some loops do not evaluate after every cut.
     history = History(one for one in history if one.get(metric.key, 0.0) is not None)
     path = history.of("train", "prune")
     if not path:
@@ -70,7 +70,7 @@ def accuracy_over_batches(history: History) -> Figure:
 @takes_as_annotated(DataError)
 @styled
 def relative_size(history: History) -> Figure:
-    """Parameters and multiply-accumulates relative to the dense model, over batches of training."""
+    """Plot parameters and MACs relative to the dense model over training batches."""
     summary = summarise(history)
     figure, axes = style.canvas()
     last = _last_batch(history)
@@ -105,9 +105,9 @@ def relative_size(history: History) -> Figure:
 @takes_as_annotated(DataError)
 @styled
 def images_per_second(history: History) -> Figure:
-    """Images a second relative to the dense model measured in the same run, round by round.
+    """Plot images per second relative to the dense model in the same measurement, by round.
 
-    Bars span the ratio's quartiles. Each device, number of threads and batch size is its own line.
+    Bars span the ratio's quartiles. Each device, number of threads and batch size has its own line.
     """
     summary = summarise(history)
     speeds = history.of("speed")
@@ -150,7 +150,7 @@ def images_per_second(history: History) -> Figure:
 @takes_as_annotated(DataError)
 @styled
 def widths(history: History) -> Figure:
-    """Filters of every layer before and after, on a scale on which halving is always as long."""
+    """Plot the filters of every layer before and after, on a logarithmic scale."""
     summary = summarise(history)
     before, after = summary.dense.widths, summary.best.widths
     if not before:
@@ -174,7 +174,7 @@ def widths(history: History) -> Figure:
 
 
 def _columns(history: History, *fields: str) -> Floats:
-    """Columns of a history as an array of shape (fields, records), also where there are none."""
+    """Columns of a history as an array of shape (fields, records), which may be empty."""
     rows = history[:, fields]
     return np.array(rows, dtype=float).reshape(len(rows), len(fields)).T
 
@@ -189,10 +189,10 @@ def _batches_below(axes: Axes) -> None:
 
 
 def _shade_dense(axes: Axes, history: History, note: str = "", *, below: bool = False) -> None:
-    """Shade the batches before the first cut, and say what they are at the top, or below."""
+    """Shade the batches before the first cut, with a note at the top, or below."""
     trained = [record["batch"] for record in history.of("train") if record["round"] == 0]
     if not trained:
-        return  # pruning began with a model that was trained before
+        return  # the study began with a trained model
     end = max(trained)
     axes.axvspan(0, end, color=style.SHADE, lw=0, zorder=0, gid="dense-training")
     width = end / axes.get_xlim()[1]
@@ -219,9 +219,9 @@ def _size_title(summary: Summary) -> str:
 
 
 def _limits(summary: Summary, history: History) -> tuple[float, float]:
-    """Heights between which the metric is shown: the rounds of pruning if any, else all training.
+    """Limits of the metric's axis: over the rounds of pruning if any, else all training.
 
-    What is worst, which is far off just after a cut, is left out.
+    The worst values, which are far off just after a cut, are left out.
     """
     metric, recorded = summary.metric, history.of("train", "prune")
     known = [one for one in (summary.accuracy, summary.dense_accuracy) if one is not None]
@@ -239,7 +239,7 @@ def _limits(summary: Summary, history: History) -> tuple[float, float]:
 
 
 def _deepest_shown(metric: Metric, reference: float, history: History) -> float:
-    """How far below the dense model is shown; of a plain number, what training came back from."""
+    """Depth of the axis below the dense model; for plain numbers, what training recovered from."""
     if metric.is_share:
         return DEEPEST_SHOWN
     ends = {one["round"]: metric.score(one[metric.key]) for one in history.of("train")}
@@ -247,7 +247,7 @@ def _deepest_shown(metric: Metric, reference: float, history: History) -> float:
 
 
 def _where_training_began(axes: Axes, summary: Summary, history: History) -> str:
-    """A note where dense training began outside the axes."""
+    """A note if dense training began outside the axes."""
     metric = summary.metric
     first = next((one[metric.key] for one in history.of("train") if one["round"] == 0), None)
     low, high = axes.get_ylim()
@@ -257,7 +257,7 @@ def _where_training_began(axes: Axes, summary: Summary, history: History) -> str
 
 
 def _cuts_label(axes: Axes, cuts: Floats, dips: Floats, metric: Metric) -> EndLabel:
-    """Says what the dots are and how bad they get; those outside the axes are drawn at the edge."""
+    """Label that explains the dots and how low they get; those outside are drawn at the edge."""
     low, high = axes.get_ylim()
     higher = metric.higher_is_better
     edge, outside = (low, cuts[dips < low]) if higher else (high, cuts[dips > high])
@@ -278,7 +278,7 @@ def _cuts_label(axes: Axes, cuts: Floats, dips: Floats, metric: Metric) -> EndLa
 
 
 def _mark_best(axes: Axes, summary: Summary, history: History) -> list[EndLabel]:
-    """Ring the point of the best model; its label, once the study has ended."""
+    """Ring the point of the best model; returns its label if the study has ended."""
     if summary.accuracy is None or summary.stop is None:
         return []
     accuracy = summary.accuracy
@@ -294,17 +294,17 @@ def _mark_best(axes: Axes, summary: Summary, history: History) -> list[EndLabel]
 
 def _dense_label(axes: Axes, summary: Summary) -> list[EndLabel]:
     if summary.dense_accuracy is None or (summary.stop and not summary.best.number):
-        return []  # not known, or labelled as the best
+        return []  # unknown, or labelled as the best
     label = f"dense\n{summary.metric.text(summary.dense_accuracy)}"
     return [EndLabel(axes.get_xlim()[1], summary.dense_accuracy, label, style.MUTED)]
 
 
 def _rounds_below(axes: Axes, summary: Summary, speeds: History) -> None:
-    """Rounds along the x axis, and under each the share of the parameters removed by then."""
+    """Label the x axis with rounds, and the share of the parameters removed by each."""
     shares = summary.shares_removed()
     rounds = sorted({number for number in speeds[:, "round"] if number in shares})
     step = math.ceil(len(rounds) / 9) or 1
-    # From the last backwards: the last round is the one the title is about.
+    # Counted from the last round, because the title is about it.
     shown = rounds[::-1][::step][::-1]
     axes.set_xticks(shown, [f"{number}\n{100 * shares[number]:.0f} %" for number in shown])
     axes.set_xlabel("round, and share of the parameters removed by then")
@@ -312,17 +312,17 @@ def _rounds_below(axes: Axes, summary: Summary, speeds: History) -> None:
 
 
 def _speed_title(summary: Summary, speeds: History) -> str:
-    """The gain of the best model, or of the latest that was measured."""
+    """State the speed of the best model, or of the latest that was measured."""
     speed = summary.best.speed or speeds[-1]
     removed = summary.shares_removed().get(speed["round"], 0.0)
     return f"{faster(speed['ratio'])} with {percent(removed)} of the parameters removed"
 
 
 def _draw_widths(axes: Axes, changes: Mapping[str, tuple[int, int]]) -> None:
-    """A line a layer, from what there was (hollow) to what is left (filled)."""
+    """Draw a line per layer, from its filters before (hollow) to those after (filled)."""
     rows = np.arange(len(changes))
     before, after = np.array(list(changes.values()), dtype=float).reshape(-1, 2).T
-    left = np.maximum(after, axes.get_xlim()[0])  # a layer that is gone has no place on a log scale
+    left = np.maximum(after, axes.get_xlim()[0])  # zero has no place on a log scale
     axes.hlines(rows, left, before, colors="#f0b48a", lw=2.2, gid="removed")
     axes.plot(before, rows, "o", ms=3.8, mfc="white", mec=style.EDGE, mew=1, gid="before")
     axes.plot(left, rows, "o", ms=3.8, color=style.BLUE, gid="after", clip_on=False)
@@ -344,7 +344,7 @@ def _draw_widths(axes: Axes, changes: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _powers_of_two_below(axes: Axes, most: int) -> None:
-    """Ticks at powers of two, every second or third of them where there are many."""
+    """Set ticks at powers of two, or every second or third of them if there are many."""
     first, last = (math.log2(limit) for limit in axes.get_xlim())
     powers = range(math.ceil(first), math.floor(last) + 1)
     ticks = [2.0**power for power in powers[:: math.ceil(len(powers) / most)]]

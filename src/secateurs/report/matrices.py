@@ -1,4 +1,4 @@
-"""Layers by filters: a number for each filter of each layer, as one matrix."""
+"""Matrices of layers by filters, with one number for each filter."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Matrix = NDArray[np.float64]
 
 
 def by_layer(network: Network, scores: Mapping[str, ArrayLike]) -> dict[str, Matrix]:
-    """For each layer, the score of each of its filters; NaN where a filter cannot be pruned.
+    """The score of each filter of each layer; NaN if a filter cannot be pruned.
 
     Args:
         network: as traced.
         scores: group -> one score for each of its channels. Layers whose filters are coupled (a
-            residual stream) have the same ones.
+            residual stream) share them.
 
     Returns:
         Layer -> array of shape (filters,), in the order of the network's tensors.
@@ -45,7 +45,7 @@ def layers_by_filters(
 
     Args:
         values: layer -> one number for each of its filters.
-        layers: which, in which order; all, if not given.
+        layers: layers to include, in order; None for all.
     """
     chosen = list(values) if layers is None else list(layers)
     rows = [np.ravel(np.asarray(values[layer], dtype=float)) for layer in chosen]
@@ -56,11 +56,11 @@ def layers_by_filters(
 
 
 def l1_matrix(network: Network, layers: Sequence[str] | None = None) -> tuple[list[str], Matrix]:
-    """Normalised L1 norms: the mean absolute weight of every filter of every layer.
+    """Normalised L1 norms: mean absolute weight of each filter of each layer.
 
     Args:
         network: as traced.
-        layers: which; all that can be pruned, if not given.
+        layers: layers to include; None for all that can be pruned.
     """
     from secateurs.criteria.scoring import score
 
@@ -70,15 +70,15 @@ def l1_matrix(network: Network, layers: Sequence[str] | None = None) -> tuple[li
 def apoz_matrix(
     network: Network, data: object, layers: Sequence[str] | None = None
 ) -> tuple[list[str], Matrix]:
-    """APoZ: the share of zeros among the values of every filter of every layer.
+    """APoZ: share of zeros among the values of each filter of each layer.
 
     Args:
         network: as traced.
-        data: calibration images, as ``secateurs.score`` takes them.
-        layers: which; all that can be pruned, if not given.
+        data: calibration images, as for ``secateurs.score``.
+        layers: layers to include; None for all that can be pruned.
     """
     from secateurs.criteria.scoring import score
 
-    busy = score(network, "apoz", data=data)  # 1 - APoZ, as the lowest score goes first
+    busy = score(network, "apoz", data=data)  # 1 - APoZ, since the lowest score is pruned first
     shares = {name: 1 - values for name, values in busy.items()}
     return layers_by_filters(by_layer(network, shares), layers)

@@ -1,4 +1,4 @@
-"""How every figure looks and is written: colours, fonts, labels beside lines, PNG and SVG."""
+"""Style of all figures: colours, fonts, labels beside lines, and writing as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from secateurs.arguments import takes_as_annotated
 from secateurs.errors import DataError
 from secateurs.files import write_atomically
 
-# After Okabe and Ito (2008), told apart by colour-blind readers; darker, as text is set in them.
+# After Okabe and Ito (2008), safe for colour-blind readers; darker, as they also colour text.
 BLUE, VERMILION, GREEN, PURPLE, OCHRE, SKY = (
     "#0072b2",
     "#c8500a",
@@ -38,7 +38,7 @@ SMALL = 8.5
 
 OURS: Any = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same on every machine
     "font.size": 9.5,
     "text.color": INK,
     "axes.titlesize": 12.5,
@@ -68,8 +68,8 @@ OURS: Any = {
     "svg.hashsalt": "secateurs",
 }
 
-# A decorator (and a context): what it wraps is drawn in our style whatever the user's settings are,
-# and leaves them as they were.
+# A decorator (and context manager): figures are drawn in this style whatever the user's settings,
+# which are restored afterwards.
 styled = mpl_style.context(["default", OURS])
 
 
@@ -80,7 +80,7 @@ def canvas(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def heading(axes: Axes, title: str, subtitle: str) -> None:
-    """The finding, and under it what the height shows."""
+    """Set the finding as the title, and the meaning of the y axis below it."""
     axes.set_title(title, pad=27, wrap=True)
     axes.annotate(
         subtitle,
@@ -93,13 +93,13 @@ def heading(axes: Axes, title: str, subtitle: str) -> None:
 
 
 def heading_of_panels(figure: Figure, title: str, key: str) -> None:
-    """The finding above all panels, and below them how to read one."""
+    """Set the finding above all panels, and a key for reading them below."""
     figure.suptitle(title, x=0.01, ha="left", weight="bold", size=OURS["axes.titlesize"])
     figure.supxlabel(key, color=MUTED, size=SMALL)
 
 
 def message(title: str, explanation: str) -> Figure:
-    """A figure that says why there is nothing to draw."""
+    """A figure that explains why there is nothing to plot."""
     figure, axes = canvas(height=2.0)
     axes.set_axis_off()
     axes.set_title(title)
@@ -108,7 +108,7 @@ def message(title: str, explanation: str) -> Figure:
 
 
 def percent_axis(axis: Axis) -> None:
-    """Ticks as percentages of one. The limits of the axes must be final."""
+    """Format ticks as percentages. The axes' limits must be final."""
     low, high = sorted(axis.get_view_interval())
     ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     axis.set_ticks([tick for tick in ticks if low <= tick <= min(high, 1 + 1e-9)])
@@ -116,18 +116,18 @@ def percent_axis(axis: Axis) -> None:
 
 
 def count_axis(axis: Axis) -> None:
-    """Ticks as whole numbers with their thousands set apart."""
+    """Format ticks as integers with thousands separators."""
     axis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def baseline(axes: Axes, height: float) -> None:
-    """A dashed line at what everything is compared with."""
+    """Draw a dashed line at the reference value."""
     axes.axhline(height, color=MUTED, lw=1, ls=(0, (5, 3)), gid="dense", zorder=1.5)
 
 
 def ring(axes: Axes, x: float, y: float) -> None:
-    """A ring around the point of the best model."""
+    """Draw a ring around the best model's point."""
     axes.plot(
         [x],
         [y],
@@ -143,7 +143,7 @@ def ring(axes: Axes, x: float, y: float) -> None:
 
 
 def short(name: str, longest: int = 32) -> str:
-    """A layer's dotted name, parts of its beginning left out where it is long."""
+    """Shorten a layer's dotted name at its beginning."""
     if len(name) <= longest:
         return name
     end = name[1 - longest :]
@@ -152,7 +152,7 @@ def short(name: str, longest: int = 32) -> str:
 
 
 def cycle(number: int) -> list[str]:
-    """As many colours as asked for; they come round again where there are not so many."""
+    """A number of colours, which repeat if there are not enough."""
     return [CYCLE[place % len(CYCLE)] for place in range(number)]
 
 
@@ -161,10 +161,10 @@ class EndLabel:
     """A label in the right margin.
 
     Attributes:
-        x: where the line that it names ends, in the data's units.
-        y: the height at which it ends.
-        text: the label; may hold several lines.
-        colour: of the line and the label.
+        x: end of the line that it labels, in data units.
+        y: height of that end.
+        text: the label; may have several lines.
+        colour: colour of the line and the label.
     """
 
     x: float
@@ -174,14 +174,14 @@ class EndLabel:
 
 
 def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
-    """Write each label in the right margin at its line's height, moved where two would overlap.
+    """Write each label in the right margin at its line's height, moved to avoid overlaps.
 
     The limits of the axes must be final.
     """
     figure = axes.get_figure(root=True)
     if figure is None or not labels:
         return
-    figure.draw_without_rendering()  # only then is the height of the axes known
+    figure.draw_without_rendering()  # the height of the axes is known only after layout
     points = axes.get_window_extent().height * 72 / figure.dpi
     bottom, top = axes.get_ylim()
     ordered = sorted(labels, key=lambda label: label.y)
@@ -209,18 +209,18 @@ def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
 
 
 def spread_out(wanted: Sequence[float], sizes: Sequence[float], room: float) -> list[float]:
-    """Centres for things of these sizes, as near to where wanted as they can be without overlap.
+    """Centres for items of these sizes, as near as possible to the wanted ones without overlap.
 
     Args:
-        wanted: centres, rising.
-        sizes: extent of each.
-        room: they are kept between 0 and this, if they fit.
+        wanted: wanted centres, ascending.
+        sizes: size of each item.
+        room: items are kept between 0 and this, if they fit.
 
     Returns:
-        The centres, rising. The sum of squared moves is the smallest there is (before ``room``).
+        The centres, ascending. They minimise the sum of squared moves (before ``room`` applies).
     """
     offsets = [sum(sizes[:place]) + size / 2 for place, size in enumerate(sizes)]
-    # With the offsets taken away, "no overlap" reads "not falling": pool adjacent violators.
+    # With the offsets subtracted, "no overlap" means "not falling": pool adjacent violators.
     pools: list[list[float]] = []
     for centre, offset in zip(wanted, offsets, strict=True):
         pools.append([centre - offset])
@@ -237,7 +237,7 @@ def spread_out(wanted: Sequence[float], sizes: Sequence[float], room: float) -> 
 @takes_as_annotated(DataError)
 @styled
 def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
-    """Write ``name``.png (150 dots an inch) and ``name``.svg, each whole or not at all.
+    """Write ``name``.png (150 dpi) and ``name``.svg, each atomically.
 
     The same figure gives the same bytes.
 
@@ -252,9 +252,9 @@ def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Pat
 
 @styled
 def render(figure: Figure, kind: str) -> bytes:
-    """A figure as "png" or "svg", without a date and so the same each time."""
+    """Render a figure as "png" or "svg", without a date, so that the bytes are reproducible."""
     out = io.BytesIO()
-    # Starting over removes only pictures that bear this name.
+    # Starting over removes only images with this mark.
     signed = {"Date": None, "Creator": MADE_BY} if kind == "svg" else {"Software": MADE_BY}
     figure.savefig(out, format=kind, dpi=150, metadata=signed)
     return out.getvalue()

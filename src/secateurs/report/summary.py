@@ -1,4 +1,4 @@
-"""What a history says, round by round, and the sentence that says it all."""
+"""Summary of a history, round by round, and its headline."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Round:
     """One round of pruning and fine-tuning; round 0 is the dense model.
 
     Attributes:
-        number: of the round.
-        start: batches of training before the round.
-        end: batches of training by the end of the round.
-        by_repair: whether repair recovered the round, which was not trained then.
-        removed: channels removed in this round.
-        channels: channels left.
-        params: parameters left.
-        macs: multiply-accumulates of one image.
+        number: number of the round.
+        start: number of training batches before the round.
+        end: number of training batches by the end of the round.
+        by_repair: whether repair alone recovered the round, which was then not trained.
+        removed: number of channels removed in this round.
+        channels: number of channels left.
+        params: number of parameters left.
+        macs: multiply-accumulates for one image.
         bytes: size of what is left.
         widths: layer -> filters left.
-        after_cut: the metric (accuracy, unless the study has another) on the validation data just
+        after_cut: the metric (accuracy, unless the study has another) on validation data just
             after the cut.
         accuracy: the metric at the end of the round's training.
-        speed: the latest measurement of speed.
-        max_difference: the largest difference that the proof of the cut found.
-        tolerance: what the proof allowed.
-        inexact: operations that make removal inexact by nature.
+        speed: record of the latest speed measurement.
+        max_difference: largest difference in the proof of the cut.
+        tolerance: tolerance of the proof.
+        inexact: operations for which removal is inexact by nature.
     """
 
     number: int
@@ -60,13 +60,13 @@ class Summary:
     """A study in numbers.
 
     Attributes:
-        dense: the model the study began with.
+        dense: the initial model.
         rounds: the rounds of pruning, in order.
-        best: the round whose model is the study's result; while the study runs, its latest round.
-        dense_accuracy: the metric of the dense model on the validation data, where known.
-        accuracy: the metric of the best model, where known.
-        stop: the record of the study's end, if it has ended.
-        metric: that models are chosen by.
+        best: round of the study's result; while the study runs, its latest round.
+        dense_accuracy: the dense model's metric on validation data, if known.
+        accuracy: the best model's metric, if known.
+        stop: record of the study's end, if it has ended.
+        metric: metric by which models are chosen.
     """
 
     dense: Round
@@ -79,12 +79,12 @@ class Summary:
 
     @property
     def batches(self) -> int:
-        """Of fine-tuning, in all rounds up to the best model's."""
+        """Number of fine-tuning batches in all rounds up to the best model's."""
         return sum(one.end - one.start for one in self.rounds if one.number <= self.best.number)
 
     @property
     def effort_text(self) -> str:
-        """What the best model took: '840 batches of fine-tuning; repair recovered 12 of 17 rounds'.
+        """Effort of the best model: '840 batches of fine-tuning; repair recovered 12 of 17 rounds'.
 
         "" for the dense model.
         """
@@ -96,17 +96,17 @@ class Summary:
 
     @property
     def params_removed(self) -> float:
-        """Share of the parameters that the best model does without."""
+        """Share of the parameters removed from the best model."""
         return 1 - self.best.params / self.dense.params
 
     @property
     def macs_removed(self) -> float:
-        """Share of the multiply-accumulates that the best model does without."""
+        """Share of the multiply-accumulates removed from the best model."""
         return 1 - self.best.macs / self.dense.macs
 
     @property
     def gain(self) -> float | None:
-        """By how much the best model's metric is above (or, below zero, below) the dense one's."""
+        """The best model's metric minus the dense one's."""
         if self.accuracy is None or self.dense_accuracy is None:
             return None
         return self.accuracy - self.dense_accuracy
@@ -128,7 +128,7 @@ class Summary:
         }
 
     def headline(self) -> str:
-        """The finding, in one line."""
+        """The main result, in one line."""
         if not self.rounds:
             known = self.dense_accuracy
             reached = "" if known is None else f" {self.metric.text(known)}"
@@ -143,11 +143,10 @@ class Summary:
 
 @takes_as_annotated(DataError)
 def summarise(history: History) -> Summary:
-    """The numbers of a study.
+    """Summarise a study.
 
     Raises:
-        StudyError: the history does not say what the dense model was, or holds records that are
-            none of a study's.
+        StudyError: the history lacks the record of the dense model, or holds invalid records.
     """
     check_records(history)
     first = history.last("dense")
@@ -156,13 +155,13 @@ def summarise(history: History) -> Summary:
             f"the history holds no record of kind 'dense', so there is nothing to compare with; "
             f"received {history!r}"
         )
-    # What counts is the end of a round's training: its last record.
+    # The last training record of a round is the one that counts.
     metric = Metric.of(first)
     trained = {record["round"]: record for record in history.of("train")}
     speeds = {record["round"]: record for record in history.of("speed")}
     repaired = {record["round"] for record in history.of("recovered")}
     dense = _round(first, trained, speeds, metric)
-    # A round repeated after a crash was recorded twice; the later record is the one that counts.
+    # A round repeated after a crash was recorded twice: the later record counts.
     cuts = {record["round"]: record for record in history.of("prune")}
     rounds = tuple(
         _round(cuts[number], trained, speeds, metric, by_repair=number in repaired)
@@ -184,7 +183,7 @@ def faster(ratio: float) -> str:
 
 
 def conditions(speed: Record) -> str:
-    """Under which conditions a speed was measured: 'cpu, 2 threads, batch of 64'."""
+    """Format the conditions of a speed measurement: 'cpu, 2 threads, batch of 64'."""
     parts = [
         str(speed["device"]) if speed.get("device") else "",
         plural(speed["threads"], "thread") if speed.get("threads") else "",

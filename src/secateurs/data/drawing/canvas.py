@@ -56,7 +56,7 @@ class Canvas:
         self.image.paste(fill, area, mask.crop(area))
 
     def _at(self, points: ArrayLike) -> list[float]:
-        """x, y, x, y, ... in the picture's own pixels, from the upper left."""
+        """Coordinates x, y, x, y, ... in pixels from the upper left."""
         placed = np.asarray(points, np.float64) * (self.pixels, -self.pixels) + (0, self.pixels)
         flat: list[float] = placed.ravel().tolist()
         return flat

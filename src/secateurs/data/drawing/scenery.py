@@ -44,7 +44,7 @@ def draw_scenery(canvas: Canvas, random: Generator, horizon: float) -> NDArray[n
 
 
 def draw_foreground(canvas: Canvas, random: Generator) -> None:
-    """Something that stands in the way."""
+    """Draw something in front of the vehicle."""
     x, kind = random.uniform(0.05, 0.95), random.integers(3)
     colour = _any_colour(random)
     if kind == 0:
@@ -124,7 +124,7 @@ def _hills(canvas: Canvas, random: Generator, horizon: float) -> None:
 
 
 def _draw_parked(canvas: Canvas, random: Generator, horizon: float) -> None:
-    """Other vehicles, whose colours do not count."""
+    """Draw other vehicles, whose colours do not determine the class."""
     behind = _SCENES[random.integers(3)]
     behind(canvas, random, horizon)
     for x in random.uniform(-0.15, 0.9, random.integers(1, 4)):
