@@ -75,7 +75,7 @@ except _PackageNotFoundError:  # run from its sources
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 __all__ = [
-    # what can be done
+    # functions
     "ablate",
     "apply",
     "bench",
@@ -98,7 +98,7 @@ __all__ = [
     "sensitivity",
     "tournament",
     "trace",
-    # what it is done with
+    # classes
     "Ablation",
     "Augmentation",
     "Benchmark",
@@ -125,7 +125,7 @@ __all__ = [
     "Tournament",
     "Training",
     "Watcher",
-    # what can go wrong
+    # errors
     "BudgetError",
     "CheckpointError",
     "CutError",

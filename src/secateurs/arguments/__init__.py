@@ -50,12 +50,12 @@ from secateurs.arguments.values import (
 )
 
 __all__ = [
-    # to declare with
+    # declarations
     "Kind",
     "takes",
     "takes_as_annotated",
     "takes_known_names",
-    # what arguments can be
+    # kinds of arguments
     "BUDGET",
     "CHANNELS",
     "CRITERION",

@@ -1,4 +1,4 @@
-"""From the filters of a layer, as its user numbers them, to atoms."""
+"""Mapping of the filters of a layer, as its user numbers them, to atoms."""
 
 from __future__ import annotations
 

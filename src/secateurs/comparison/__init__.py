@@ -16,11 +16,11 @@ from secateurs.comparison.settings import Comparison, Job, parse_job
 from secateurs.comparison.store import ResultStore
 
 __all__ = [
-    # what is asked for
+    # settings
     "Comparison",
     "Job",
     "parse_job",
-    # who does it
+    # execution
     "SerialExecutor",
     "RayExecutor",
     "JobRunner",
@@ -31,7 +31,7 @@ __all__ = [
     "learner_factory",
     "run_comparison",
     "compare",
-    # what it comes to
+    # results
     "DenseResult",
     "ResultStore",
     "ComparisonCallback",

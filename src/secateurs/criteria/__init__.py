@@ -40,7 +40,7 @@ __all__ = [
     "redundancy",
     "similarity",
     "weights",
-    # the list of them
+    # the registry
     "AUTO",
     "CRITERIA",
     "Criterion",
@@ -57,7 +57,7 @@ __all__ = [
     # selections
     "critical_channels",
     "redundant",
-    # what calibration data say
+    # statistics of calibration data
     "Ablation",
     "Gates",
     "CalibrationStatistics",

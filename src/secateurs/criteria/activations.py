@@ -52,7 +52,7 @@ def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
 
 @criterion(Need.ACTIVATIONS, caution=no_zeros)
 def apoz(facts: GroupData) -> Array:
-    """How often a channel is not zero: 1 - APoZ, the average percentage of zeros.
+    """Share of a channel's values that are not zero: 1 - APoZ (average percentage of zeros).
 
     Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero;
     h_j are the activations themselves, before they are pooled, padded, resized, joined with others
@@ -76,7 +76,7 @@ def apoz(facts: GroupData) -> Array:
 
 @criterion(Need.ACTIVATIONS)
 def mean_activation(facts: GroupData) -> Array:
-    """Mean size of a channel's values.
+    """Mean absolute value of a channel.
 
     Formula: s_j = mean |h_j| over images and positions; after a ReLU, just the mean. Where several
     layers read channel j at different places, the mean over those places.
@@ -90,7 +90,7 @@ def mean_activation(facts: GroupData) -> Array:
 
 @criterion(Need.ACTIVATIONS)
 def std_activation(facts: GroupData) -> Array:
-    """How much a channel's values vary.
+    """Standard deviation of a channel's values.
 
     Formula: s_j = standard deviation of h_j over images and positions. Where several layers read
     channel j at different places, the root of the mean variance.
@@ -111,7 +111,7 @@ def std_activation(facts: GroupData) -> Array:
 
 @criterion(Need.ACTIVATIONS)
 def fluctuation(facts: GroupData) -> Array:
-    """How much of what later layers give is a channel's fluctuation about its mean (FLAP).
+    """Fluctuation of a channel about its mean, weighted by its readers (FLAP).
 
     Formula: s_j = sum over consumers of Var(h_j) * ||W[:, j]||^2, then standardised within the
     group: (s - mean) / standard deviation.

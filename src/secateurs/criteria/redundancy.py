@@ -21,7 +21,7 @@ from secateurs.errors import DataError
 
 @criterion(Need.WEIGHTS, with_data=Need.GRAMS)
 def cosine(facts: GroupData) -> Array:
-    """How unlike all that stays a channel's output is: keeps one of each similar set.
+    """Dissimilarity of a channel's output to the kept channels; keeps one of each similar set.
 
     Formula: of all pairs, take the most similar by |cos|, drop the one of smaller norm, repeat;
     s_j = 1 - |cos| of the pair in which channel j was dropped; the last one left scores 1. So

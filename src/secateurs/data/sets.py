@@ -171,7 +171,7 @@ def assemble(
     """A data set whose missing splits are taken out of the training images.
 
     Args:
-        name: As it was asked for.
+        name: Name as requested.
         classes: The classes' names.
         train: Images of shape (N, C, H, W) and labels of shape (N,).
         validation: The same; None takes the first of ``shares`` out of ``train``.

@@ -1,4 +1,4 @@
-"""From the sums that one pass of the dense network collects at a contraction to planning's input.
+"""Conversion of the sums that one pass collects at a contraction to the input of planning.
 
 Which products are kept, how outputs are weighted and how a changed matrix becomes tensors again is
 the same in both frameworks; only running the network and summing is theirs.

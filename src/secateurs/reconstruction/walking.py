@@ -80,7 +80,7 @@ S = TypeVar("S", bound=Site)
 
 @dataclass(eq=False, slots=True)
 class Pair(Generic[P]):
-    """The same images in both networks.
+    """The same images in both networks, as a pair of passes.
 
     Attributes:
         dense: the dense network's pass.

@@ -111,7 +111,7 @@ def curves(found: Mapping[str, Any], against: str) -> dict[str, Curve]:
 
 
 def unit_of(found: Mapping[str, Any]) -> str:
-    """What amounts are shares of."""
+    """What amounts are shares of, for sentences."""
     named = {"macs": "the MACs", "channels": "the channels", "size_mb": "the bytes"}
     return named.get(found["comparison"].get("unit", ""), "the parameters")
 

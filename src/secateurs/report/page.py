@@ -1,4 +1,4 @@
-"""A study's page: one HTML file that holds its figures, its tables and how to repeat it."""
+"""A study's page: one HTML file with its figures, its tables and how to repeat it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FIGURES: tuple[tuple[str, Callable[[History], Figure], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A number worth large type: its name, its value, and what it was before."""
+    """A key figure of the page: its name, its value, and a detail such as the value before."""
 
     name: str
     value: str
@@ -68,7 +68,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure on the page, its image held in ``source`` itself."""
+    """A figure on the page, embedded in ``source`` as a data URI."""
 
     name: str
     source: str
@@ -77,7 +77,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as text; the row numbered ``marked`` stands out."""
+    """Cells as text; the row with index ``marked`` is highlighted."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -87,7 +87,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ProofSummary:
-    """What the proofs of all cuts found, and which operations they could not cover."""
+    """Summary of the proofs of all cuts, and operations that they could not cover exactly."""
 
     sentence: str
     inexact: tuple[str, ...]
@@ -103,12 +103,12 @@ def write(
 ) -> Path:
     """Write a study's figures (PNG and SVG) and its page, ``report.html``, into a folder.
 
-    The page needs no other file and asks nothing of the network.
+    The page needs no other file and makes no network requests.
 
     Args:
-        history: of the study; the page says nothing that is not in it.
-        folder: made if it is not there.
-        title: of the page; else the model's and the data's names.
+        history: history of the study, on which the page is based alone.
+        folder: created if it does not exist.
+        title: title of the page; None uses the names of the model and the data.
         configuration: shown as a table. Its "command", a text or a list of arguments, is shown as
             the way to repeat the study.
 
@@ -116,7 +116,7 @@ def write(
         The page's path.
 
     Raises:
-        StudyError: the history does not say what the dense model was, or a file cannot be written.
+        StudyError: the history lacks the record of the dense model, or a file cannot be written.
     """
     summary = summarise(history)
     dense = history.last("dense") or {}
@@ -140,7 +140,7 @@ def write(
 
 
 def template(name: str) -> Template:
-    """A template of this package; pages share their style."""
+    """Load a template of this package; all pages share their style."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -158,7 +158,7 @@ def _source(name: str) -> str:
 
 
 def _unbroken(sentence: str) -> str:
-    """Numbers kept on one line with their units."""
+    """Join numbers with their units by no-break spaces."""
     for unit in ("%", "points", "MB"):
         sentence = sentence.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
     return sentence
@@ -179,14 +179,14 @@ def _pictures(history: History, folder: Path) -> Iterator[Picture]:
 
 
 def picture(name: str, figure: Figure, caption: str, folder: Path) -> Picture:
-    """Save a figure, and hold it as a page does."""
+    """Save a figure, and embed it for a page."""
     _, svg = style.save(figure, folder, name)
     source = base64.b64encode(svg.read_bytes()).decode()
     return Picture(name, f"data:image/svg+xml;base64,{source}", caption)
 
 
 def _headline(summary: Summary) -> str:
-    """What the study found, in one sentence."""
+    """State the main result in one sentence."""
     if not summary.best.number:
         return f"{summary.headline()}."
     parts = [
@@ -202,7 +202,7 @@ def _headline(summary: Summary) -> str:
 
 
 def _accuracies(summary: Summary) -> dict[str, tuple[float, float]]:
-    """The metric of the best and of the dense model, on each set where both are known."""
+    """Metric of the best and of the dense model, on each split where both are known."""
     stop, key = summary.stop or {}, summary.metric.key
     pairs = {
         "validation": (summary.accuracy, summary.dense_accuracy),
@@ -230,7 +230,7 @@ def _facts(summary: Summary) -> Iterator[Fact]:
         )
     if best.speed:
         was, now = best.speed["dense_images_per_second"], best.speed["images_per_second"]
-        # Pairs are measured in turns, so that noise hits both alike; the medians may drift apart.
+        # Ratios are measured pairwise, so noise affects both alike; the medians may drift apart.
         spread = f"half of the pairs {best.speed['low']:.2f} to {best.speed['high']:.2f}"
         detail = f"{spread}; medians {was:,.0f} {ARROW} {now:,.0f}; {conditions(best.speed)}"
         yield Fact("Images a second", _times(best.speed["ratio"]), detail)
@@ -253,7 +253,7 @@ def _ending(summary: Summary) -> str:
 
 
 def _proof(summary: Summary) -> ProofSummary:
-    """The largest difference over all rounds, and whether each was within its tolerance."""
+    """Summarise the proofs: the largest difference, and whether all are within tolerance."""
     proven = [one for one in summary.rounds if one.max_difference is not None]
     operations = [operation for one in summary.rounds for operation in one.inexact]
     inexact = tuple(dict.fromkeys(operations))
@@ -324,13 +324,13 @@ def _widths(summary: Summary) -> Table:
 def _settings(
     dense: Mapping[str, object], configuration: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
-    """What the study was run with: what the history says, then the configuration, made flat."""
+    """Settings of the study: those in the history, then the configuration, flattened."""
     given = {key: dense[key] for key in ("model", "data", "criterion", "seed") if key in dense}
     yield from flat({**given, **configuration})
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings inside settings as 'outer.inner' and text."""
+    """Flatten nested settings to pairs of 'outer.inner' and text."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")

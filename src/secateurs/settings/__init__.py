@@ -1,1 +1,1 @@
-"""What a study is told: training, pruning, when to stop; validated and versioned."""
+"""Settings of a study: training, pruning, when to stop; validated and versioned."""

@@ -1,4 +1,4 @@
-"""What every unit of a budget must do."""
+"""Tests that every budget unit must pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from secateurs.testing.networks import build_network, images
 
 
 class BudgetUnitBattery:
-    """Tests of a unit that budgets can be given in; set ``unit`` and write ``count``.
+    """Tests that every budget unit must pass; subclass, set ``unit`` and define ``count``.
 
     Attributes:
         unit: an instance of a subclass of ``secateurs.planning.units.Unit``.
-        limits: limits that a user may give, as ``Unit.check`` takes them.
-        refused: limits that mean nothing, which must be refused.
-        texts: texts as on a command line, and the limits that they stand for.
-        networks: names in ``secateurs.testing.networks.NETWORKS`` to cut.
-        tolerance: largest relative difference between what is measured and ``count``.
-        foreseen: the same of what is predicted before the cut is known.
+        limits: valid limits, as ``Unit.check`` accepts them.
+        refused: invalid limits, which ``Unit.check`` must reject.
+        texts: limits as typed on the command line, mapped to the limits they parse to.
+        networks: names in ``secateurs.testing.networks.NETWORKS`` to prune.
+        tolerance: largest relative difference allowed between the unit's measurement
+            and ``count``.
+        foreseen: largest relative difference allowed between the cost predicted before
+            pruning and the cost measured afterwards.
     """
 
     unit: ClassVar[Unit]
@@ -35,7 +37,7 @@ class BudgetUnitBattery:
     foreseen: ClassVar[float] = 1e-9
 
     def count(self, model: torch.nn.Module) -> float:
-        """What a model takes, counted on the model itself and not from its trace."""
+        """Cost of a model, counted on the model itself rather than from its trace."""
         raise NotImplementedError
 
     def test_reads_what_is_typed(self) -> None:

@@ -65,7 +65,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Finish:
-    """What a vehicle's surface looks like.
+    """Appearance of a vehicle's surface.
 
     Attributes:
         paint: The colour of the body.
@@ -88,7 +88,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a vehicle stands.
+    """Position of a vehicle.
 
     Attributes:
         x: Of its rear (from the side) or its left edge (from an end), in widths of the picture.
@@ -105,7 +105,7 @@ class Pose:
     slope: float = 0.0
 
     def place(self, points: Points) -> Points:
-        """From the vehicle's coordinates to the picture's."""
+        """Convert the vehicle's coordinates to the picture's."""
         along, up = np.asarray(points).T
         taller = 1 + self.nearer * (along - 0.5)
         x = self.x + self.scale * along
