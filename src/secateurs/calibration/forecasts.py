@@ -57,7 +57,7 @@ def curvature(losses: Floats) -> Floats:
     return known
 
 
-def _for_few(number: int, share: float) -> float:
+def _student_ratio(number: int, share: float) -> float:
     """Ratio of Student's t quantile, estimated from this few samples, to the normal one."""
     level = (1 + share) / 2
     return float(stdtrit(number - 1, level) / ndtri(level))
@@ -86,11 +86,11 @@ class Forecasts:
             groups: number of groups.
         """
         self.group_of, self.groups = group_of, groups
-        self._share_out(gates, curved)
+        self._assign_steps(gates, curved)
         self.gained = np.zeros_like(self.slope)
         self.done = np.zeros(len(gates), np.int64)
 
-    def _share_out(self, gates: Singles, curved: Floats) -> None:
+    def _assign_steps(self, gates: Singles, curved: Floats) -> None:
         """Assign each channel's images to steps.
 
         Args:
@@ -106,10 +106,10 @@ class Forecasts:
         order = np.argsort(-np.abs(gates), axis=1, kind="stable")
         self.step_of: NDArray[np.int8] = np.empty(gates.shape, np.int8)
         np.put_along_axis(self.step_of, order, np.broadcast_to(steps, gates.shape), axis=1)
-        self.slope = self._over_those_left(-gates)
-        self.bend = self._over_those_left(gates**2 * (curved / 2))
+        self.slope = self._sum_over_remaining(-gates)
+        self.bend = self._sum_over_remaining(gates**2 * (curved / 2))
 
-    def _over_those_left(self, values: NDArray[np.floating[Any]]) -> Floats:
+    def _sum_over_remaining(self, values: NDArray[np.floating[Any]]) -> Floats:
         """Sum over the images left after each step, divided by the number of all images."""
         left = [self.step_of > step for step in range(LAST + 1)]
         sums = [np.where(rows, values, 0).sum(1, dtype=np.float64) for rows in left]
@@ -183,7 +183,7 @@ class Forecasts:
                 middles[number] += trust * (np.median(ratios) - of_all)
                 reach = float(np.quantile(np.abs(ratios - middles[number]), share))
                 off[number] += trust * (reach - off[number])
-                off[number] *= _for_few(len(ratios) + OTHERS_WEIGH, share)
+                off[number] *= _student_ratio(len(ratios) + OTHERS_WEIGH, share)
         return middles, np.maximum(off, LEAST_OFF * max(1.0, abs(of_all)))
 
     def values(self) -> tuple[Floats, Floats]:

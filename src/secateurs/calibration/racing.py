@@ -116,28 +116,28 @@ class Race(Generic[AnyRun]):
                 chosen, np.where(self._in_steps[chosen], self.forecasts.done[chosen] + 1, LAST)
             )
 
-    def _teams(self) -> list[Ids]:
+    def _ranked_together(self) -> list[Ids]:
         """Sets of channels that are ranked among each other."""
         if self.scope == "network":
             return [np.arange(len(self.place))]
         return [np.flatnonzero(self.group_of == n) for n in range(len(self.network.groups))]
 
     def _count_wanted(self) -> list[int]:
-        return [max(1, round(self.share * len(team))) for team in self._teams()]
+        return [max(1, round(self.share * len(members))) for members in self._ranked_together()]
 
     def doubt(self) -> Floats:
         """Probability that each channel lies on the other side of its boundary."""
         values, deviations = self.forecasts.values()
         doubt = np.zeros(len(values))
-        for team, wanted in zip(self._teams(), self._count_wanted(), strict=True):
-            rising = np.sort(values[team])
+        for members, wanted in zip(self._ranked_together(), self._count_wanted(), strict=True):
+            rising = np.sort(values[members])
             if wanted >= len(rising):
                 continue
             boundary = (rising[wanted - 1] + rising[wanted]) / 2
-            distance = np.abs(values[team] - boundary)
+            distance = np.abs(values[members] - boundary)
             # A Laplace distribution instead of a normal one, because errors have heavy tails.
-            scale = np.maximum(deviations[team], 1e-300)
-            doubt[team] = 0.5 * np.exp(-np.sqrt(2) * distance / scale)
+            scale = np.maximum(deviations[members], 1e-300)
+            doubt[members] = 0.5 * np.exp(-np.sqrt(2) * distance / scale)
         return np.where(deviations > 0, doubt, 0.0)
 
     def most_doubtful(self, doubt: Floats, allowed: float) -> Ids:
@@ -194,8 +194,8 @@ class Race(Generic[AnyRun]):
             self.forecasts.bend
         )
         lowest = np.zeros(len(values), bool)
-        for team, wanted in zip(self._teams(), self._count_wanted(), strict=True):
-            lowest[team[np.argsort(values[team], kind="stable")[:wanted]]] = True
+        for members, wanted in zip(self._ranked_together(), self._count_wanted(), strict=True):
+            lowest[members[np.argsort(values[members], kind="stable")[:wanted]]] = True
 
         def by_group(row: NDArray[Any]) -> dict[str, NDArray[Any]]:
             part = (row[self.group_of == n] for n in range(len(self.network.groups)))

@@ -195,7 +195,10 @@ class Cut:
             tensors,
             _sizes_in_turn(self.sizes, later.sizes),
             _channels_in_turn(self.channels, later.channels),
-            (*self.rescalings, *(_before(self, rescaling) for rescaling in later.rescalings)),
+            (
+                *self.rescalings,
+                *(_in_indices_before(self, rescaling) for rescaling in later.rescalings),
+            ),
             self.before or later.before,
             later.after or self.after,
             tuple(dict.fromkeys((*self.caches, *later.caches))),
@@ -215,7 +218,7 @@ class Cut:
         tensors = {}
         for name in earlier.tensors:
             if name not in self.tensors:
-                raise _not_begun_with(name)
+                raise _does_not_continue(name)
         for name, cut in self.tensors.items():
             known = earlier.tensors.get(name)
             left = cut if known is None else _tensor_since(name, cut, known)
@@ -223,14 +226,14 @@ class Cut:
                 tensors[name] = left
         count, before = len(earlier.rescalings), len(earlier.blocks)
         if self.rescalings[:count] != earlier.rescalings:
-            raise _not_begun_with("its rescalings")
+            raise _does_not_continue("its rescalings")
         if self.blocks[:before] != earlier.blocks:
-            raise _not_begun_with("its blocks")
+            raise _does_not_continue("its blocks")
         further = Cut(
             tensors,
             _sizes_since(self.sizes, earlier.sizes),
             _channels_since(self.channels, earlier.channels),
-            tuple(_after(earlier, scaled) for scaled in self.rescalings[count:]),
+            tuple(_in_indices_after(earlier, scaled) for scaled in self.rescalings[count:]),
             earlier.after if earlier else self.before,
             self.after,
             blocks=self.blocks[before:],
@@ -459,7 +462,7 @@ def _remove_in_turn(first: TensorCut, later: TensorCut, axis: int) -> tuple[int,
     return tuple(sorted({*gone, *then_gone.tolist()}))
 
 
-def _before(first: Cut, rescaling: Rescaling) -> Rescaling:
+def _in_indices_before(first: Cut, rescaling: Rescaling) -> Rescaling:
     """A rescaling of what a cut leaves, in the indices of the tensor before that cut."""
     cut = first.tensors.get(rescaling.tensor)
     if cut is None:
@@ -468,7 +471,7 @@ def _before(first: Cut, rescaling: Rescaling) -> Rescaling:
     return Rescaling(rescaling.tensor, rescaling.axis, tuple(indices.tolist()), rescaling.factor)
 
 
-def _not_begun_with(where: str) -> CutError:
+def _does_not_continue(where: str) -> CutError:
     return CutError(
         f"{where}: expected a cut that goes on from the one that this model was cut by before; "
         "received another one's. Take the model that the later cut was made of."
@@ -481,7 +484,7 @@ def _tensor_since(name: str, cut: TensorCut, earlier: TensorCut) -> TensorCut:
     for axis in {*cut.removed, *earlier.removed}:
         gone, before = cut.removed.get(axis, ()), earlier.removed.get(axis, ())
         if cut.shape != earlier.shape or not {*before} <= {*gone}:
-            raise _not_begun_with(name)
+            raise _does_not_continue(name)
         more = np.flatnonzero(np.isin(earlier.list_kept(axis), gone))
         if len(more):
             removed[axis] = tuple(more.tolist())
@@ -517,7 +520,7 @@ def _channels_since(
     return found
 
 
-def _after(first: Cut, rescaling: Rescaling) -> Rescaling:
+def _in_indices_after(first: Cut, rescaling: Rescaling) -> Rescaling:
     """A rescaling of a tensor before a cut, in the indices that the cut leaves."""
     cut = first.tensors.get(rescaling.tensor)
     if cut is None:

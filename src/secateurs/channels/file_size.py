@@ -172,7 +172,7 @@ def predict_file_size(network: Network, cut: Cut, kind: FileKind = USUAL) -> int
         for length in shape:
             size *= length
         header[tensor.name] = {
-            "dtype": _letters(sizes[tensor.name]),
+            "dtype": _dtype_name(sizes[tensor.name]),
             "shape": list(shape),
             "data_offsets": [place, place + size],
         }
@@ -181,7 +181,7 @@ def predict_file_size(network: Network, cut: Cut, kind: FileKind = USUAL) -> int
     return 8 + _pad_to_eight(len(text.encode())) + place
 
 
-def _letters(itemsize: int) -> str:
+def _dtype_name(itemsize: int) -> str:
     return {8: "I64", 4: "F32", 2: "F16", 1: "U8"}.get(itemsize, "F32")
 
 

@@ -20,7 +20,7 @@ from secateurs.training.learner import Learner
 
 JobResult = tuple[DenseResult, bytes] | Outcome
 
-_LIVES = 3
+_ATTEMPTS = 3
 """Number of attempts for a job whose process is killed."""
 
 
@@ -82,13 +82,13 @@ class ProcessExecutor:
         """Yield each item with its result, as they complete."""
         waiting = list(orders)
         try:
-            for order, result in _side_by_side(orders, self.count):
+            for order, result in _run_in_pool(orders, self.count):
                 waiting.remove(order)
                 yield order, result
         except BrokenProcessPool:
             # One item crashed its process; running them one at a time finds out which.
             for order in waiting:
-                yield order, _apart(order, self.count)
+                yield order, _run_alone(order, self.count)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class RayExecutor:
     def _carry_out(
         self, ray: Any, orders: Sequence[WorkItem]
     ) -> Iterator[tuple[WorkItem, JobResult]]:
-        carry_out = ray.remote(num_cpus=self.cores, max_retries=_LIVES - 1)(carry_out_order)
+        carry_out = ray.remote(num_cpus=self.cores, max_retries=_ATTEMPTS - 1)(carry_out_order)
         shared: dict[int, Any] = {}  # a seed's dense model is sent once, not with each job
         running = {}
         for order in orders:
@@ -181,7 +181,7 @@ def _prepare(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[WorkItem, JobResult]]:
+def _run_in_pool(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[WorkItem, JobResult]]:
     """Yield each item with its result, from a pool of processes that share the cores evenly.
 
     Raises:
@@ -202,11 +202,11 @@ def _side_by_side(orders: Sequence[WorkItem], count: int) -> Iterator[tuple[Work
         pool.shutdown(cancel_futures=True)
 
 
-def _apart(order: WorkItem, count: int) -> JobResult:
+def _run_alone(order: WorkItem, count: int) -> JobResult:
     """Run an item in a process of its own, and retry if that is killed."""
-    for _ in range(_LIVES):
+    for _ in range(_ATTEMPTS):
         try:
-            return next(_side_by_side([order], count))[1]
+            return next(_run_in_pool([order], count))[1]
         except BrokenProcessPool:
             continue
     return report_lost(order)
@@ -218,7 +218,9 @@ def report_lost(order: WorkItem) -> Outcome:
     Raises:
         SecateursError: the item is a dense model, which all jobs of its seed need.
     """
-    reason = f"the process that worked on it was killed {_LIVES} times, for lack of memory perhaps"
+    reason = (
+        f"the process that worked on it was killed {_ATTEMPTS} times, for lack of memory perhaps"
+    )
     if order.job is None:
         raise SecateursError(
             f"{order.name}: {reason}. What is done is kept: give the same command again, with "

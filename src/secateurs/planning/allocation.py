@@ -169,11 +169,11 @@ def _steps_down(problem: Problem, widths: WidthArray) -> WidthArray:
     for place, choice, at in problem.places(widths):
         step = max(1, len(choice) // 16)
         targets = {max(0, at - step * many) for many in SIXTEENTHS} - {at}
-        options += [_with(widths, place, int(choice[target])) for target in targets]
+        options += [_with_width(widths, place, int(choice[target])) for target in targets]
     return np.array(options)
 
 
-def _with(widths: WidthArray, place: int, width: int) -> WidthArray:
+def _with_width(widths: WidthArray, place: int, width: int) -> WidthArray:
     changed = widths.copy()
     changed[place] = width
     return changed
@@ -183,7 +183,7 @@ def _fill(problem: Problem, widths: WidthArray, but: int = -1) -> WidthArray:
     """Raise widths as far as the limits have room, most gain first (``but`` one group)."""
     while True:
         options = [
-            _with(widths, place, int(choice[at + 1]))
+            _with_width(widths, place, int(choice[at + 1]))
             for place, choice, at in problem.places(widths)
             if place != but and at + 1 < len(choice)
         ]
@@ -215,7 +215,7 @@ def _narrow_and_fill(problem: Problem, widths: WidthArray) -> list[WidthArray]:
     for place, choice, at in problem.places(widths):
         for step in {1, 2, max(1, len(choice) // 16)}:
             if at >= step:
-                lower = _with(widths, place, int(choice[at - step]))
+                lower = _with_width(widths, place, int(choice[at - step]))
                 options.append(_fill(problem, lower, but=place))
     return options
 
@@ -245,7 +245,7 @@ def _steps_up(problem: Problem, widths: WidthArray) -> list[tuple[int, WidthArra
     found: list[tuple[int, WidthArray]] = []
     for up, choice, at in problem.places(widths):
         found += [
-            (up, _with(widths, up, int(choice[at + step])))
+            (up, _with_width(widths, up, int(choice[at + step])))
             for step in sorted({1, max(1, len(choice) // 16)})
             if at + step < len(choice)
         ]
@@ -279,7 +279,7 @@ def _steps_far_down(problem: Problem, widths: WidthArray) -> tuple[WidthArray, W
     for down, choice, at in problem.places(widths):
         if at:
             steps = np.unique(np.geomspace(1, at, LOWER_WIDTHS).round().astype(np.int64))
-            rows += [_with(widths, down, int(choice[at - step])) for step in steps]
+            rows += [_with_width(widths, down, int(choice[at - step])) for step in steps]
             owners += [down] * len(steps)
     return np.array(owners, np.int64), np.array(rows, np.int64)
 

@@ -239,7 +239,7 @@ class ConjugateGradients:
         # The preconditioner holds one channels x channels matrix per frequency, as much as that
         # many images. With fewer images it costs more than it saves.
         affordable = signals.channels <= signals.images
-        self._precondition = signals.preconditioner(RIDGE) if affordable else _as_it_is
+        self._precondition = signals.preconditioner(RIDGE) if affordable else _identity
         self._gradient = signals.transpose(self._centre(wrong))
         self._step = self._direction = self._precondition(self._gradient)
 
@@ -254,7 +254,7 @@ class ConjugateGradients:
         """Make one step; returns (the direction, step length of each output)."""
         direction = self._direction
         given = self._signals.contract(direction)
-        curvature = np.square(self._centre(given)).sum(axis=_but_outputs(given))
+        curvature = np.square(self._centre(given)).sum(axis=_all_axes_but_outputs(given))
         # Minimise the error along the direction, even where rounding has spoilt it.
         downhill = np.maximum((self._gradient * direction).sum(axis=0), 0)
         length = downhill / np.maximum(curvature, 1e-30)
@@ -273,16 +273,18 @@ class ConjugateGradients:
         return centred
 
 
-def _as_it_is(gradient: Array) -> Array:
+def _identity(gradient: Array) -> Array:
     return gradient
 
 
-def _but_outputs(given: SignalArray) -> tuple[int, ...]:
+def _all_axes_but_outputs(given: SignalArray) -> tuple[int, ...]:
     return (0, *range(2, given.ndim))
 
 
 def _mean(given: SignalArray) -> Array:
-    found: Array = given.mean(axis=_but_outputs(given), dtype=np.float64).astype(np.float32)
+    found: Array = given.mean(axis=_all_axes_but_outputs(given), dtype=np.float64).astype(
+        np.float32
+    )
     return found
 
 
@@ -433,7 +435,7 @@ def descend(
 
 
 def _error(off: SignalArray, share: Floats) -> float:
-    squares = np.square(off).mean(axis=_but_outputs(off), dtype=np.float64)
+    squares = np.square(off).mean(axis=_all_axes_but_outputs(off), dtype=np.float64)
     return float((squares * share).sum())
 
 

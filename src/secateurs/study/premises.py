@@ -19,7 +19,7 @@ from secateurs.formatting import percent
 MOST_IMAGES = 512
 """Validation images on which a model is tried; far fewer tell skill from chance."""
 
-_SURE = 3.0
+_STANDARD_ERRORS = 3.0
 """Standard errors above chance that a trained model must reach."""
 
 
@@ -92,4 +92,4 @@ def _is_near_chance(accuracy: float, labels: NDArray[np.int64]) -> bool:
     _, counts = np.unique(labels[:MOST_IMAGES], return_counts=True)
     tried = int(counts.sum())
     chance = float(counts.max()) / tried
-    return accuracy <= chance + _SURE * math.sqrt(chance * (1 - chance) / tried)
+    return accuracy <= chance + _STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / tried)

@@ -33,13 +33,13 @@ BATCH = 128
 TEMPERATURE = 2.0
 _WARM_UP = 0.1
 _HIGHEST_RATE = 3e-3
-_MUCH = math.sqrt(0.1)
+_FULL_RATE_ROOT = math.sqrt(0.1)
 """Square root of the divergence from which Muon uses its full learning rate."""
 _ORDER, _CHANGES, _JUDGING = 11, 12, 13
-_PARTS_OF_THE_WAY = (0.5, 0.25)
-_SURE = 1.64
+_INTERPOLATIONS = (0.5, 0.25)
+_ONE_IN_TWENTY = 1.64
 """Standard errors that chance exceeds in one case of twenty (one-sided)."""
-_MUCH_FARTHER = 2.0
+_HARMFUL_RATIO = 2.0
 """Ratio of distances that counts as harm, however few images cause it."""
 _VERSIONS = 3
 """Augmented versions of each held-out image that training is also judged on."""
@@ -76,7 +76,7 @@ class Rates:
         if given is not None:
             return cls(given, given)
         much = math.sqrt(lost)
-        return cls(RATE * min(1.0, much / _MUCH), _HIGHEST_RATE * min(1.0, much))
+        return cls(RATE * min(1.0, much / _FULL_RATE_ROOT), _HIGHEST_RATE * min(1.0, much))
 
     def at(self, share: float) -> Rates:
         """The rates after this share of the steps."""
@@ -295,7 +295,7 @@ class DistillationJudge:
 
     def distances(self, model: Any) -> NDArray[np.float64]:
         """Distance of each held-out image, shape (images,); infinite if outputs are not finite."""
-        return self._apart(model, self.held_out, self.wanted, 1.0)
+        return self._divergences_from(model, self.held_out, self.wanted, 1.0)
 
     def marks(self, model: Any) -> NDArray[np.float64]:
         """Distances that training is judged by, shape (images,), measured as in training.
@@ -305,11 +305,11 @@ class DistillationJudge:
         means over each image and its augmented versions, at the temperature of training.
         """
         pairs = [(self.held_out, self.wanted), *self.versions]
-        every = [self._apart(model, *pair, self.temperature) for pair in pairs]
+        every = [self._divergences_from(model, *pair, self.temperature) for pair in pairs]
         found: NDArray[np.float64] = np.mean(every, axis=0)
         return found
 
-    def _apart(
+    def _divergences_from(
         self,
         model: Any,
         batches: Sequence[CalibrationBatch],
@@ -349,7 +349,9 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
     if change.mean() <= 0:
         return False
     error = change.std() / math.sqrt(len(change))
-    return bool(change.mean() > _SURE * error or after.mean() > _MUCH_FARTHER * before.mean())
+    return bool(
+        change.mean() > _ONE_IN_TWENTY * error or after.mean() > _HARMFUL_RATIO * before.mean()
+    )
 
 
 def train(
@@ -393,13 +395,11 @@ def train(
     after = float(judge.distances(trained).mean())
     if harms(judge.marks(small), judge.marks(trained)):
         refused = Distilled(small, steps, before, after, False, trained)
-        return _go_part_of_the_way(student, judge, refused)
+        return _interpolate_back(student, judge, refused)
     return Distilled(trained, steps, before, after, True, trained)
 
 
-def _go_part_of_the_way(
-    student: Student, judge: DistillationJudge, refused: Distilled
-) -> Distilled:
+def _interpolate_back(student: Student, judge: DistillationJudge, refused: Distilled) -> Distilled:
     """Try models between the given and the rejected one; returns the nearest to the dense model.
 
     Steps that are too long for how little was lost overshoot, and a point on the way back is often
@@ -408,7 +408,7 @@ def _go_part_of_the_way(
     Source: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
     """
     best, mark = refused, float(judge.marks(refused.model).mean())
-    for share in _PARTS_OF_THE_WAY:
+    for share in _INTERPOLATIONS:
         between = student.finish(share)
         found = float(judge.marks(between).mean())
         if found < mark:
