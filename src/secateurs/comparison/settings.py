@@ -26,9 +26,9 @@ class Comparison(Document):
     """Strategies, each at the same amounts and from the same dense models, trained the same way.
 
     Attributes:
-        format: says what the file is.
-        version: of the format.
-        task: what is pruned, on what data.
+        format: identifies the file.
+        version: version of the format.
+        task: the model to prune, and its data.
         training: how the dense models are trained, and all that is pruned after the cut.
         strategies: Ways to rank channels: names (see: secateurs criteria) or functions of your own,
             package.module:function or FILE.py:FUNCTION; NAME@network and NAME@group set the scope
@@ -49,9 +49,9 @@ class Comparison(Document):
         rewind: Train after a cut as dense training ended: at its learning rates.
         calibration_batches: Training batches shown to a strategy that needs data, and to repair.
         judge_on: Split that accuracy is measured on.
-        metric: what is measured, where it is not accuracy: its name, direction and format.
-        command: the command line that began it, if one did.
-        code: what it runs that is not of this library, as it was when the comparison began.
+        metric: name, direction and format of the metric, if it is not accuracy.
+        command: the command line that started it, if one did.
+        code: the user's own functions that it runs, with their files' checksums at the start.
     """
 
     format: Literal["secateurs-comparison"] = "secateurs-comparison"

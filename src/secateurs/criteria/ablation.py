@@ -20,13 +20,15 @@ from secateurs.criteria.registry import criterion
 def oracle(facts: GroupData) -> Array:
     """Measured change of the loss when the channel is removed.
 
-    Formula: s_j = mean over images of L_n(without channel j) - L_n. Below 0 the network is better
-    without it. Removed means: taken as zero wherever it is read, as a cut removes it.
-    Cost: exact, and still by far the dearest: for every channel, a forward pass of what follows
-    it (``oracle(network, data)`` reuses all that comes before, the first consumer's linearity, and
-    images on which the channel is zero; ``mode="racing"`` spends less again).
-    When it hurts: one channel at a time: two that stand in for each other both look free. Without
-    repair and retraining it overstates channels that the rest could make up for.
+    Formula: s_j = mean over images of L_n(without channel j) - L_n. If it is negative, the network
+    is better without the channel. A removed channel is read as zero everywhere, as after a cut.
+    Cost: by far the most expensive criterion, since it is exact: for every channel, a forward pass
+    of the layers after it. ``oracle(network, data)`` reuses the activations before the channel and
+    the linearity of its first consumer, and skips images on which the channel is zero;
+    ``mode="racing"`` costs less again.
+    When it hurts: channels are removed one at a time, so two that can replace each other both seem
+    unimportant. Without repair and retraining, it overstates channels that the others could
+    compensate for.
     Source: "oracle pruning" in Molchanov et al., ICLR 2017, and in "Compressing a Keras CNN".
     """
     estimate: Array = facts.ablation.estimate[facts.group.name]
@@ -40,10 +42,10 @@ def critical(facts: GroupData) -> Array:
     Formula: s_j = max over classes c of D_jc; D_jc = accuracy on c - accuracy on c without channel
     j. As accuracy moves in steps, ties are broken by the class's change of loss. As a selection,
     ``critical_channels(network, ablation, best=t)``: keep the union, over classes, of the t
-    channels of each group with the largest D_jc, in one aggressive shot.
-    Cost: as ``oracle``, in the same pass: all classes come at once. Needs labels.
-    When it hurts: with few images of a class, D_jc is a handful of images; a channel that helps
-    every class a little is critical to none.
+    channels of each group with the largest D_jc, and remove all others at once.
+    Cost: that of ``oracle``, in the same pass, which covers all classes. Needs labels.
+    When it hurts: with few images of a class, D_jc rests on a handful of predictions; a channel
+    that helps every class a little is critical to none.
     Source: Dimovska & Johnston, A Novel Pruning Method for Convolutional Neural Networks Based off
     Identifying Critical Filters, PEARC 2019.
     """

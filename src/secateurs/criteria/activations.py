@@ -54,15 +54,15 @@ def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
 def apoz(facts: GroupData) -> Array:
     """Share of a channel's values that are not zero: 1 - APoZ (average percentage of zeros).
 
-    Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero;
-    h_j are the activations themselves, before they are pooled, padded, resized, joined with others
-    or batch-normalised. A sum is an activation of its own, unless all that is added was pooled; so
-    is what a second ReLU makes behind a pool: a DenseNet's first channels are counted where each
-    dense layer's ReLU gives them, not where the stem's does (which differs by up to 0.5).
-    Where several layers read channel j at different places, the mean over those places.
+    Formula: s_j = 1 - share of the values h_j, over images and positions, that are exactly zero.
+    h_j are the activations before pooling, padding, resizing, concatenation and batch
+    normalisation. A sum counts as an activation, unless all its operands were pooled; so does the
+    output of a second ReLU after a pool: a DenseNet's first channels are counted at the ReLU of
+    each dense layer, not at the stem's (which differs by up to 0.5). If several layers read channel
+    j at different places, the mean over those places.
     Cost: one forward pass over the calibration images; no labels.
     When it hurts: activations other than ReLU are hardly ever exactly zero (a warning says so); a
-    channel that is rarely on may be the one that tells a rare class.
+    channel that is rarely active may be the one that identifies a rare class.
     Source: Hu et al., Network Trimming, 2016; the second criterion of "Compressing a Keras CNN".
     """
     shares = []
@@ -78,11 +78,11 @@ def apoz(facts: GroupData) -> Array:
 def mean_activation(facts: GroupData) -> Array:
     """Mean absolute value of a channel.
 
-    Formula: s_j = mean |h_j| over images and positions; after a ReLU, just the mean. Where several
+    Formula: s_j = mean |h_j| over images and positions; after a ReLU, simply the mean. If several
     layers read channel j at different places, the mean over those places.
     Cost: one forward pass over the calibration images; no labels.
-    When it hurts: a channel that is always on and never changes scores high, though a bias could
-    take its place; layers of different scale do not compare.
+    When it hurts: a channel with a large constant value scores high, though a bias could replace
+    it; scores of layers with different scales cannot be compared.
     Source: Polyak & Wolf, Channel-level Acceleration of Deep Face Representations, 2015.
     """
     return _mean(facts, lambda reading, part: part.total(reading.absolute))
@@ -92,11 +92,12 @@ def mean_activation(facts: GroupData) -> Array:
 def std_activation(facts: GroupData) -> Array:
     """Standard deviation of a channel's values.
 
-    Formula: s_j = standard deviation of h_j over images and positions. Where several layers read
+    Formula: s_j = standard deviation of h_j over images and positions. If several layers read
     channel j at different places, the root of the mean variance.
     Cost: one forward pass over the calibration images; no labels.
-    When it hurts: a channel that hardly varies still carries its mean; without a repair of the next
-    layer's bias, removing it shifts what follows. Layers of different scale do not compare.
+    When it hurts: a channel that hardly varies still contributes its mean: unless the next layer's
+    bias is repaired, removing it shifts all later activations. Scores of layers with different
+    scales cannot be compared.
     Source: Polyak & Wolf, 2015; the standard deviation of "Compressing a Keras CNN".
     """
 
@@ -116,8 +117,8 @@ def fluctuation(facts: GroupData) -> Array:
     Formula: s_j = sum over consumers of Var(h_j) * ||W[:, j]||^2, then standardised within the
     group: (s - mean) / standard deviation.
     Cost: one forward pass over the calibration images; no labels.
-    When it hurts: it presumes that the channel's mean is put into the next layer's bias; without
-    that repair, always-on channels that matter score low.
+    When it hurts: it assumes that the channel's mean is added to the next layer's bias; without
+    that repair, channels that matter by a constant value score too low.
     Source: An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI
     2024.
     """

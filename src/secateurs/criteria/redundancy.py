@@ -26,14 +26,14 @@ def cosine(facts: GroupData) -> Array:
     Formula: of all pairs, take the most similar by |cos|, drop the one of smaller norm, repeat;
     s_j = 1 - |cos| of the pair in which channel j was dropped; the last one left scores 1. So
     ``plan(threshold=1 - t, scope="network")`` drops channels until no pair is more similar than
-    t; ``redundant(network, t)`` names them. What is compared: with calibration data, the values
-    that consumers read, less their means; without, what the filters give on random inputs, where
-    the cosine of two outputs is in expectation the cosine of the two filters, so that is taken.
+    t; ``redundant(network, t)`` names them. With calibration data, the cosine is that of the values
+    that consumers read, less their means. Without data it is that of the filters, which is the
+    expected cosine of their outputs on random inputs.
     Cost: without data one read of the weights, with data a forward pass; C^2 products for a group
-    of C channels, held all at once with data only.
-    When it hurts: two channels alike can both be needed where the next layer takes their
-    difference; without a repair that lets the one that stays speak for both, even exact copies
-    cannot go for free.
+    of C channels, which are all in memory at once only with data.
+    When it hurts: two similar channels may both be needed if the next layer uses their difference.
+    Without a repair that adds the removed channel's weights to the kept one's, removing even an
+    exact copy does damage.
     Source: Ayinde & Zurada, Building Efficient ConvNets using Redundant Feature Pruning, 2018.
     """
     if facts.gathered.grams is not None:

@@ -93,18 +93,18 @@ class Stop(Settings):
 
 
 class Task(Settings):
-    """What is pruned, and on what data.
+    """The model to prune, and its data.
 
     Attributes:
-        model: its name, as ``secateurs.models.build`` takes it, or its class's; "" until it is
-            described.
-        model_options: as ``build`` takes them.
-        data: its name, as ``secateurs.data.load`` takes it, or what it is.
-        data_options: as ``load`` takes them.
-        weights: a file the model's weights are read from.
-        learning: name of a ready task; None classifies images.
-        metric: name of what models are chosen by; None is the task's own.
-        by_name: whether the names say all that is needed to build both again.
+        model: name of the model, as ``secateurs.models.build`` takes it, or of its class; ""
+            until it is described.
+        model_options: options of ``build``.
+        data: name of the data, as ``secateurs.data.load`` takes it, or a description.
+        data_options: options of ``load``.
+        weights: file from which the model's weights are read.
+        learning: name of a built-in task; None for image classification.
+        metric: name of the metric by which models are chosen; None for the task's own.
+        by_name: whether model and data can be rebuilt from these names and options alone.
     """
 
     model: str = ""
@@ -118,17 +118,17 @@ class Task(Settings):
 
 
 class Configuration(Document):
-    """All a study is told, as its ``config.json`` holds it.
+    """Configuration of a study, as stored in its ``config.json``.
 
     Attributes:
-        format: says what the file is.
-        version: of the format.
-        task: what is pruned, on what data.
+        format: identifies the file.
+        version: version of the format.
+        task: the model to prune, and its data.
         training: how to train.
         pruning: what each round removes.
-        stop: when it ends.
-        command: the command line that began it, if one did.
-        code: what it runs that is not of this library, as it was when the study began.
+        stop: when the study ends.
+        command: the command line that started it, if one did.
+        code: the user's own functions that it runs, with their files' checksums at the start.
     """
 
     format: Literal["secateurs-study"] = "secateurs-study"
