@@ -1,7 +1,7 @@
 """A layer's own activations, where the values read by its consumers were pooled first.
 
 How often a neuron is zero is a property of its activations. A maximum over a window is zero only
-where the whole window is, and an average hardly ever. So values are followed back from where they
+if the whole window is, and an average almost never is. So values are traced back from where they
 are read, through pools, data movements and joins of several branches, to the operands that were
 pooled first.
 """

@@ -99,7 +99,7 @@ def meet(
 
 
 def _unproven(network: Network, cut: Cut) -> Any:
-    """A model of the cut's widths without a proof, enough to time it and to weigh its file."""
+    """A model with the cut's widths but no proof: enough for its time and its file's size."""
     backend, source = backend_named(network.source.framework), network.source
     return backend.apply(source.model, cut, source.example_inputs, network=network, proof=False)
 

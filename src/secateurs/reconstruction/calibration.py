@@ -1,8 +1,9 @@
 """Splitting of calibration images into those for fitting, for choosing and for judging.
 
-Images of one source (crops of one photograph, frames of one recording) are alike: a judge related
-to fitted images cannot see that a fit holds for these sources only. So if the user says which
-source each image comes from, no source is in two parts.
+Images from one source (crops of one photograph, frames of one recording) resemble each other. If
+the judging part had images from the same sources as the fitting part, it could not detect a fit
+that holds for these sources only. So if the user says which source each image comes from, all
+images of a source go into the same part.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random samples of patch rows for least squares; padding is excluded.
 
-Sums over padding would fit a network to what it does where its outputs are ignored.
+Rows of padding would fit the network to positions whose outputs are ignored.
 """
 
 from __future__ import annotations

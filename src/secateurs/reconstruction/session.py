@@ -337,9 +337,9 @@ def repair_cut(
 def most_faithful(stages: Sequence[Stage]) -> Stage:
     """The stage whose weights to keep: the nearest to the dense network, by more than noise.
 
-    Re-estimated moments change every layer at once, to what few images say. Mostly they make
-    refitted weights a little worse, and which is nearer on held-out images is then a matter of
-    chance. So they are kept only where they are surely nearer, in a paired comparison of images.
+    Re-estimated moments change every layer at the same time, from few images. They usually make
+    refitted weights slightly worse, and chance then decides which stage is nearer on the held-out
+    images. So they are kept only if they are significantly nearer in a paired comparison of images.
     """
     plain = [stage for stage in stages if not stage.name.endswith(ANEW)]
     best = min(plain, key=lambda stage: stage.fidelity.distance)
