@@ -5,12 +5,12 @@ import os
 import numpy as np
 
 FILTERS = (
-    # TensorFlow and JAX, not ours: what they deprecate in each other and in NumPy.
+    # Deprecations of each other and of NumPy in TensorFlow and JAX, which are not ours.
     "ignore::DeprecationWarning:tensorflow",
     "ignore::DeprecationWarning:jax",
     "ignore::DeprecationWarning:keras",
     "ignore::FutureWarning:tensorflow",
-    # Keras on PyTorch: a tensor made from an array that NumPy will not let it write to.
+    # Keras on PyTorch: a tensor made from a read-only NumPy array.
     "ignore:The given NumPy array is not writable:UserWarning",
     # TensorFlow's layers keep NumPy scalars in protocol buffers.
     "ignore:In the future `np.object` will be defined:FutureWarning",
@@ -18,18 +18,18 @@ FILTERS = (
 
 
 def prepare(config) -> None:
-    """Before keras is imported: quiet logs, and warnings of others that we can do nothing about."""
+    """Before keras is imported: silence logs, and warnings that others cause."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.environ["KERAS_BACKEND"] == "jax":
-        # A test compiles a program and runs it once: compiling quickly is all that counts.
+        # A test runs each compiled program once, so only the compile time counts.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     for line in FILTERS:
         config.addinivalue_line("filterwarnings", line)
 
 
 def load_backend() -> str:
-    """The backend that Keras runs on; it must be the one that was asked for."""
+    """Return the backend that Keras runs on; it must be the requested one."""
     import keras
 
     asked = os.environ["KERAS_BACKEND"]
@@ -44,7 +44,7 @@ def load_backend() -> str:
 
 
 def draw_with_numpy(monkeypatch) -> None:
-    """Initialisers that draw with NumPy: on JAX each new shape would be a program to compile.
+    """Use initialisers that draw with NumPy, because JAX compiles a program for each new shape.
 
     They draw from NumPy's own state, as ``keras.utils.set_random_seed`` sets it.
     """

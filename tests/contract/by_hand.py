@@ -16,7 +16,7 @@ READS = {
 
 
 def twin(model, cut):
-    """The dense model whose consumers ignore what the cut removes."""
+    """The dense model with consumers that ignore the removed channels."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for layer in copy.layers:
@@ -32,6 +32,6 @@ def twin(model, cut):
 
 
 def outputs(model, inputs):
-    """What a model gives, as arrays."""
+    """The model's outputs, as arrays."""
     given = model(inputs if len(inputs) > 1 else inputs[0], training=False)
     return [np.asarray(keras.ops.convert_to_numpy(y)) for y in keras.tree.flatten(given)]

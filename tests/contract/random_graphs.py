@@ -90,7 +90,7 @@ def _block(kind, x, width):
 
 
 def network(recipe):
-    """The model of a recipe, with weights that tell."""
+    """The model of a recipe, with weights that show a wrong channel."""
     inputs = keras.Input((4, 4, 3))
     x = _conv(inputs, recipe.width)
     for kind in recipe.kinds:

@@ -180,7 +180,7 @@ class PyTorch:
         return not any(p.requires_grad for p in model.get_submodule(layer).parameters())
 
     def mislead(self, monkeypatch):
-        """From now on a flip is taken for an operation that works element by element."""
+        """Register a wrong rule: a flip is treated as element-wise."""
         from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise
         from secateurs.pytorch.tracing.rules.registry import RULES
 
@@ -254,7 +254,7 @@ def _theirs(layer, variable, state):
 
 
 def _arrange(layer, name, values, architecture):
-    """PyTorch's numbers in Keras's order of axes."""
+    """PyTorch's weights in Keras's order of axes."""
     if isinstance(layer, L.DepthwiseConv2D) and values.ndim == 4:
         outputs, _, height, width = values.shape
         inputs = outputs // layer.depth_multiplier
@@ -262,7 +262,7 @@ def _arrange(layer, name, values, architecture):
     if values.ndim == 4:
         return values.transpose(2, 3, 1, 0)
     if values.ndim == 2 and (architecture, name) == ("plain", "hidden.weight"):
-        # Behind a flatten: channels, rows, columns there; rows, columns, channels here.
+        # After a flatten: channels, rows, columns in PyTorch; rows, columns, channels in Keras.
         return values.reshape(-1, 6, 2, 2).transpose(2, 3, 1, 0).reshape(-1, values.shape[0])
     return values.T
 

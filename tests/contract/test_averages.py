@@ -59,18 +59,18 @@ def test_the_average_is_of_all_steps_since_the_last_cut(side, optimizer):
     for each in (one, plain):
         network = each.trace()
         each.apply(network.cut({network.groups[0].name: [0, 3]}), network)
-    # PyTorch's begins with the first step's weights, Keras's with those before it.
+    # PyTorch's average starts with the weights after the first step, Keras's with those before it.
     check_average(one, plain, steps, begun=None if side == "pytorch" else averaged_values(one))
 
 
 def check_average(one, plain, steps, begun):
-    """Four steps, with the average written out; beside a learner that takes none."""
+    """Four steps with the average written out, against a learner without averaging."""
     expected = begun
     for number in itertools.islice(steps, 4):
         for each in (one, plain):
             each.train(number, [0.05], lambda: None)
         values = averaged_values(one)
-        for name, value in averaged_values(plain).items():  # training itself goes on as ever
+        for name, value in averaged_values(plain).items():  # training itself is unaffected
             np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6)
         expected = expected or values
         expected = {n: DECAY * expected[n] + (1 - DECAY) * v for n, v in values.items()}
@@ -81,7 +81,7 @@ def check_average(one, plain, steps, begun):
 
 
 def averaged_values(one):
-    """The values that are averaged: in Keras, moments of batch normalisation are not."""
+    """The averaged values: in Keras, moments of batch normalisation are not among them."""
     return {
         name: value
         for name, value in arrays(one.snapshot().tensors).items()
@@ -99,7 +99,7 @@ def test_the_average_is_evaluated_and_the_weights_stay(side):
     assert one.evaluate("validation", lambda: None) == plain
     for name, value in arrays(one.snapshot().tensors).items():
         np.testing.assert_array_equal(value, as_array(before.tensors[name]))
-    # It is what the model does with these values.
+    # It equals the model's result with these values.
     one.restore(before.take_average())
     assert one.evaluate("validation", lambda: None) == average
 
@@ -118,7 +118,7 @@ def test_a_snapshot_brings_the_average_back(side):
 
 
 class Interrupted(sec.Watcher):
-    """Stops a study at its so-many-th record."""
+    """Stops a study at a given number of records."""
 
     def __init__(self, records):
         self.left = records

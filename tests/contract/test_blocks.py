@@ -95,7 +95,7 @@ def answers(side, model):
 
 
 def by_hand(gone=()):
-    """The network in NumPy, with some blocks' branches left out."""
+    """The network in NumPy, without the branches of some blocks."""
 
     def convolve(x, kernel):
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -111,7 +111,7 @@ def by_hand(gone=()):
 
 
 def divergence(gone):
-    """Kullback-Leibler of the answers without blocks from those with all, by NumPy."""
+    """Kullback-Leibler divergence of the outputs without blocks from the full ones, in NumPy."""
     right, found = (
         one - np.log(np.exp(one).sum(1, keepdims=True)) for one in (by_hand(), by_hand(gone))
     )

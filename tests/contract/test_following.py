@@ -93,7 +93,7 @@ def test_one_number_follows_the_one_that_the_dense_model_gives(activation):
 
 
 def test_a_task_follows_the_dense_model_in_all_that_it_gives():
-    """Numbers and scores of classes beside each other, by relative error and by divergence."""
+    """Numbers and class scores together, by relative error and by divergence."""
 
     class Two(nn.Module):
         def __init__(self):
@@ -160,7 +160,7 @@ def test_without_labels_the_small_model_comes_to_answer_as_the_dense(learner, mo
     one.train(1, [0.1] * 60, lambda: None)
     last = one.train(61, [1e-6], lambda: None)
     assert last < 0.1 * first
-    # A snapshot of the round is gone back to, and trained on, as ever.
+    # A snapshot of the round is restored and trained on as usual.
     one.restore(one.snapshot())
     assert one.train(62, [1e-6], lambda: None) == pytest.approx(last, rel=0.1)
 
@@ -196,5 +196,5 @@ def test_the_loop_follows_the_dense_model_as_it_was_trained(tmp_path):
         for each in (result, plain)
         for number in (0, 1)
     ]
-    assert rounds[0] == rounds[2]  # the dense model has nobody to follow
+    assert rounds[0] == rounds[2]  # the dense model follows no other model
     assert rounds[1] != rounds[3]

@@ -70,7 +70,7 @@ def repair(made):
 
 def test_both_come_to_the_same_weights(monkeypatch):
     monkeypatch.setattr(refitting, "MOST_OF_LONG", 8)
-    monkeypatch.setattr(long_kernels, "MOST_STEPS", 4)  # which of many is best, rounding decides
+    monkeypatch.setattr(long_kernels, "MOST_STEPS", 4)  # rounding decides which of several is best
     found = [weight_of(repair(made)[-1]) for made in BOTH.values()]
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

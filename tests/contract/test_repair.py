@@ -48,7 +48,7 @@ def answers(side, model, data):
 
 
 def build(side, architecture):
-    """With running means like those of the images, so that nothing is unlike them."""
+    """With running means equal to those of the images, so that none is unlike the training data."""
     model = side.build(architecture)
     if side.name == "pytorch":
         for module in model.modules():
@@ -62,7 +62,7 @@ def build(side, architecture):
 
 
 def cut_by_hand(side, architecture):
-    """Every second channel of every group, in both frameworks the same."""
+    """Every second channel of every group, the same in both frameworks."""
     dense, x = build(side, architecture), side.inputs(architecture)
     network = sec.trace(dense, x)
     removed = {g.name: range(0, len(g) - 1, 2) for g in network.groups if len(g) > 1}
@@ -123,7 +123,7 @@ def test_both_frameworks_find_the_same_weights(architecture):
         found.append((weights_of(side, repaired, architecture), fresh, fidelity))
     (mine, one, ours), (theirs, other, others) = found
     assert mine.keys() == theirs.keys()
-    if architecture == "mobile":  # its head reads four numbers made of three: none is the solution
+    if architecture == "mobile":  # its head reads four values of rank three: no unique solution
         mine.pop("head.kernel"), mine.pop("head.bias")
     for name, values in mine.items():
         np.testing.assert_allclose(theirs[name], values, atol=1e-4 * max(1, np.abs(values).max()))
@@ -137,7 +137,7 @@ def test_both_frameworks_find_the_same_weights(architecture):
 
 
 def by_layer(report):
-    """Refits; in which order branches are done is not said."""
+    """Refits in any order of the branches."""
     return sorted(report.layers, key=lambda one: (*layer_of(one), str(one.ridge)))
 
 
@@ -175,7 +175,7 @@ def two_layers(side):
 
 @on_both
 def test_the_small_weights_are_what_numpy_finds(side):
-    """Ridge least squares with the ridge that was chosen, on inputs collected by hand."""
+    """Ridge least squares with the chosen ridge, on inputs collected by hand."""
     model, channels = two_layers(side)
     data = np.random.default_rng(1).normal(size=(200, 6)).astype(np.float32)
     cut = sec.delete_channels(model, channels, data[:1])
@@ -185,7 +185,7 @@ def test_the_small_weights_are_what_numpy_finds(side):
     assert layer.after < layer.before
     first, shift, second, bias = (one.astype(np.float64) for one in by_inputs(side, model))
     order = np.random.default_rng(0).permutation(200)
-    fitted = data[np.sort(order[25:])].astype(np.float64)  # those that judge are not fitted
+    fitted = data[np.sort(order[25:])].astype(np.float64)  # held-out images are not fitted
     hidden = np.tanh(fitted @ first + shift)
     u, y = np.delete(hidden, [2, 5], axis=1), hidden @ second + bias
     present = np.delete(second, [2, 5], axis=0)
@@ -350,7 +350,7 @@ def test_without_images_and_batch_norm_noise_has_to_do(side):
 
 @on_both
 def test_images_that_say_nothing_of_a_layer_leave_it(side):
-    """A singular matrix of products: dead channels, and twice the same."""
+    """A singular Gram matrix: dead channels and duplicates."""
     model, channels = two_layers(side)
     data = np.repeat(np.random.default_rng(1).normal(size=(96, 1)), 6, 1).astype(np.float32)
     cut = sec.delete_channels(model, channels, data[:1])
@@ -362,7 +362,7 @@ def test_images_that_say_nothing_of_a_layer_leave_it(side):
 
 @on_both
 def test_a_loss_of_the_users_own_measures_the_curves(side):
-    """How much higher the loss is, as the cut model itself has it."""
+    """The increase of the loss, measured on the cut model itself."""
     dense = build(side, "residual")
     data = images(side, "residual", 12)
     labels = np.random.default_rng(3).normal(size=12).astype(np.float32)

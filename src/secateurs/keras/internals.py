@@ -739,7 +739,7 @@ def seed_(model: keras.Model, random: np.random.Generator) -> None:
 
 
 def seed_backend_(seed: int) -> None:
-    """Let what draws from the backend's own generator (PyTorch's dropout) do so from this seed."""
+    """Seed the backend's global random generator, which PyTorch's dropout uses."""
     if keras.backend.backend() == "torch":
         import_module("torch").manual_seed(seed)
 

@@ -85,7 +85,7 @@ def effect_of(operation: Operation) -> Effect:
 
 
 def _is_weighted_pool(operation: Operation) -> bool:
-    """Whether it is a convolution that makes of each channel one, and no activation of its own."""
+    """Whether it is a depthwise convolution with one output per channel and no activation."""
     if isinstance(operation, DEPTHWISE):
         alone = operation.depth_multiplier == 1
     elif isinstance(operation, CONVOLUTIONS) and operation.groups > 1:

@@ -41,7 +41,7 @@ def fit(
     """
     random = np.random.default_rng([_DROPOUT, *seeds])
     each = _Rates(rates, tick, random)
-    with seed_generators(*seeds):  # of data sets too, which draw as they are asked
+    with seed_generators(*seeds):  # data sets draw from them too, as batches are requested
         history = model.fit(
             examples,
             steps_per_epoch=len(rates),
