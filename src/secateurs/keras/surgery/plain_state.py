@@ -61,21 +61,23 @@ def is_alike(one: object, other: object, seen: frozenset[tuple[int, int]] = froz
     if is_array(one) or is_array(other):
         return _equal_arrays(one, other)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and _are_alike(one, other, seen)
+        return _are_alike(one, other, seen)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and _are_alike(
             list(one.values()), [other[key] for key in one], seen
         )
-    if type(one) is not type(other):
-        return False
+    return type(one) is type(other) and _is_alike_inside(one, other, seen)
+
+
+def _is_alike_inside(one: object, other: object, seen: frozenset[tuple[int, int]]) -> bool:
+    """Whether two objects of one class are the same: their attributes, the code of functions."""
     if isinstance(one, _PARTS) or _is_of_library(one):
         return True
-    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
-        same = one.__code__ is other.__code__ or one.__code__ == other.__code__
-        return same and _are_alike(inside_of(one), inside_of(other), seen)
     mine, theirs = inside_of(one), inside_of(other)
+    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
+        return one.__code__ == other.__code__ and _are_alike(mine, theirs, seen)
     if mine or theirs:
-        return len(mine) == len(theirs) and _are_alike(mine, theirs, seen)
+        return _are_alike(mine, theirs, seen)
     return isinstance(one, types.MethodType) or _equal(one, other)
 
 
