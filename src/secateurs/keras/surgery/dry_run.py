@@ -117,11 +117,26 @@ def _tie_widths(
     needs both widths to be equal. The number of heads, stored in the layer's configuration, is
     frozen then.
     """
+    to_tie = [assumed for assumed in waiting if not wrong or assumed.kind in wrong]
+    ties, heads = _list_ties(tracer, to_tie)
+    if not ties:
+        return None
+    tied = build([*ties, *heads])
+    stay = [
+        (assumed.units, add_frozen_side(tracer.equations, len(assumed.units))) for assumed in to_tie
+    ]
+    if _count_free(tied) < _count_free(build(stay)) or not trial.follows(tied, waiting):
+        return None  # one width is frozen for another reason, and would freeze the other
+    for units, others in (*ties, *heads):
+        tracer.equations.equate(units, others)
+    return build(())
+
+
+def _list_ties(tracer: Tracer, to_tie: Sequence[Assumed]) -> tuple[list[Tie], list[Tie]]:
+    """Return (widths to equate in pairs, numbers of heads paired with what is frozen)."""
     ties: list[Tie] = []
     heads: list[Tie] = []
-    for assumed in waiting:
-        if wrong and assumed.kind not in wrong:
-            continue
+    for assumed in to_tie:
         grids = [tracer.equations.sides(whole) or () for whole in assumed.wholes]
         inner = {side.tobytes() for sides in grids for side in sides}
         heads += [
@@ -133,19 +148,7 @@ def _tie_widths(
             others = _latest_of_same_length(tracer, assumed.step, whole)
             if others is not None and whole.tobytes() not in inner:
                 ties.append((whole, others))
-    if not ties:
-        return None
-    tied = build([*ties, *heads])
-    stay = [
-        (assumed.units, add_frozen_side(tracer.equations, len(assumed.units)))
-        for assumed in waiting
-        if not wrong or assumed.kind in wrong
-    ]
-    if _count_free(tied) < _count_free(build(stay)) or not trial.follows(tied, waiting):
-        return None  # one width is frozen for another reason, and would freeze the other
-    for units, others in (*ties, *heads):
-        tracer.equations.equate(units, others)
-    return build(())
+    return ties, heads
 
 
 def _count_free(network: Network) -> int:
