@@ -72,12 +72,7 @@ def cut_optimizer(
     new = same_optimizer(optimizer)
     names = {id(leaf.variable): leaf.name for leaf in leaves or list_tensors(model)}
     theirs = {leaf.name: leaf.variable for leaf in small_leaves or list_tensors(small)}
-    undecayed = [
-        names[id(variable)]
-        for variable in variables_without_decay(optimizer, model.variables)
-        if id(variable) in names
-    ]
-    exclude_from_decay_(new, [theirs[name] for name in undecayed if name in theirs])
+    _exclude_same_from_decay_(new, model, names, theirs)
     known = variables_of(optimizer) if optimizer.built else []
     if not known or any(id(variable) not in names for variable in known):
         return new
@@ -88,12 +83,28 @@ def cut_optimizer(
     old_slots = slots if before == after else _build(same_optimizer(optimizer), known, before)
     values = dict(zip(old_slots, optimizer.variables, strict=True))
     for slot, made in zip(slots, new.variables, strict=True):
-        if (old := values.get(slot)) is None:
-            continue
-        value = slice_tensor(old.value, cut_of_slot(cut, slot[0], tuple(old.shape)))
-        if tuple(value.shape) == tuple(made.shape):
-            made.assign(value)
+        if slot in values:
+            _slice_state_(made, values[slot], cut, slot[0])
     return new
+
+
+def _exclude_same_from_decay_(
+    new: keras.optimizers.Optimizer,
+    model: keras.Model,
+    names: Mapping[int, str],
+    theirs: Mapping[str, Variable],
+) -> None:
+    """Exclude from weight decay what is left of the variables that the model's optimizer does."""
+    without_decay = variables_without_decay(model.optimizer, model.variables)
+    undecayed = [names[id(variable)] for variable in without_decay if id(variable) in names]
+    exclude_from_decay_(new, [theirs[name] for name in undecayed if name in theirs])
+
+
+def _slice_state_(made: Variable, old: Variable, cut: Cut, owner: str | None) -> None:
+    """Slice a state of the old optimizer into the new one's, if the shapes then agree."""
+    value = slice_tensor(old.value, cut_of_slot(cut, owner, tuple(old.shape)))
+    if tuple(value.shape) == tuple(made.shape):
+        made.assign(value)
 
 
 def cut_of_slot(cut: Cut, owner: str | None, shape: tuple[int, ...]) -> TensorCut | None:
