@@ -108,25 +108,32 @@ def _open_layer(
     specs = map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
         specs[1]["training"] = False
-    before = len(losses_of(layer))
     inside, beside = _nested_layers(layer)
     is_masked = any(mask_of(tensor) is not None for tensor in (*node.input_tensors, *node.outputs))
     if is_masked and (why := _why_mask_is_lost(layer, inside, beside)):
         return why
+    before = len(losses_of(layer))
     seen = calls_in(layer.call, specs[0], specs[1], [layer], inside, beside, is_masked)
     added = losses_of(layer)[before:]
     del losses_of(layer)[before:]
-    given = [item for item in flatten(specs) if isinstance(item, keras.KerasTensor)]
     if isinstance(seen, str):
         return seen
-    if added or len(given) != len(seen.inputs):
-        return "its code adds losses" if added else "its code is given tensors in other structures"
-    expected = [tuple(tensor.shape) for tensor in node.outputs]
-    received = [tuple(tensor.shape) for tensor in flatten(seen.outputs)]
-    if not _shapes_match(expected, received):
-        return "its code gives other shapes than it says"
+    if added:
+        return "its code adds losses"
+    if why := _why_call_differs(node, specs, seen):
+        return why
     whole = {id(inner): NOT_REGISTERED for inner in beside if is_composite(inner)}
     return replace(seen, closed={**seen.closed, **whole})
+
+
+def _why_call_differs(node: Node, specs: object, seen: Calls) -> str:
+    """How the calls seen differ from what Keras noted of the layer's call, or ''."""
+    given = [item for item in flatten(specs) if isinstance(item, keras.KerasTensor)]
+    if len(given) != len(seen.inputs):
+        return "its code is given tensors in other structures"
+    expected = [tuple(tensor.shape) for tensor in node.outputs]
+    received = [tuple(tensor.shape) for tensor in flatten(seen.outputs)]
+    return "" if _shapes_match(expected, received) else "its code gives other shapes than it says"
 
 
 def _why_mask_is_lost(layer: Layer, inside: Sequence[Layer], beside: Sequence[Layer]) -> str:
