@@ -89,14 +89,7 @@ def prove_blocks(
     Raises:
         CutError: A block is not found in a forward pass on these inputs, or the outputs differ.
     """
-    found = {one.cut: one for one in watch_blocks(model, arrays)}
-    unknown = [block.owner for block in blocks if block not in found]
-    if unknown:
-        raise CutError(
-            f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on "
-            "these inputs it is none. Trace the model that is to be cut, and take its blocks."
-        )
-    branches = {n: at for block in blocks for n, at in found[block].branches.items()}
+    branches = _find_branches(model, blocks, arrays)
     expected, twins = _run(model, _ZeroedBranches(branches), arrays)
     try:
         received, ours = _run(small, _ZeroedBranches({}), arrays)
@@ -114,17 +107,38 @@ def prove_blocks(
         )
     difference = max(difference, largest_difference(whole, expected)[0])
     relative = TOLERANCE[precision_of(model)]
-    both = [key for key in twins if key in ours and twins[key].shape == ours[key].shape]
-    inside, where = largest_mismatch(
-        [path for path, _ in both],
-        [ours[key] for key in both],
-        [twins[key] for key in both],
-        10 * relative,
-    )
+    inside, where = _compare_samples(ours, twins, 10 * relative)
     proof = Proof(difference, scale, relative * scale, inside, 10 * relative, where)
     if not proof.holds:
         raise CutError(proof.refusal(model.name, "A layer"))
     return proof
+
+
+def _find_branches(
+    model: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
+) -> dict[int, int]:
+    """Number of a sum's call -> which of its operands is the branch of one of the blocks."""
+    found = {one.cut: one for one in watch_blocks(model, arrays)}
+    unknown = [block.owner for block in blocks if block not in found]
+    if unknown:
+        raise CutError(
+            f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on "
+            "these inputs it is none. Trace the model that is to be cut, and take its blocks."
+        )
+    return {n: at for block in blocks for n, at in found[block].branches.items()}
+
+
+def _compare_samples(
+    ours: LayerSamples, twins: LayerSamples, tolerance: float
+) -> tuple[float, str]:
+    """The largest difference within the models, and the layer where it is."""
+    both = [key for key in twins if key in ours and twins[key].shape == ours[key].shape]
+    return largest_mismatch(
+        [path for path, _ in both],
+        [ours[key] for key in both],
+        [twins[key] for key in both],
+        tolerance,
+    )
 
 
 def prove_blocks_independently(

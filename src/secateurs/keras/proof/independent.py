@@ -13,7 +13,7 @@ none is found, something other than a weight reads the slice: a norm, a sum, com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import keras
@@ -93,9 +93,7 @@ class _ZeroedReaders:
     def zero_readers(self) -> list[Slice]:
         """Set the readers to zero; return the slices that the outputs still depend on."""
         kernels = [part for part in self._parts if self._is_kernel(part)]
-        for part in kernels:
-            if part.axis < self._rank(part) - 1:
-                self._keep_zero(part)
+        self._keep_zero(part for part in kernels if part.axis < self._rank(part) - 1)
         read = self._find_read()
         tries = [*([part] for part in kernels), *self._factors(read)]
         # A slice with two readers stops showing only when the second is zero, so the first, which
@@ -103,13 +101,16 @@ class _ZeroedReaders:
         for parts in [*tries, *tries]:
             if not read or all(is_all_in(part, self.zero) for part in parts):
                 continue
-            with self._change(parts, _zeros):
-                still = self._find_read(but=parts)
-            if any(other not in still for other in read if not is_all_in(other, parts)):
-                for part in parts:
-                    self._keep_zero(part)
+            if self._are_readers(parts, read):
+                self._keep_zero(parts)
                 read = [other for other in self._find_read() if other in read]
         return read
+
+    def _are_readers(self, parts: Sequence[Slice], read: Sequence[Slice]) -> bool:
+        """Whether one of the others is read no more with these slices at zero."""
+        with self._change(parts, _zeros):
+            still = self._find_read(but=parts)
+        return any(other not in still for other in read if not is_all_in(other, parts))
 
     def find_unread(self) -> tuple[str, ...]:
         """Return layers whose removed filters do not affect the outputs even before any zeroing."""
@@ -141,12 +142,13 @@ class _ZeroedReaders:
         has_one_output = len(shape) > 1 and shape[-1] == 1
         return has_one_output or sum(size > 1 for size in shape) > 1
 
-    def _keep_zero(self, part: Slice) -> None:
-        self.zero.append(part)
-        variable = self._variables[part.tensor]
-        values = _numbers(variable.value)
-        values[_index(part)] = 0
-        variable.assign(values)
+    def _keep_zero(self, parts: Iterable[Slice]) -> None:
+        for part in parts:
+            self.zero.append(part)
+            variable = self._variables[part.tensor]
+            values = _numbers(variable.value)
+            values[_index(part)] = 0
+            variable.assign(values)
 
     # -- what is read
 

@@ -43,7 +43,7 @@ def crop_images(
     Returns:
         The cropped inputs; None where there is nothing to crop.
     """
-    if not arrays or not all(array.ndim == 4 and array.dtype.kind == "f" for array in arrays):
+    if not _are_images(arrays):
         return None
     if any(is_composite(operation.call) for operation in operations):
         return None  # its code may use sizes, and it is also run as a whole
@@ -59,7 +59,18 @@ def crop_images(
     small = smaller_sides(full, maps)
     if small is None:
         return None
-    top, left = ((old - new) // 2 for old, new in zip(full, small, strict=True))
-    middle = (slice(None),) * first + (slice(top, top + small[0]), slice(left, left + small[1]))
     text = f"{small[0]} x {small[1]} of {full[0]} x {full[1]}"
-    return SmallerImages([np.ascontiguousarray(array[middle]) for array in arrays], text)
+    return SmallerImages([_take_middle(array, first, small) for array in arrays], text)
+
+
+def _are_images(arrays: Sequence[NDArray[np.generic]]) -> bool:
+    return bool(arrays) and all(array.ndim == 4 and array.dtype.kind == "f" for array in arrays)
+
+
+def _take_middle(
+    array: NDArray[np.generic], first: int, small: Sequence[int]
+) -> NDArray[np.generic]:
+    """Its middle, of that height and width; the height lies along axis ``first``."""
+    top, left = ((array.shape[first + at] - small[at]) // 2 for at in (0, 1))
+    middle = (slice(None),) * first + (slice(top, top + small[0]), slice(left, left + small[1]))
+    return np.ascontiguousarray(array[middle])
