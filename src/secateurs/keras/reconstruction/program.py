@@ -211,6 +211,23 @@ def _in_order(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> Progra
     The last contraction of a branch can compensate for errors of the other branches only if these
     have been run before it. Keras interleaves the branches, so its order is not used.
     """
+    order = _order_by_branches(steps, outputs)
+    place = {step.number: number for number, step in enumerate(order)}
+
+    def renumber(ref: GraphRef) -> GraphRef:
+        return GraphRef(place[ref.step], ref.item) if ref.step >= 0 else ref
+
+    for number, step in enumerate(order):
+        step.number = number
+        step.arguments, step.keywords = keras.tree.map_structure(
+            lambda item: renumber(item) if isinstance(item, GraphRef) else item,
+            (list(step.arguments), dict(step.keywords)),
+        )
+    return Program(order, [renumber(ref) for ref in outputs])
+
+
+def _order_by_branches(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> list[GraphStep]:
+    """Each step after those that it reads; of these, the deepest branch last."""
     depth: dict[int, int] = {}
     for step in steps:
         depth[step.number] = 1 + max((depth.get(ref.step, 0) for ref in step.reads), default=0)
@@ -228,19 +245,7 @@ def _in_order(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> Progra
             )
             waiting.append((number, True))
             waiting += [(one, False) for one in before]
-    order += [step for step in steps if step.number not in seen]
-    place = {step.number: number for number, step in enumerate(order)}
-
-    def renumber(ref: GraphRef) -> GraphRef:
-        return GraphRef(place[ref.step], ref.item) if ref.step >= 0 else ref
-
-    for number, step in enumerate(order):
-        step.number = number
-        step.arguments, step.keywords = keras.tree.map_structure(
-            lambda item: renumber(item) if isinstance(item, GraphRef) else item,
-            (list(step.arguments), dict(step.keywords)),
-        )
-    return Program(order, [renumber(ref) for ref in outputs])
+    return [*order, *(step for step in steps if step.number not in seen)]
 
 
 StepChange = Callable[[GraphStep, list[BackendTensor]], list[BackendTensor]]
