@@ -108,29 +108,52 @@ def _record_widths_(config: Configured, cut: Cut) -> None:
 
 def _layer_widths(config: Configured, cut: Cut) -> dict[int, dict[str, int]]:
     """Layer -> configuration fields -> their value in that layer, where it is unambiguous."""
-    fields = {
-        name: value
-        for name, value in config.to_dict().items()
-        if isinstance(value, int) and not isinstance(value, bool) and value > 1
-    }
-    width, found = _head_width(config), dict[int, dict[str, set[int]]]()
-    shared = {fields.get(name) for name in ("hidden_size", "n_embd", "d_model", "vocab_size")}
+    fields, head_width = _list_whole_numbers(config), _head_width(config)
+    found: dict[int, dict[str, set[int]]] = {}
     for name, tensor in cut.tensors.items():
         number = _LAYER.search(name)
+        if number is None:
+            continue
+        layer = found.setdefault(int(number[1]), {})
         for axis, removed in tensor.removed.items():
-            length, left = tensor.shape[axis], tensor.shape[axis] - len(removed)
-            for field, value in fields.items() if number else ():
-                heads = field in _HEADS and width and length == value * width
-                layer = found.setdefault(int(number[1]) if number else 0, {})
-                if heads and left % width == 0:
-                    layer.setdefault(field, set()).add(left // width)
-                elif field not in _HEADS and value == length and value not in shared:
-                    layer.setdefault(field, set()).add(left)
+            left = tensor.shape[axis] - len(removed)
+            for field, value in _match_fields(fields, head_width, tensor.shape[axis], left):
+                layer.setdefault(field, set()).add(value)
     agreed = {
         layer: {field: min(one) for field, one in sets.items() if len(one) == 1}
         for layer, sets in sorted(found.items())
     }
     return {layer: sets for layer, sets in agreed.items() if sets}
+
+
+def _match_fields(
+    fields: Mapping[str, int], head_width: int, length: int, left: int
+) -> Iterator[tuple[str, int]]:
+    """(field, its new value) for fields that may state the length of an axis of one layer.
+
+    Args:
+        fields: whole numbers in the configuration of the dense model.
+        head_width: width of a head of attention; 0 where there is none.
+        length: length of the axis in the dense model.
+        left: its length in the cut one.
+    """
+    shared = {fields.get(name) for name in ("hidden_size", "n_embd", "d_model", "vocab_size")}
+    for field, value in fields.items():
+        if value <= 1:
+            continue
+        if field in _HEADS:
+            if head_width and length == value * head_width and left % head_width == 0:
+                yield field, left // head_width
+        elif value == length and value not in shared:
+            yield field, left
+
+
+def _list_whole_numbers(config: Configured) -> dict[str, int]:
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
 
 
 def counts_layers(model: nn.Module, path: str, number: int) -> bool:
@@ -185,26 +208,29 @@ def _fewer_layers(
         config: configuration of the dense model.
         lists: list -> (number of layers before, indices removed).
     """
-    fields = config.to_dict()
-    options = []
-    for count, gone in lists.values():
-        counts = [
-            name
-            for name, value in fields.items()
-            if value == count and type(value) is int and any(part in name for part in _COUNTED)
-        ]
-        kinds = {
-            name: [one for place, one in enumerate(value) if place not in gone]
-            for name, value in fields.items()
-            if isinstance(value, (list, tuple))
-            and len(value) == count
-            and any(part in name for part in _COUNTED)
-        }
-        left = count - len(gone)
-        options.append([{name: left, **kinds} for name in counts])
-        options[-1] += [{name: left} for name in counts if kinds]
+    fields = {
+        name: value
+        for name, value in config.to_dict().items()
+        if any(part in name for part in _COUNTED)
+    }
+    options = [_shorten_one(fields, count, gone) for count, gone in lists.values()]
     for chosen in product(*options):
         yield {name: value for one in chosen for name, value in one.items()}
+
+
+def _shorten_one(fields: Mapping[str, object], count: int, gone: Sequence[int]) -> list[_Changes]:
+    """Field changes for one list of layers: its length, with and without one kind per layer."""
+    counts = [name for name, value in fields.items() if value == count and type(value) is int]
+    kinds = {
+        name: [one for place, one in enumerate(value) if place not in gone]
+        for name, value in fields.items()
+        if isinstance(value, (list, tuple)) and len(value) == count
+    }
+    left = count - len(gone)
+    options: list[_Changes] = [{name: left, **kinds} for name in counts]
+    if kinds:
+        options += [{name: left} for name in counts]
+    return options
 
 
 def _iterate_changes(config: Configured, cut: Cut) -> Iterator[_Changes]:
@@ -214,11 +240,7 @@ def _iterate_changes(config: Configured, cut: Cut) -> Iterator[_Changes]:
         for axis, removed in tensor.removed.items():
             length = tensor.shape[axis]
             left.setdefault(length, set()).add(length - len(removed))
-    plain = {
-        name: value
-        for name, value in config.to_dict().items()
-        if isinstance(value, int) and not isinstance(value, bool)
-    }
+    plain = _list_whole_numbers(config)
     # Fields of heads hold a count, not a width: the length left is divided by the width of a head.
     found: list[tuple[str, int]] = [
         (name, new) for name, value in plain.items() for new in left.get(value, ())
