@@ -45,21 +45,8 @@ def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, t
         CheckpointError: there are no tensors, or no averaged ones.
     """
     if isinstance(content, Mapping) and ema:
-        found = next((content[key] for key in _AVERAGED if _is_state(content.get(key))), None)
-        if found is None:
-            averaged = _find_averaged(content)
-            if averaged:
-                return averaged
-            raise CheckpointError(
-                f"{where}: expected averaged weights ({', '.join(_AVERAGED)}); received "
-                f"{', '.join(map(str, list(content)[:6]))}. Leave ema out."
-            )
-        content = found
-    for _ in range(2):  # {'model': {'state_dict': ...}}
-        inside = next(
-            (content[k] for k in _NESTED if isinstance(content, Mapping) and k in content), None
-        )
-        content = inside if isinstance(inside, Mapping) and inside else content
+        content = _take_averaged(content, where)
+    content = _unwrap(content)
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(
             f"{where}: expected a dictionary of tensors; received {type(content).__name__}"
@@ -72,6 +59,32 @@ def tensors_in(content: object, where: str, *, ema: bool = False) -> dict[str, t
             f"{', '.join(others[:6])}. Save the model's state_dict()."
         )
     return tensors
+
+
+def _take_averaged(content: Mapping[str, object], where: str) -> Mapping[str, object]:
+    """The averaged weights: an entry of their own, or entries among the plain ones."""
+    for key in _AVERAGED:
+        found = content.get(key)
+        if isinstance(found, Mapping) and _is_state(found):
+            return found
+    averaged = _find_averaged(content)
+    if not averaged:
+        raise CheckpointError(
+            f"{where}: expected averaged weights ({', '.join(_AVERAGED)}); received "
+            f"{', '.join(map(str, list(content)[:6]))}. Leave ema out."
+        )
+    return averaged
+
+
+def _unwrap(content: object) -> object:
+    """The state inside a training script's dictionary, which may be nested twice."""
+    for _ in range(2):  # {'model': {'state_dict': ...}}
+        if not isinstance(content, Mapping):
+            return content
+        inside = next((content[key] for key in _NESTED if key in content), None)
+        if isinstance(inside, Mapping) and inside:
+            content = inside
+    return content
 
 
 def fit_names(
