@@ -153,32 +153,21 @@ class Routes:
         """
         if self._program is None or self._is_mixed(group):
             return None
-        reads: dict[int, list[DownstreamRead]] = {}
-        for step in self._steps:
-            operation = self._operations[self._reading.get(step.number, step.number)]
-            for mask in operation.masks:
-                part = channel_index(self._network, group, mask.units)
-                if not len(part):
-                    continue
-                rows = self.rows.get(step.operands[mask.operand])
-                if part.rows is None or rows is None or rows.axis == mask.axis:
-                    return None
-                index = torch.from_numpy(part.rows)
-                if not self._reads_only_itself(group, step, operation, part.rows):
-                    reads.setdefault(step.number, []).append(
-                        DownstreamRead(mask.operand, mask.axis, index)
-                    )
+        reads = self._find_reads(group)
+        if reads is None:
+            return None
         steps = depending_on(self._steps, set(reads))
         changed = {Ref(step.number, item) for step in steps for item in range(step.results)}
         if any(ref not in self.rows for ref in changed):
             return None
-        subtract = {
-            step.number
-            for step in steps
-            if step.number in reads
-            and not changed.intersection(step.reads)
-            and self._is_linear(step, reads[step.number])
-        }
+        return self._plan(steps, reads, changed)
+
+    def _plan(
+        self, steps: list[Step], reads: dict[int, list[DownstreamRead]], changed: set[Ref]
+    ) -> DownstreamPath:
+        """How to run these steps: with which shortcuts, and which values are dropped when."""
+        first = [step for step in steps if step.number in reads and changed.isdisjoint(step.reads)]
+        subtract = {step.number for step in first if self._is_linear(step, reads[step.number])}
         largest = max((self.sample.values[ref].numel() // 2 for ref in changed), default=0)
         return DownstreamPath(
             steps,
@@ -189,6 +178,26 @@ class Routes:
             not changed.isdisjoint(operands_in(self.sample.output)),
             largest,
         )
+
+    def _find_reads(self, group: Group) -> dict[int, list[DownstreamRead]] | None:
+        """Step number -> operands from which it reads the group; None where one cannot be given.
+
+        One cannot where a channel's indices vary in number, or lie along the axis of the images.
+        """
+        reads: dict[int, list[DownstreamRead]] = {}
+        for step in self._steps:
+            operation = self._operations[self._reading.get(step.number, step.number)]
+            for mask in operation.masks:
+                part = channel_index(self._network, group, mask.units)
+                if not len(part):
+                    continue
+                rows = self.rows.get(step.operands[mask.operand])
+                if part.rows is None or rows is None or rows.axis == mask.axis:
+                    return None
+                if not self._reads_only_itself(group, step, operation, part.rows):
+                    read = DownstreamRead(mask.operand, mask.axis, torch.from_numpy(part.rows))
+                    reads.setdefault(step.number, []).append(read)
+        return reads
 
     def _is_mixed(self, group: Group) -> bool:
         """Whether an operation mixes the group's channels with others."""
