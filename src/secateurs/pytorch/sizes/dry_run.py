@@ -185,12 +185,11 @@ class DryRun(OpInterpreter):
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         """Run an operation; a result of another shape than expected is noted and replaced."""
-        call = Call(function, arguments, keywords)
-        call, operation = self._match_record(call)
-        is_known = operation.is_constant or (not operation.outputs and operation.value is None)
-        if call.packet in MADE_NEW or is_known:  # of constants alone, maybe on the input's device
-            has_data = not any(tensor.is_meta for tensor in call.tensors())
-            return run_on_constants(call) if has_data or call.packet in MADE_NEW else call.run()
+        call, operation = self._match_record(Call(function, arguments, keywords))
+        if call.packet in MADE_NEW:
+            return run_on_constants(call)
+        if operation.is_constant or (not operation.outputs and operation.value is None):
+            return _run_constants(call)
         call = self._with_made(call, operation)
         if is_decided_by_data(call):
             known = operation.value
@@ -199,6 +198,10 @@ class DryRun(OpInterpreter):
         self._compare_starts(call, operation)
         if any(tensor.layout is not torch.strided for tensor in call.tensors()):
             return self._make_expected(call, operation)  # sparse operations cannot run without data
+        return self._run_and_compare(call, operation)
+
+    def _run_and_compare(self, call: Call, operation: OpRecord) -> object:
+        """The result where it has the expected shapes; else a result that has, and a note."""
         try:
             output = call.run()
         except (RuntimeError, IndexError, ValueError, TypeError):
@@ -292,9 +295,7 @@ class DryRun(OpInterpreter):
     def pass_through(
         self, function: OpOverload, arguments: Arguments, keywords: Keywords
     ) -> object:
-        call = Call(function, arguments, keywords)
-        has_data = not any(tensor.is_meta for tensor in call.tensors())
-        return run_on_constants(call) if has_data else call.run()
+        return _run_constants(Call(function, arguments, keywords))
 
     def _shape(self, dense: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         shape = list(dense)
@@ -331,16 +332,9 @@ class DryRun(OpInterpreter):
             got = (
                 _find_asked_shape(call, place, expected) if shapes is None else _nth(shapes, place)
             )
-            if got is not None and len(got) != len(dense):
-                got = None
-            for axis in range(len(dense)):
-                length = got[axis] if got is not None and got[axis] >= 0 else None
-                if length == expected[axis] or (length is None and expected[axis] == dense[axis]):
+            for axis, length in enumerate(_find_lengths(got, dense, expected, given)):
+                if length == expected[axis]:
                     continue
-                if length is None and got is None and dense[axis] in given:
-                    length = dense[axis]
-                if length is None and got is not None:
-                    continue  # a -1 in the requested shape, which follows by itself
                 key = (self._pass, self.index, place, axis)
                 wrong = WrongSize(key, axes.get(axis), dense[axis], length, line, layers)
                 self.findings.sizes.append(wrong)
@@ -375,6 +369,12 @@ class DryRun(OpInterpreter):
                 yield path
 
 
+def _run_constants(call: Call) -> object:
+    """The result of an operation on constants alone, maybe on the input's device."""
+    has_data = not any(tensor.is_meta for tensor in call.tensors())
+    return run_on_constants(call) if has_data else call.run()
+
+
 def _with_choices(output: object, operation: OpRecord) -> object:
     """The result with integers from the trace: code may read which experts run, as a list."""
     places = itertools.count()
@@ -400,6 +400,32 @@ def _find_asked_shape(call: Call, place: int, expected: tuple[int, ...]) -> tupl
         if is_shape and all(isinstance(size, int) for size in value):
             return tuple(value)
     return None
+
+
+def _find_lengths(
+    got: tuple[int, ...] | None,
+    dense: tuple[int, ...],
+    expected: tuple[int, ...],
+    given: set[int],
+) -> list[int | None]:
+    """The length of each axis of a result; None where it is unknown.
+
+    Args:
+        got: the shape that the result has or was to have; None where that is unknown.
+        dense: its shape in the dense model.
+        expected: the shape it should have.
+        given: whole numbers among the operation's arguments.
+    """
+    if got is not None and len(got) == len(dense):
+        # A -1 in the requested shape follows by itself.
+        return [want if size < 0 else size for size, want in zip(got, expected, strict=True)]
+    lengths: list[int | None] = []
+    for old, want in zip(dense, expected, strict=True):
+        if old == want:
+            lengths.append(want)
+        else:
+            lengths.append(old if old in given else None)
+    return lengths
 
 
 def _nth(shapes: list[tuple[int, ...]], place: int) -> tuple[int, ...] | None:
