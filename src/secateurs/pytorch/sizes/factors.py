@@ -177,10 +177,16 @@ def _explanations(
             if all(math.isclose(share**power, r, rel_tol=1e-6) for share, r in pairs if share):
                 yield units, power
     for units, pairs in known:
-        usable = [(share, r) for share, r in pairs if 0 < share < 1 and r > 0]
-        powers = [math.log(ratio) / math.log(share) for share, ratio in usable]
-        has_different_shares = len({share for share, _ in usable}) > 1
-        if not has_different_shares or len(usable) < len(pairs):
-            continue
-        if all(math.isclose(power, powers[0], rel_tol=1e-5) for power in powers):
-            yield units, powers[0]
+        agreed = _agree_on_power(pairs)
+        if agreed is not None:
+            yield units, agreed
+
+
+def _agree_on_power(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """The power of its share that the ratio is in every cut; None unless two shares agree on it."""
+    usable = [(share, ratio) for share, ratio in pairs if 0 < share < 1 and ratio > 0]
+    has_different_shares = len({share for share, _ in usable}) > 1
+    if not has_different_shares or len(usable) < len(pairs):
+        return None
+    first, *others = [math.log(ratio) / math.log(share) for share, ratio in usable]
+    return first if all(math.isclose(power, first, rel_tol=1e-5) for power in others) else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from torch import nn
@@ -167,20 +167,11 @@ class Repairs:
         rows = axes.get(axis - 1)  # heads come before positions in every common layout
         pairs = [(stays, got[wrong.key]) for stays, got in views if wrong.key in got]
         for units in self._arrays_before(number, at):
-            counts = [(int(stays[units].sum()), got) for stays, got in pairs]
-            if counts[0][0] == len(units):
+            counted = _count_dense_length(wrong, units, rows)
+            if counted is None or pairs[0][0][units].all():
                 continue
-            if len(units) == wrong.dense:
-                agrees, found = all(kept == got for kept, got in counts), None
-            elif _is_several(wrong, units):
-                times = wrong.dense // len(units)
-                agrees, found = all(kept * times == got for kept, got in counts), None
-            elif rows is not None and len(units) == wrong.dense * len(rows):
-                each = zip(counts, (int(stays[rows].sum()) for stays, _ in pairs), strict=True)
-                agrees, found = all(kept // many == got for (kept, got), many in each), rows
-            else:
-                continue
-            if agrees and self._equate(wrong, units, found):
+            agrees = all(counted.count(stays) == got for stays, got in pairs)
+            if agrees and self._equate(wrong, units, counted.rows):
                 return True
         return False
 
@@ -346,6 +337,36 @@ class Repairs:
             if leaf.name == name:
                 return leaf.axes.get(axis)
         return None
+
+
+class _CountedLength(NamedTuple):
+    """A length as the number of some channels, times a number or divided by that of others.
+
+    Attributes:
+        units: the channels.
+        times: what their number is multiplied by.
+        rows: channels by whose number it is divided; None for none.
+    """
+
+    units: Ids
+    times: int = 1
+    rows: Ids | None = None
+
+    def count(self, stays: Stays) -> int:
+        """The length where these channels stay."""
+        kept = int(stays[self.units].sum()) * self.times
+        return kept if self.rows is None else kept // int(stays[self.rows].sum())
+
+
+def _count_dense_length(wrong: WrongSize, units: Ids, rows: Ids | None) -> _CountedLength | None:
+    """How the dense length may be a number of these channels; None where it cannot."""
+    if len(units) == wrong.dense:
+        return _CountedLength(units)
+    if _is_several(wrong, units):
+        return _CountedLength(units, times=wrong.dense // len(units))
+    if rows is not None and len(units) == wrong.dense * len(rows):
+        return _CountedLength(units, rows=rows)
+    return None
 
 
 def _is_several(wrong: WrongSize, units: Ids) -> bool:
