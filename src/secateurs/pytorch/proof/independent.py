@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -194,40 +194,38 @@ class _ZeroedReaders:
         ]:
             if not remaining:
                 break
-            with self._change(parts, lambda part, _: torch.zeros_like(part)):
-                still = self._still_read_slices(but=parts)
-            # Two weights that are multiplied with each other read each other, and neither is a
-            # filter.
-            tensors = {part.tensor for part in parts}
-            are_weights = all(map(self._is_matrix, parts))
-            others = [
-                p
-                for p in remaining
-                if (kinds[p] == "filter" and not is_all_in(p, parts))
-                or (
-                    are_weights
-                    and kinds[p] == "unsure"
-                    and self._is_matrix(p)
-                    and p.tensor not in tensors
-                )
-            ]
-            if any(part not in still for part in others):
-                for part in parts:
-                    self._keep_zero(part)
+            if self._are_readers(parts, remaining, kinds):
+                self._keep_zero(parts)
                 remaining = self._filter_still_read(remaining)
         return remaining
+
+    def _are_readers(
+        self, parts: Sequence[Slice], remaining: Sequence[Slice], kinds: Mapping[Slice, str]
+    ) -> bool:
+        """Whether a slice that these may read becomes unread when they are zero."""
+        with self._change(parts, lambda part, _: torch.zeros_like(part)):
+            still = self._still_read_slices(but=parts)
+        return any(
+            part not in still and self._may_be_read_by(parts, part, kinds[part])
+            for part in remaining
+        )
+
+    def _may_be_read_by(self, parts: Sequence[Slice], other: Slice, kind: str) -> bool:
+        if kind == "filter":
+            return not is_all_in(other, parts)
+        # Two weights that are multiplied with each other read each other, and neither is a filter.
+        are_weights = all(map(self._is_matrix, [*parts, other]))
+        return are_weights and kind == "unsure" and other.tensor not in {p.tensor for p in parts}
 
     def _silence_readers(self) -> tuple[dict[Slice, str], list[Slice]]:
         """(kind of each slice, slices that the outputs depend on although the readers are zero)."""
         kinds = {part: self._kind(part) for part in self._parts if self._is_matrix(part)}
-        for part, kind in kinds.items():
-            if kind == "reader":
-                self._keep_zero(part)
+        self._keep_zero([part for part, kind in kinds.items() if kind == "reader"])
         remaining = self._still_read_slices()
         kinds |= {part: self._kind(part) for part in remaining if part not in kinds}
-        for part in remaining:
-            if kinds[part] == "reader" and not self._is_matrix(part):
-                self._keep_zero(part)  # the single row of a layer with one output
+        # The single row of a layer with one output is no matrix.
+        rows = [p for p in remaining if kinds[p] == "reader" and not self._is_matrix(p)]
+        self._keep_zero(rows)
         return kinds, self._filter_still_read(remaining) if remaining else []
 
     def _filter_still_read(self, parts: Sequence[Slice]) -> list[Slice]:
@@ -251,15 +249,16 @@ class _ZeroedReaders:
     def _is_matrix(self, part: Slice) -> bool:
         return sum(size > 1 for size in self._tensors[part.tensor].shape) > 1
 
-    def _keep_zero(self, part: Slice) -> None:
-        self.zero.append(part)
-        self._present = None
-        tensor = self._tensors[part.tensor]
-        with torch.no_grad():
-            tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
-        number = self._last_computing(part) if part in self._computed else None
-        if number is not None:
-            self._zeroed_slices.setdefault(number, []).append(part)
+    def _keep_zero(self, parts: Iterable[Slice]) -> None:
+        for part in parts:
+            self.zero.append(part)
+            self._present = None
+            tensor = self._tensors[part.tensor]
+            with torch.no_grad():
+                tensor.index_fill_(part.axis, torch.tensor(part.indices, device=tensor.device), 0)
+            number = self._last_computing(part) if part in self._computed else None
+            if number is not None:
+                self._zeroed_slices.setdefault(number, []).append(part)
 
     def _last_computing(self, part: Slice) -> int | None:
         """The last operation on weights alone whose result changes in exactly this slice.
@@ -293,19 +292,25 @@ class _ZeroedReaders:
         layers = list(dict.fromkeys(part.layer for part in remaining))
         for pieces in (1, 2, 3):
             for layer in reversed(layers):
-                filters = [p for p in self._parts if p.layer == layer]
-                parts = [
-                    p
-                    for p in filters
-                    if kinds.get(p) == "filter" or (p.axis == 0 and kinds.get(p) != "reader")
-                ]
-                for number in range(pieces):
-                    piece = [self._piece(part, number, pieces) for part in parts]
-                    if all(part.indices for part in piece) and piece:
-                        yield piece
+                yield from self._split(self._list_filters(layer, kinds), pieces)
         # Of several layers multiplied with each other, each reads all the others.
         for layer in layers if len(layers) > 2 else ():
             yield [part for part in remaining if part.layer != layer]
+
+    def _list_filters(self, layer: str, kinds: Mapping[Slice, str]) -> list[Slice]:
+        return [
+            part
+            for part in self._parts
+            if part.layer == layer
+            and (kinds.get(part) == "filter" or (part.axis == 0 and kinds.get(part) != "reader"))
+        ]
+
+    def _split(self, parts: Sequence[Slice], pieces: int) -> Iterator[list[Slice]]:
+        """The slices in each of so many equal pieces of their axes, where all of them have some."""
+        for number in range(pieces if parts else 0):
+            piece = [self._piece(part, number, pieces) for part in parts]
+            if all(part.indices for part in piece):
+                yield piece
 
     def _silence_factors(self, remaining: list[Slice], kinds: Mapping[Slice, str]) -> list[Slice]:
         """Zero pairs of factors each of which becomes unread when the other's activations are zero.
@@ -378,11 +383,7 @@ class _ZeroedReaders:
         before = self._present
         with self._change([part], self._poke):
             here = self._watch_pass(before).changed
-        inside = self._mask_of(part)
-        if any(
-            not before[number].is_live and where.shape == inside.shape and inside[where.cpu()].all()
-            for number, where in here.items()
-        ):
+        if self._computes_weight(part, before, here):
             self._computed.add(part)
         with self._change([rest], self._poke):
             there = self._watch_pass(before).changed
@@ -394,6 +395,16 @@ class _ZeroedReaders:
             return "unsure"  # the activation read may be zero for these inputs, for example
         (number,) = first
         return "filter" if _lie_apart(here[number], there[number]) else "reader"
+
+    def _computes_weight(
+        self, part: Slice, before: Mapping[int, Seen], changed: Mapping[int, torch.Tensor]
+    ) -> bool:
+        """Whether an operation on weights alone gives a weight of which just this slice changes."""
+        inside = self._mask_of(part)
+        return any(
+            not before[number].is_live and where.shape == inside.shape and inside[where.cpu()].all()
+            for number, where in changed.items()
+        )
 
     def _rest_of(self, part: Slice) -> Slice:
         length = self._tensors[part.tensor].shape[part.axis]
