@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,8 +87,7 @@ def watch_blocks(model: nn.Module, example_inputs: Any) -> list[FoundBlock]:
             continue
         if (one := _block(call, once, modules[path])) is not None:
             found[path] = one
-    chosen = {path for path in found if not any(path.startswith(f"{o}.") for o in found)}
-    innermost = [one for path in chosen for one in _choose(path, found, modules)]
+    innermost = [one for path in _select_outermost(found) for one in _choose(path, found, modules)]
     order = {path: number for number, path in enumerate(watcher.calls)}
     _shorten_counted_(model, modules, innermost)
     return sorted(innermost, key=lambda one: order[one.path])
@@ -190,12 +189,10 @@ def _find_projection(
     call: ModuleCall, calls: Mapping[str, ModuleCall], start: SkipValue
 ) -> tuple[tuple[str, ...], str, list[SkipValue], float] | None:
     """(children on the skip, activation, values, change) of a block with layers on its skip."""
-    values = [call.output] if call.output is not None else []
-    while values and not values[-1].is_sum and len(values[-1].skips) == 1:
-        values.append(values[-1].skips[0])
-    total = values[-1] if values else None
-    if total is None or not total.is_sum or any(v.packet in NORMS for v in values[:-1]):
+    values = _list_values_to_sum(call.output)
+    if not values or any(v.packet in NORMS for v in values[:-1]):
         return None
+    total = values[-1]
     kinds = [ACTIVATIONS[v.packet] for v in values[:-1] if v.packet in ACTIVATIONS]
     chains = [_chain(call, calls, operand, start) for operand in total.skips]
     costs = [_steps(call, calls, chain) for chain in chains]
@@ -207,6 +204,16 @@ def _find_projection(
         return None
     after = kinds[0] if kinds else ""
     return chain, after, [*values, total.skips[which]], total.changes[which]
+
+
+def _list_values_to_sum(output: SkipValue | None) -> list[SkipValue]:
+    """The values from an output back to the last sum on its skip; none where there is no sum."""
+    values = [] if output is None else [output]
+    while values and not values[-1].is_sum:
+        if len(values[-1].skips) != 1:
+            return []
+        values.append(values[-1].skips[0])
+    return values
 
 
 def _chain(
@@ -252,9 +259,8 @@ def _choose(
     The inner ones are kept where some lie on a branch, or where all of them together make up this
     one; but an element of a list of like modules is kept whole if no inner one is such an element.
     """
-    inside = [one for one in found if one.startswith(f"{path}.")]
-    next_ones = [p for p in inside if not any(p.startswith(f"{o}.") for o in inside)]
-    inner = [one for p in next_ones for one in _choose(p, found, modules)]
+    inside = _select_outermost([one for one in found if one.startswith(f"{path}.")])
+    inner = [one for p in inside for one in _choose(p, found, modules)]
     here = found[path]
     if not inner:
         return [here]
@@ -264,6 +270,11 @@ def _choose(
     made_of_them = here.sums == set().union(*(one.sums for one in inner))
     is_unit = _is_listed(path, modules) and not any(_is_listed(o.path, modules) for o in inner)
     return inner if made_of_them and not is_unit else [here]
+
+
+def _select_outermost(paths: Collection[str]) -> list[str]:
+    """Those of these modules that are inside none of the others."""
+    return [path for path in paths if not any(path.startswith(f"{o}.") for o in paths)]
 
 
 def _is_listed(path: str, modules: Mapping[str, nn.Module]) -> bool:
