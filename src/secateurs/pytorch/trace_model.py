@@ -252,18 +252,9 @@ def _trace_once(
     tracer.convolutions = {
         path for path, module in list_modules(model) if isinstance(module, CONVOLUTION)
     }
-    arguments, keywords = parse_example_inputs(example_inputs, model)
     reads = Reads(model, may_count if watch else lambda name, value: False)
-    with reads.watch():
-        forward, given = _watch(tracer, model, arguments, keywords, training=False)
-    wanted = check_names(outputs, [name for name, _ in given])
-    _freeze_outputs(tracer, given, wanted)
-    passes = [forward]
-    unused = (leaf for leaf in leaves if leaf.is_parameter and not leaf.axes)
-    if not concrete and any(leaf.can_carry_channels for leaf in unused):
-        known = {name for name, _ in given}
-        with reads.watch():
-            passes += _in_training(tracer, model, arguments, keywords, wanted, known)
+    passes, wanted = _run_passes(model, tracer, reads, example_inputs, outputs)
+    forward = passes[0]
     constrain_attention(model, leaves, tracer)
     siblings = (
         bind_siblings_(model, leaves, forward.operations, tracer.equations) if concrete else {}
@@ -288,6 +279,31 @@ def _trace_once(
         for operation in one.operations:
             operation.operands = []
     return network
+
+
+def _run_passes(
+    model: nn.Module,
+    tracer: Tracer,
+    reads: Reads,
+    example_inputs: object,
+    outputs: OptionalOutputs,
+) -> tuple[list[ForwardPass], tuple[str, ...] | None]:
+    """(the pass in eval mode and, for layers that it leaves out, one in train mode; outputs used).
+
+    The channels of the outputs that are used are frozen.
+    """
+    arguments, keywords = parse_example_inputs(example_inputs, model)
+    with reads.watch():
+        forward, given = _watch(tracer, model, arguments, keywords, training=False)
+    wanted = check_names(outputs, [name for name, _ in given])
+    _freeze_outputs(tracer, given, wanted)
+    unused = [leaf for leaf in tracer.leaves.values() if leaf.is_parameter and not leaf.axes]
+    if tracer.is_concrete or not any(leaf.can_carry_channels for leaf in unused):
+        return [forward], wanted
+    known = {name for name, _ in given}
+    with reads.watch():
+        trained = _in_training(tracer, model, arguments, keywords, wanted, known)
+    return [forward, *trained], wanted
 
 
 def _merge_sizes(known: Sequence[Size], sizes: Sequence[Size]) -> list[Size]:

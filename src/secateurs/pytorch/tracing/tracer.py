@@ -125,7 +125,8 @@ class Tracer(OpInterpreter):
         """Units of axes along which a value is repeated: they become those they align with."""
         self._has_written_constants = False
         """Whether channels lie along a constant, or a constant was written into."""
-        self._concrete = concrete
+        self.is_concrete = concrete
+        """Whether the model runs on tensors with data."""
         self._stand_ins: dict[int, torch.Tensor] = {}
         self._outlines: dict[int, torch.Tensor] = {}
         """Tensors without data, by id of the weight, that are to stand in for it in this pass."""
@@ -144,6 +145,19 @@ class Tracer(OpInterpreter):
             output = self._run_unfollowed(call)
             operation.decision = output if isinstance(output, bool) else None
             return output
+        self._note_operands(call, operation, followed)
+        output = self.rules.apply(self, call)
+        if operation.mixed:  # the rule may have given a bias its units only now
+            operation.mixed = self._axes_of_operands(call)
+        self._note_results(operation, output)
+        if call.packet in EMPTY or self._has_written_constants:
+            self._note_made(call, operation, output)
+        return output
+
+    def _note_operands(
+        self, call: Call, operation: OpRecord, followed: Sequence[torch.Tensor]
+    ) -> None:
+        """Note what an operation is given, and freeze the channels that it numbers."""
         operation.numbers = numbers_of(call)
         operation.start = start_of(call)
         operation.operands = [labels_of(tensor) for tensor in followed]
@@ -152,9 +166,9 @@ class Tracer(OpInterpreter):
         for tensor, labels in zip(followed, operation.operands, strict=True):
             if labels.positions is not None:
                 self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
-        output = self.rules.apply(self, call)
-        if operation.mixed:  # the rule may have given a bias its units only now
-            operation.mixed = self._axes_of_operands(call)
+
+    def _note_results(self, operation: OpRecord, output: object) -> None:
+        """Note what an operation gives: shapes, channels, and choices that code may read."""
         for place, tensor in enumerate(iterate_tensors(output)):
             axes = dict(self.labels(tensor).axes)
             operation.outputs.append((tuple(tensor.shape), axes))
@@ -163,9 +177,6 @@ class Tracer(OpInterpreter):
                 operation.choices[place] = tensor.clone()
         if not operation.outputs:
             operation.value = output
-        if call.packet in EMPTY or self._has_written_constants:
-            self._note_made(call, operation, output)
-        return output
 
     def _note_made(self, call: Call, operation: OpRecord, output: object) -> None:
         """Note operands that the user's code created, so that a dry run can compare their sizes."""
@@ -257,7 +268,9 @@ class Tracer(OpInterpreter):
         if leaf.can_carry_channels:
             known = self._outlines.get(id(leaf.tensor))
             stand_in = (
-                self._copy_as_ordinary(leaf.tensor, not self._concrete) if known is None else known
+                self._copy_as_ordinary(leaf.tensor, not self.is_concrete)
+                if known is None
+                else known
             )
             follow(stand_in, Labels(leaf.axes, leaf))
         elif mutates:
@@ -283,7 +296,7 @@ class Tracer(OpInterpreter):
         self._outlines = {
             id(leaf.tensor): without_data(leaf.tensor.detach())
             for leaf in self.leaves.values()
-            if not self._concrete and leaf.can_carry_channels and is_plain(leaf.tensor)
+            if not self.is_concrete and leaf.can_carry_channels and is_plain(leaf.tensor)
         }
         self._indices = {}
         self._fresh.forget()
@@ -299,7 +312,7 @@ class Tracer(OpInterpreter):
             data = tensor.detach()  # a new tensor, so that no attribute is set on the user's
             note_as_data(data)
             return data
-        stand_in = tensor.clone() if self._concrete else without_data(tensor)
+        stand_in = tensor.clone() if self.is_concrete else without_data(tensor)
         follow(stand_in, Labels(why=NETWORK_INPUT))
         return stand_in
 

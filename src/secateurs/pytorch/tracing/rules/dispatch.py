@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
-from secateurs.pytorch.tracing.op_record import follow, is_data, is_followed, labels_of
+from secateurs.pytorch.tracing.op_record import Labels, follow, is_data, is_followed, labels_of
 from secateurs.pytorch.tracing.rules.pointwise import apply_pointwise, meet
 from secateurs.pytorch.tracing.rules.registry import NAMED, RULES, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
@@ -56,9 +59,8 @@ def apply_in_place(tracer: Tracer, call: Call) -> object:
 def _label_results(call: Call, output: object) -> None:
     """Attach labels to every result, with the sources it was computed from."""
     sources = [labels_of(tensor) for tensor in call.tensors() if is_followed(tensor)]
-    weights = [labels.weight for labels in sources]
+    origin = _find_origin(call, sources)
     results = list(iterate_tensors(output))
-    looked_up_by_data = any(is_data(tensor) for tensor in call.tensors())
     is_constant = bool(sources) and all(labels.is_constant for labels in sources)
     call.result = results[0] if results else None
     for labels in sources:
@@ -71,7 +73,15 @@ def _label_results(call: Call, output: object) -> None:
         made = labels.of_result(call, sources, place)
         if not is_followed(tensor):
             made.why = next((source.why for source in sources), made.why)
-        if weights and None not in weights and not looked_up_by_data:
-            made.origin = weights[0]
+        if origin is not None:
+            made.origin = origin
         made.is_constant = is_constant and not tensor.is_meta
         follow(tensor, made)
+
+
+def _find_origin(call: Call, sources: Sequence[Labels]) -> ModelTensor | None:
+    """The first weight, where the operation computes a weight from weights alone."""
+    weights = [labels.weight for labels in sources]
+    if not weights or None in weights or any(is_data(tensor) for tensor in call.tensors()):
+        return None
+    return weights[0]

@@ -37,18 +37,21 @@ def _reduce(tracer: Tracer, call: Call, exact: bool) -> object:
             tracer.mask(0, axis, axes.get(axis))
     else:
         tracer.mixes(call, over)
+    kept = {axis: units for axis, units in axes.items() if axis not in gone}
+    closed_up = {axis - sum(at < axis for at in gone): units for axis, units in kept.items()}
     for tensor in iterate_tensors(output):
-        kept = {axis: units for axis, units in axes.items() if axis not in gone}
-        if tensor.dim() < x.dim():
-            kept = {axis - sum(at < axis for at in gone): units for axis, units in kept.items()}
-        tracer.put(tensor, kept)
-        is_number = not tensor.is_floating_point() and x.is_floating_point()
-        if over and is_number and call.packet not in (aten.count_nonzero, aten.any, aten.all):
-            # Indices, such as a maximum's: whoever reads them relies on the positions of the
-            # channels.
+        tracer.put(tensor, closed_up if tensor.dim() < x.dim() else kept)
+        if over and _holds_indices(call, x, tensor):
+            # Whoever reads them relies on the positions of the channels.
             numbered = np.unique(np.concatenate(over))
             follow(tensor, replace(tracer.labels(tensor), positions=numbered))
     return output
+
+
+def _holds_indices(call: Call, x: torch.Tensor, result: torch.Tensor) -> bool:
+    """Whether a result of a reduction holds indices, such as a maximum's."""
+    is_number = not result.is_floating_point() and x.is_floating_point()
+    return is_number and call.packet not in (aten.count_nonzero, aten.any, aten.all)
 
 
 @rule(aten.sum, aten.nansum, aten.count_nonzero)
