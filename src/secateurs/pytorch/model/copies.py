@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -153,34 +153,64 @@ def copy_value(value: AnyValue, memo: dict[int, object]) -> AnyValue:
 
 def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
     """Copy a module or a plain container and enter it into the memo; None for anything else."""
-    kind = type(value)
-    if isinstance(value, torch.Tensor) and isinstance(memo, Sharing):
-        return value
-    if kind is tuple and ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
-        return value
-    if kind is torch.Tensor and value.grad_fn is not None:  # type: ignore[attr-defined]
-        # A forward pass in another thread may have stored a result here; deepcopy refuses non-leaf
-        # tensors.
-        memo[id(value)] = value.detach().clone()  # type: ignore[attr-defined]
-        return memo[id(value)]
+    if isinstance(value, torch.Tensor):
+        return _copy_tensor(value, memo)
     if isinstance(value, nn.Module):
         return _copy_module(value, memo) if _is_copied_by_state(type(value)) else None
-    if kind is dict or kind is OrderedDict:
-        pairs: dict[object, object] = kind()
-        memo[id(value)] = pairs
-        for key, item in value.items():  # type: ignore[attr-defined]
-            name = key if type(key) is str else copy_value(key, memo)
-            pairs[name] = copy_value(item, memo)
-        return pairs
-    if kind is list:
-        items: list[object] = []
-        memo[id(value)] = items
-        items.extend(copy_value(item, memo) for item in value)  # type: ignore[attr-defined]
-        return items
-    if kind is set and ATOMS.issuperset(map(type, value)):  # type: ignore[call-overload]
-        memo[id(value)] = set(value)  # type: ignore[call-overload]
-        return memo[id(value)]
+    copy_container = _COPIES_OF_CONTAINERS.get(type(value))
+    return None if copy_container is None else copy_container(value, memo)
+
+
+def _copy_tensor(tensor: torch.Tensor, memo: dict[int, object]) -> torch.Tensor | None:
+    if isinstance(memo, Sharing):
+        return tensor
+    if type(tensor) is torch.Tensor and tensor.grad_fn is not None:
+        # A forward pass in another thread may have stored a result here; deepcopy refuses non-leaf
+        # tensors.
+        made = tensor.detach().clone()
+        memo[id(tensor)] = made
+        return made
     return None
+
+
+def _copy_dictionary(value: dict[object, object], memo: dict[int, object]) -> dict[object, object]:
+    pairs = type(value)()
+    memo[id(value)] = pairs
+    for key, item in value.items():
+        name = key if type(key) is str else copy_value(key, memo)
+        pairs[name] = copy_value(item, memo)
+    return pairs
+
+
+def _copy_list(value: list[object], memo: dict[int, object]) -> list[object]:
+    items: list[object] = []
+    memo[id(value)] = items
+    items.extend(copy_value(item, memo) for item in value)
+    return items
+
+
+def _copy_set(value: set[object], memo: dict[int, object]) -> set[object] | None:
+    """Copy a set of atoms."""
+    if not ATOMS.issuperset(map(type, value)):
+        return None
+    made = set(value)
+    memo[id(value)] = made
+    return made
+
+
+def _copy_tuple(value: tuple[object, ...], memo: dict[int, object]) -> tuple[object, ...] | None:
+    """A tuple of atoms as it is."""
+    del memo
+    return value if ATOMS.issuperset(map(type, value)) else None
+
+
+_COPIES_OF_CONTAINERS: dict[type, Callable[[Any, dict[int, object]], object | None]] = {
+    dict: _copy_dictionary,
+    OrderedDict: _copy_dictionary,
+    list: _copy_list,
+    set: _copy_set,
+    tuple: _copy_tuple,
+}
 
 
 def _copy_module(module: nn.Module, memo: dict[int, object]) -> nn.Module:
