@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -227,29 +227,40 @@ def cut_optimizer(
     memo: dict[int, object] = {}
     stale: list[torch.Tensor] = []
     gone: list[torch.Tensor] = []
+    for name, parameter in _name_parameters(optimizer, mine):
+        if name not in theirs and any(b.takes_with_it(name) for b in cut.blocks):
+            gone.append(nn.Parameter(torch.zeros(())))
+            memo[id(parameter)] = gone[-1]
+            continue
+        memo[id(parameter)] = theirs[name]
+        if not _slice_state(
+            optimizer.state.get(parameter, {}), parameter, cut.tensors.get(name), memo
+        ):
+            stale.append(theirs[name])
+    carried = copy.deepcopy(optimizer, memo)
+    for parameter in [*stale, *gone]:
+        carried.state.pop(parameter, None)
+    _drop_parameters_(carried, gone)
+    return carried
+
+
+def _name_parameters(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, parameter) of all that an optimizer trains, by the names of a model's tensors."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            name = mine.get(id(parameter))
-            if name is None:
+            if id(parameter) not in names:
                 raise CutError(
                     f"expected an optimizer of this model's parameters; it holds one of shape "
                     f"{tuple(parameter.shape)} that the model does not have"
                 )
-            if name not in theirs and any(b.takes_with_it(name) for b in cut.blocks):
-                gone.append(nn.Parameter(torch.zeros(())))
-                memo[id(parameter)] = gone[-1]
-                continue
-            memo[id(parameter)] = theirs[name]
-            if not _slice_state(
-                optimizer.state.get(parameter, {}), parameter, cut.tensors.get(name), memo
-            ):
-                stale.append(theirs[name])
-    carried = copy.deepcopy(optimizer, memo)
-    for parameter in [*stale, *gone]:
-        carried.state.pop(parameter, None)
-    for group in carried.param_groups if gone else ():
+            yield names[id(parameter)], parameter
+
+
+def _drop_parameters_(optimizer: torch.optim.Optimizer, gone: Sequence[torch.Tensor]) -> None:
+    for group in optimizer.param_groups if gone else ():
         group["params"] = [p for p in group["params"] if not any(p is one for one in gone)]
-    return carried
 
 
 def _slice_state(
