@@ -117,7 +117,7 @@ def prove_blocks(
 def _find_branches(
     model: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
 ) -> dict[int, int]:
-    """Number of a sum's call -> which of its operands is the branch of one of the blocks."""
+    """Return number of an addition -> index of its operand that is a branch of these blocks."""
     found = {one.cut: one for one in watch_blocks(model, arrays)}
     unknown = [block.owner for block in blocks if block not in found]
     if unknown:
@@ -131,7 +131,7 @@ def _find_branches(
 def _compare_samples(
     ours: LayerSamples, twins: LayerSamples, tolerance: float
 ) -> tuple[float, str]:
-    """The largest difference within the models, and the layer where it is."""
+    """Return (largest difference between the models' samples, layer where it occurs)."""
     both = [key for key in twins if key in ours and twins[key].shape == ours[key].shape]
     return largest_mismatch(
         [path for path, _ in both],

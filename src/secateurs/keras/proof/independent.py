@@ -107,7 +107,7 @@ class _ZeroedReaders:
         return read
 
     def _are_readers(self, parts: Sequence[Slice], read: Sequence[Slice]) -> bool:
-        """Whether one of the others is read no more with these slices at zero."""
+        """Return whether another slice becomes unread when these are zero."""
         with self._change(parts, _zeros):
             still = self._find_read(but=parts)
         return any(other not in still for other in read if not is_all_in(other, parts))

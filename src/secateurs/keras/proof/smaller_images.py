@@ -70,7 +70,7 @@ def _are_images(arrays: Sequence[NDArray[np.generic]]) -> bool:
 def _take_middle(
     array: NDArray[np.generic], first: int, small: Sequence[int]
 ) -> NDArray[np.generic]:
-    """Its middle, of that height and width; the height lies along axis ``first``."""
+    """Crop an array to its middle; height and width lie along axis ``first`` and the next."""
     top, left = ((array.shape[first + at] - small[at]) // 2 for at in (0, 1))
     middle = (slice(None),) * first + (slice(top, top + small[0]), slice(left, left + small[1]))
     return np.ascontiguousarray(array[middle])

@@ -227,7 +227,7 @@ def _in_order(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> Progra
 
 
 def _order_by_branches(steps: Sequence[GraphStep], outputs: Sequence[GraphRef]) -> list[GraphStep]:
-    """Each step after those that it reads; of these, the deepest branch last."""
+    """Order the steps after those that they read; of several branches, the deepest last."""
     depth: dict[int, int] = {}
     for step in steps:
         depth[step.number] = 1 + max((depth.get(ref.step, 0) for ref in step.reads), default=0)

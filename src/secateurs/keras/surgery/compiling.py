@@ -94,7 +94,7 @@ def _exclude_same_from_decay_(
     names: Mapping[int, str],
     theirs: Mapping[str, Variable],
 ) -> None:
-    """Exclude from weight decay what is left of the variables that the model's optimizer does."""
+    """Exclude from weight decay the variables that the model's optimizer excludes."""
     without_decay = variables_without_decay(model.optimizer, model.variables)
     undecayed = [names[id(variable)] for variable in without_decay if id(variable) in names]
     exclude_from_decay_(new, [theirs[name] for name in undecayed if name in theirs])

@@ -70,7 +70,7 @@ def is_alike(one: object, other: object, seen: frozenset[tuple[int, int]] = froz
 
 
 def _is_alike_inside(one: object, other: object, seen: frozenset[tuple[int, int]]) -> bool:
-    """Whether two objects of one class are the same: their attributes, the code of functions."""
+    """Return whether two objects of one class are equal: attributes, and the code of functions."""
     if isinstance(one, _PARTS) or _is_of_library(one):
         return True
     mine, theirs = inside_of(one), inside_of(other)

@@ -127,7 +127,7 @@ def _open_layer(
 
 
 def _why_call_differs(node: Node, specs: object, seen: Calls) -> str:
-    """How the calls seen differ from what Keras noted of the layer's call, or ''."""
+    """Return how the calls differ from Keras's own record of the layer's call, or ''."""
     given = [item for item in flatten(specs) if isinstance(item, keras.KerasTensor)]
     if len(given) != len(seen.inputs):
         return "its code is given tensors in other structures"
