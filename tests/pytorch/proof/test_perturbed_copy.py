@@ -1,4 +1,4 @@
-"""Slices that are perturbed or zeroed for a time or for good, against weights changed by hand."""
+"""Slices that are twin or zeroed for a time or for good, against weights changed by hand."""
 
 import copy
 
@@ -28,7 +28,7 @@ def model():
 
 
 @pytest.fixture
-def perturbed(model):
+def twin(model):
     return PerturbedCopy(model, Cut(), X)
 
 
@@ -39,84 +39,84 @@ def zero_by_hand(model, name, axis, indices):
         return made(X)
 
 
-def test_slices_have_other_values_for_a_time(model, perturbed):
+def test_slices_have_other_values_for_a_time(model, twin):
     filters, spared = Slice("0.weight", 0, (1, 4)), Slice("0.weight", 0, (4,))
     with torch.no_grad():
         expected = model(X)
-    assert torch.equal(perturbed.answers(), expected)
-    with perturbed.perturb([filters]):
-        assert not torch.allclose(perturbed.answers(), expected)
-    with perturbed.perturb([filters], spare=[filters]):
-        assert torch.equal(perturbed.answers(), expected)
-    seen = perturbed.watch().seen
-    with perturbed.perturb([filters], spare=[spared]):
-        changed = perturbed.watch(seen).changed
+    assert torch.equal(twin.answers(), expected)
+    with twin.perturb([filters]):
+        assert not torch.allclose(twin.answers(), expected)
+    with twin.perturb([filters], spare=[filters]):
+        assert torch.equal(twin.answers(), expected)
+    seen = twin.watch().seen
+    with twin.perturb([filters], spare=[spared]):
+        changed = twin.watch(seen).changed
     (hidden,) = (where for number, where in changed.items() if seen[number].is_live)
     assert hidden.any(dim=0).tolist() == [False, True, False, False, False, False]
-    with perturbed.zero([filters]):
-        assert torch.equal(perturbed.answers(), zero_by_hand(model, "0.weight", 0, [1, 4]))
-    assert torch.equal(perturbed.answers(), expected)
+    with twin.zero([filters]):
+        assert torch.equal(twin.answers(), zero_by_hand(model, "0.weight", 0, [1, 4]))
+    assert torch.equal(twin.answers(), expected)
 
 
-def test_a_slice_that_is_zeroed_for_good_stays_zero(model, perturbed):
+def test_a_slice_that_is_zeroed_for_good_stays_zero(model, twin):
     before = copy.deepcopy(model.state_dict())
-    perturbed.keep_zero(Slice("2.weight", 1, (0, 2)))
-    assert torch.equal(perturbed.answers(), zero_by_hand(model, "2.weight", 1, [0, 2]))
+    twin.keep_zero(Slice("2.weight", 1, (0, 2)))
+    assert torch.equal(twin.answers(), zero_by_hand(model, "2.weight", 1, [0, 2]))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_pass_shows_where_its_results_change(perturbed):
-    seen = perturbed.watch().seen
+def test_a_pass_shows_where_its_results_change(twin):
+    seen = twin.watch().seen
     assert all(one.is_live for one in seen.values() if one.values.shape == (5, 6))
-    with perturbed.perturb([Slice("2.weight", 0, (1,))]):
-        changed = perturbed.watch(seen).changed
+    with twin.perturb([Slice("2.weight", 0, (1,))]):
+        changed = twin.watch(seen).changed
     (number,) = (n for n in changed if seen[n].is_live)
     assert changed[number].any(dim=0).tolist() == [False, True, False]
-    with perturbed.perturb([Slice("0.bias", 0, (3,))]):
-        first, to_end = perturbed.watch(seen), perturbed.watch(seen, to_end=True)
+    with twin.perturb([Slice("0.bias", 0, (3,))]):
+        first, to_end = twin.watch(seen), twin.watch(seen, to_end=True)
     assert len(first.changed) < len(to_end.changed)
 
 
-def test_results_of_operations_are_zero_for_a_time_and_for_good(model, perturbed):
-    seen = perturbed.watch().seen
+def test_results_of_operations_are_zero_for_a_time_and_for_good(model, twin):
+    seen = twin.watch().seen
     last = max(number for number, one in seen.items() if one.values.shape == (5, 6))
     everything = {last: torch.ones(5, 6, dtype=torch.bool)}
-    before = perturbed.answers()
-    with perturbed.zero_results(everything):
-        assert torch.equal(perturbed.answers(), model[2].bias.detach().expand(5, 3))
-    assert torch.equal(perturbed.answers(), before)
-    perturbed.keep_results_zero(everything)
-    assert torch.equal(perturbed.answers(), model[2].bias.detach().expand(5, 3))
+    before = twin.answers()
+    with twin.zero_results(everything):
+        assert torch.equal(twin.answers(), model[2].bias.detach().expand(5, 3))
+    assert torch.equal(twin.answers(), before)
+    twin.keep_results_zero(everything)
+    assert torch.equal(twin.answers(), model[2].bias.detach().expand(5, 3))
 
 
 def test_a_computed_weight_is_zeroed_where_it_is_computed():
     torch.manual_seed(0)
     model = nn.Sequential(Doubled(4, 3)).eval()
-    perturbed = PerturbedCopy(model, Cut(), X)
+    twin = PerturbedCopy(model, Cut(), X)
     row = Slice("0.weight", 0, (2,))
     weight = (2 * model[0].weight + 0.1).detach()
-    computing = [n for n, one in perturbed.watch().seen.items() if torch.equal(one.values, weight)]
-    perturbed.keep_computed_zero(computing[-1], row)
-    answers = perturbed.answers()
+    computing = [n for n, one in twin.watch().seen.items() if torch.equal(one.values, weight)]
+    twin.keep_computed_zero(computing[-1], row)
+    answers = twin.answers()
     assert torch.equal(answers[:, 2], model[0].bias[2].detach().expand(5))
     assert torch.equal(answers[:, :2], model(X).detach()[:, :2])
 
 
-def test_slices_and_what_is_beside_them(perturbed):
+def test_slices_and_what_is_beside_them(twin):
     part, bias = Slice("0.weight", 0, (0, 1, 3, 4)), Slice("0.bias", 0, (0, 3))
-    assert perturbed.rest_of(part).indices == (2, 5)
-    assert perturbed.mask_of(part).sum(dim=1).tolist() == [4, 4, 0, 4, 4, 0]
-    assert perturbed.is_matrix(part)
-    assert not perturbed.is_matrix(bias)
-    halves = [[one.indices for one in piece] for piece in perturbed.split([part, bias], 2)]
+    assert twin.rest_of(part).indices == (2, 5)
+    assert twin.mask_of(part).sum(dim=1).tolist() == [4, 4, 0, 4, 4, 0]
+    assert twin.is_matrix(part)
+    assert not twin.is_matrix(bias)
+    halves = [[one.indices for one in piece] for piece in twin.split([part, bias], 2)]
     assert halves == [[(0, 1), (0,)], [(3, 4), (3,)]]
-    thirds = [[one.indices for one in piece] for piece in perturbed.split([part, bias], 3)]
+    thirds = [[one.indices for one in piece] for piece in twin.split([part, bias], 3)]
     assert thirds == [[(0, 1), (0,)], [(3,), (3,)]]  # nothing of the bias in 4 and 5
-    assert list(perturbed.split([], 2)) == []
-    assert perturbed.has_values(part)
+    assert list(twin.split([], 2)) == []
+    assert twin.has_values(part)
 
 
 def test_tensors_of_integers_cannot_be_perturbed():
     model = nn.Sequential(nn.BatchNorm1d(4))
-    perturbed = PerturbedCopy(model, Cut(), X)
-    assert not perturbed.has_values(Slice("0.num_batches_tracked", 0, (0,)))
+    twin = PerturbedCopy(model, Cut(), X)
+    assert not twin.has_values(Slice("0.num_batches_tracked", 0, (0,)))

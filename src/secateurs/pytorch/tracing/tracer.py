@@ -30,7 +30,6 @@ from secateurs.pytorch.tracing.op_call import (
     Arguments,
     Call,
     Keywords,
-    is_plain,
     iterate_tensors,
     map_tensors,
     numbers_of,
@@ -51,6 +50,7 @@ from secateurs.pytorch.tracing.op_record import (
     labels_of,
     note_as_data,
 )
+from secateurs.pytorch.tracing.stand_ins import StandIns
 
 NETWORK_INPUT = "the network's input"
 NETWORK_OUTPUT = "it is the network's output"
@@ -106,7 +106,6 @@ class Tracer(OpInterpreter):
         super().__init__(rules.is_whole)
         self.rules = rules
         self.equations = Equations()
-        self.leaves = {id(leaf.tensor): leaf for leaf in leaves}
         self.contractions: list[Contraction] = []
         self.mixings: list[Mixing] = []
         self.operations: list[OpRecord] = []
@@ -127,11 +126,9 @@ class Tracer(OpInterpreter):
         """Whether channels lie along a constant, or a constant was written into."""
         self.is_concrete = concrete
         """Whether the model runs on tensors with data."""
-        self._stand_ins: dict[int, torch.Tensor] = {}
-        self._outlines: dict[int, torch.Tensor] = {}
-        """Tensors without data, by id of the weight, that are to stand in for it in this pass."""
-        self._indices: dict[int, ModelTensor] = {}
         self._fresh = FreshTensors(self.equations, concrete, self.where)
+        self._stand_ins = StandIns(leaves, self._fresh, concrete)
+        self.leaves = self._stand_ins.leaves
 
     # -- one operation
 
@@ -227,7 +224,7 @@ class Tracer(OpInterpreter):
             if opened is not None:
                 changes[place] = opened
                 self._has_written_constants = self.reads_sizes = True
-            elif id(target) not in self._indices:
+            elif self._stand_ins.find_buffer(target) is None:
                 for tensor in call.tensors():
                     self.freeze(tensor, f"written into a constant at {self.where()}")
         return call.with_tensors(changes) if changes else call
@@ -240,66 +237,22 @@ class Tracer(OpInterpreter):
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """The stand-in for a tensor that the model's code holds."""
-        return self._stand_in(tensor, mutates=False)
+        return self._stand_ins.find(tensor)
 
     def _call(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> Call:
         """The operation, with stand-ins for the model's tensors."""
         mutates = function._schema.is_mutable
 
         def stand_in(tensor: torch.Tensor) -> torch.Tensor:
-            return self._stand_in(tensor, mutates)
+            return self._stand_ins.find(tensor, mutates)
 
         arguments = [map_tensors(value, stand_in) for value in arguments]
         return Call(function, arguments, {k: map_tensors(v, stand_in) for k, v in keywords.items()})
 
-    def _stand_in(self, tensor: torch.Tensor, mutates: bool) -> torch.Tensor:
-        """The tensor without data that stands in for a weight; a copy where it is written into."""
-        known = self._stand_ins.get(id(tensor))
-        if known is not None:
-            return known
-        leaf = self.leaves.get(id(tensor))
-        if leaf is None:
-            known = self._fresh.stand_in(tensor)
-            return tensor if known is None else known
-        leaf.is_read = True
-        return self._stand_in_for(leaf, mutates)
-
-    def _stand_in_for(self, leaf: ModelTensor, mutates: bool) -> torch.Tensor:
-        if leaf.can_carry_channels:
-            known = self._outlines.get(id(leaf.tensor))
-            stand_in = (
-                self._copy_as_ordinary(leaf.tensor, not self.is_concrete)
-                if known is None
-                else known
-            )
-            follow(stand_in, Labels(leaf.axes, leaf))
-        elif mutates:
-            stand_in = self._copy_as_ordinary(leaf.tensor)
-            self._indices[id(stand_in)] = leaf
-        else:
-            self._indices[id(leaf.tensor)] = leaf
-            return leaf.tensor
-        self._stand_ins[id(leaf.tensor)] = stand_in
-        return stand_in
-
-    def _copy_as_ordinary(self, tensor: torch.Tensor, is_outline: bool = False) -> torch.Tensor:
-        """A copy, or a tensor without data, that is not an inference tensor."""
-        with torch.inference_mode(mode=False):
-            tensor = tensor.detach()
-            return without_data(tensor) if is_outline else tensor.clone()
-
     def start_pass(self) -> list[OpRecord]:
         """Begin another forward pass over the same units; return the list for its operations."""
         self.operations = []
-        self._stand_ins = {}
-        # Created outside inference mode, since views of weights have to be ordinary tensors.
-        self._outlines = {
-            id(leaf.tensor): without_data(leaf.tensor.detach())
-            for leaf in self.leaves.values()
-            if not self.is_concrete and leaf.can_carry_channels and is_plain(leaf.tensor)
-        }
-        self._indices = {}
-        self._fresh.forget()
+        self._stand_ins.start_pass()
         return self.operations
 
     def follow_input(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -393,13 +346,13 @@ class Tracer(OpInterpreter):
             if tensor.shape[axis] == 1:
                 continue
             labels = self.labels(tensor)
-            index = self._indices.get(id(tensor))
+            buffer = self._stand_ins.find_buffer(tensor)
             units = self._units_along(tensor).get(axis)
             if units is not None:
                 met.known.append(units)
             elif labels.leaf is not None:
                 met.unbound.append((labels.leaf, axis))
-            elif index is not None or (self.is_constant(tensor) and is_uniform(tensor, axis)):
+            elif buffer is not None or (self.is_constant(tensor) and is_uniform(tensor, axis)):
                 met.free.append(Place(tensor, axis))
             elif tensor.numel():  # an empty tensor fixes nothing
                 met.fixed = labels
@@ -415,10 +368,10 @@ class Tracer(OpInterpreter):
         A buffer of integers or booleans then has one entry for each channel, and is sliced with
         them.
         """
-        index = self._indices.get(id(place.tensor))
-        if index is not None:
-            self.equations.equate(units, index.axes.setdefault(place.axis, units))
-            index.roles.setdefault(place.axis, Role.OTHER)
+        buffer = self._stand_ins.find_buffer(place.tensor)
+        if buffer is not None:
+            self.equations.equate(units, buffer.axes.setdefault(place.axis, units))
+            buffer.roles.setdefault(place.axis, Role.OTHER)
             return
         # The dry run checks whether the length that the code gives it follows the channels.
         self._has_written_constants = self.reads_sizes = True
@@ -521,8 +474,8 @@ class Tracer(OpInterpreter):
 
     def _units_along(self, tensor: torch.Tensor) -> Axes:
         """The units along a tensor's axes, those of integer buffers included."""
-        index = self._indices.get(id(tensor))
-        return self.labels(tensor).axes if index is None else index.axes
+        buffer = self._stand_ins.find_buffer(tensor)
+        return self.labels(tensor).axes if buffer is None else buffer.axes
 
     def costs(self, layer: str, constant: int, axes: Iterable[Ids]) -> None:
         """Note a contraction of this many multiply-accumulates."""
