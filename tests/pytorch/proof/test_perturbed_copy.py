@@ -43,25 +43,25 @@ def test_slices_have_other_values_for_a_time(model, twin):
     filters, spared = Slice("0.weight", 0, (1, 4)), Slice("0.weight", 0, (4,))
     with torch.no_grad():
         expected = model(X)
-    assert torch.equal(twin.answers(), expected)
+    assert torch.equal(twin.outputs(), expected)
     with twin.perturb([filters]):
-        assert not torch.allclose(twin.answers(), expected)
+        assert not torch.allclose(twin.outputs(), expected)
     with twin.perturb([filters], spare=[filters]):
-        assert torch.equal(twin.answers(), expected)
+        assert torch.equal(twin.outputs(), expected)
     seen = twin.watch().seen
     with twin.perturb([filters], spare=[spared]):
         changed = twin.watch(seen).changed
     (hidden,) = (where for number, where in changed.items() if seen[number].is_live)
     assert hidden.any(dim=0).tolist() == [False, True, False, False, False, False]
     with twin.zero([filters]):
-        assert torch.equal(twin.answers(), zero_by_hand(model, "0.weight", 0, [1, 4]))
-    assert torch.equal(twin.answers(), expected)
+        assert torch.equal(twin.outputs(), zero_by_hand(model, "0.weight", 0, [1, 4]))
+    assert torch.equal(twin.outputs(), expected)
 
 
 def test_a_slice_that_is_zeroed_for_good_stays_zero(model, twin):
     before = copy.deepcopy(model.state_dict())
     twin.keep_zero(Slice("2.weight", 1, (0, 2)))
-    assert torch.equal(twin.answers(), zero_by_hand(model, "2.weight", 1, [0, 2]))
+    assert torch.equal(twin.outputs(), zero_by_hand(model, "2.weight", 1, [0, 2]))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -81,12 +81,12 @@ def test_results_of_operations_are_zero_for_a_time_and_for_good(model, twin):
     seen = twin.watch().seen
     last = max(number for number, one in seen.items() if one.values.shape == (5, 6))
     everything = {last: torch.ones(5, 6, dtype=torch.bool)}
-    before = twin.answers()
+    before = twin.outputs()
     with twin.zero_results(everything):
-        assert torch.equal(twin.answers(), model[2].bias.detach().expand(5, 3))
-    assert torch.equal(twin.answers(), before)
+        assert torch.equal(twin.outputs(), model[2].bias.detach().expand(5, 3))
+    assert torch.equal(twin.outputs(), before)
     twin.keep_results_zero(everything)
-    assert torch.equal(twin.answers(), model[2].bias.detach().expand(5, 3))
+    assert torch.equal(twin.outputs(), model[2].bias.detach().expand(5, 3))
 
 
 def test_a_computed_weight_is_zeroed_where_it_is_computed():
@@ -97,9 +97,9 @@ def test_a_computed_weight_is_zeroed_where_it_is_computed():
     weight = (2 * model[0].weight + 0.1).detach()
     computing = [n for n, one in twin.watch().seen.items() if torch.equal(one.values, weight)]
     twin.keep_computed_zero(computing[-1], row)
-    answers = twin.answers()
-    assert torch.equal(answers[:, 2], model[0].bias[2].detach().expand(5))
-    assert torch.equal(answers[:, :2], model(X).detach()[:, :2])
+    outputs = twin.outputs()
+    assert torch.equal(outputs[:, 2], model[0].bias[2].detach().expand(5))
+    assert torch.equal(outputs[:, :2], model(X).detach()[:, :2])
 
 
 def test_slices_and_what_is_beside_them(twin):

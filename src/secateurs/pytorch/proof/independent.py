@@ -60,7 +60,7 @@ def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> I
         return Independent(0, 0.0, 0.0, 0.0)
     zeroed = _ZeroedReaders(model, cut, example_inputs)
     unread = zeroed.find_unread()
-    received = zeroed.answers_of(cut_copy(model, cut))
+    received = zeroed.outputs_of(cut_copy(model, cut))
     remaining, difference, scale = zeroed.compare(received)
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if remaining or not difference <= tolerance:
@@ -90,9 +90,9 @@ class _ZeroedReaders:
         self._present: Mapping[int, Seen] | None = None  # results of a pass in the present state
         self._computed: set[Slice] = set()  # slices from which a layer computes its weight
 
-    def answers_of(self, model: nn.Module) -> object:
+    def outputs_of(self, model: nn.Module) -> object:
         """The outputs of another model for the same inputs."""
-        return self._copy.answers_of(model)
+        return self._copy.outputs_of(model)
 
     # -- finding readers
 
@@ -109,7 +109,7 @@ class _ZeroedReaders:
         remaining = self.silence(by_activations)
         if remaining:
             return remaining, math.inf, 0.0
-        return [], *largest_difference(received, self._copy.answers())
+        return [], *largest_difference(received, self._copy.outputs())
 
     def silence(self, by_activations: bool = False) -> list[Slice]:
         """Zero the readers; return the slices that the outputs still depend on."""
@@ -176,7 +176,7 @@ class _ZeroedReaders:
         for part in self._parts:
             if part.axis == 0 and self._copy.is_matrix(part):
                 filters.setdefault(part.layer, []).append(part)
-        expected = self._copy.answers()
+        expected = self._copy.outputs()
         return tuple(
             layer for layer, parts in filters.items() if not self._is_read(parts, expected, ())
         )
@@ -271,10 +271,10 @@ class _ZeroedReaders:
 
     def _becomes_unread(self, parts: Sequence[Slice], zeros: ZeroMasks) -> bool:
         """Whether these slices are read at present, and no longer with zeros there."""
-        if not self._is_read(parts, self._copy.answers(), ()):
+        if not self._is_read(parts, self._copy.outputs(), ()):
             return False
         with self._copy.zero_results(zeros):
-            return not self._is_read(parts, self._copy.answers(), ())
+            return not self._is_read(parts, self._copy.outputs(), ())
 
     def _kind(self, part: Slice) -> str:
         """Classify a slice as 'filter', 'reader' or 'unsure'.
@@ -318,14 +318,14 @@ class _ZeroedReaders:
         """The slices not zeroed that change the outputs when they are perturbed."""
         zero = [*self.zero, *but]
         parts = [part for part in self._parts if not is_all_in(part, zero)]
-        expected = self._copy.answers()
+        expected = self._copy.outputs()
         if not self._is_read(parts, expected, but):
             return []
         return [part for part in parts if self._is_read([part], expected, but)]
 
     def _is_read(self, parts: Sequence[Slice], expected: object, but: Sequence[Slice]) -> bool:
         with self._copy.perturb(parts, spare=[*self.zero, *but]):
-            difference, scale = largest_difference(self._copy.answers(), expected)
+            difference, scale = largest_difference(self._copy.outputs(), expected)
         return difference > _NEGLIGIBLE * self._copy.rounding * scale
 
 

@@ -181,11 +181,11 @@ class PerturbedCopy:
 
     # -- passes
 
-    def answers(self) -> object:
+    def outputs(self) -> object:
         """The outputs of the copy in its present state."""
-        return self.answers_of(self._model, self._zeroed_slices, self._zeros)
+        return self.outputs_of(self._model, self._zeroed_slices, self._zeros)
 
-    def answers_of(
+    def outputs_of(
         self,
         model: nn.Module,
         slices: Mapping[int, Sequence[Slice]] = _NOTHING,
