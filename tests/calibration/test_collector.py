@@ -78,7 +78,7 @@ def test_products_of_a_group_add_up_at_each_reading():
     collector = Noted(two_layers(), Need.GRAMS)
     one, other = np.array([[1.0, 2, 0, 1]]), np.array([[0.0, 1, 3, 1], [2, 2, 2, 2]])
     for values in (one, other):
-        collector.add_products("first", 0, len(values), values.sum(0), values.T @ values)
+        collector.gram_of("first", 0, 4).add_values(values)
     (gram,) = collector.build_statistics().grams["first"]
     both = np.concatenate([one, other])
     np.testing.assert_allclose(gram.products, both.T @ both)

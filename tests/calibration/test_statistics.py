@@ -1,7 +1,9 @@
 """Per-channel sums of calibration passes."""
 
 import numpy as np
+import pytest
 
+from secateurs.calibration import statistics
 from secateurs.calibration.statistics import (
     ActivationStatistics,
     ChannelIndex,
@@ -47,9 +49,31 @@ def test_sums_over_batches_are_those_of_all_values():
         gram.add(len(part), part.sum(0), part.T @ part)
     np.testing.assert_allclose(found.variance, values.var(0))
     np.testing.assert_allclose(gram.centred / 30, np.cov(values.T, bias=True))
+    np.testing.assert_allclose(gram.products, values.T @ values)
     (zeros,) = found.own_zeros
     assert zeros.share == (values == 0).mean()
     assert ZeroCounts(units).share == 0.0
+
+
+@pytest.mark.parametrize("sizes", [(5, 6), (5, 30), (30, 5), (5, 6, 30)])
+def test_values_are_held_while_they_are_fewer_than_the_products(sizes, monkeypatch):
+    monkeypatch.setattr(statistics, "GRAM_ROWS", 4)
+    values = np.random.default_rng(0).normal(size=(sum(sizes), 13))
+    gram, rows = Gram.empty(13), np.array([2, 11])
+    for part in np.split(values, np.cumsum(sizes)[:-1]):
+        room = gram.has_room_for(len(part))
+        gram.add_values(part)
+        assert gram.has_room_for(0) == room == (gram.count < 13)
+    expected = len(values) * np.cov(values.T, bias=True)
+    np.testing.assert_allclose(gram.centred_rows(rows), expected[rows])
+    np.testing.assert_allclose(gram.centred_squares, np.diag(expected))
+    np.testing.assert_allclose(gram.centred, expected)
+    np.testing.assert_allclose(gram.products, values.T @ values)
+    gram.add(3, values[:3].sum(0), values[:3].T @ values[:3])
+    assert gram.count == len(values) + 3
+    np.testing.assert_allclose(
+        np.diag(gram.products), (values**2).sum(0) + (values[:3] ** 2).sum(0)
+    )
 
 
 def test_zeros_before_a_pool_take_the_place_of_those_behind_it():

@@ -102,6 +102,31 @@ def test_a_wide_layer_takes_no_matrix_of_all_pairs(name, monkeypatch):
     assert peak < 8 * channels**2 / 3
 
 
+@pytest.mark.parametrize("images", [30, 400])  # fewer than the channels, and more
+def test_by_blocks_of_values_it_is_what_all_pairs_give(images, monkeypatch):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 150), torch.nn.ReLU(), torch.nn.Linear(150, 2))
+    data = torch.randn(images, 6)
+    values = model[:2](data).detach().double().numpy()
+    expected = drop_by_all_pairs((values - values.mean(0)).T)
+    monkeypatch.setattr(redundancy, "ROWS", 16)
+    found = score(sec.trace(model, data[:1]), "cosine", data=data)["0"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_values_of_a_wide_layer_take_no_matrix_of_all_pairs(monkeypatch):
+    channels = 3000
+    layers = torch.nn.Linear(20, channels), torch.nn.ReLU(), torch.nn.Linear(channels, 2)
+    network = sec.trace(torch.nn.Sequential(*layers), torch.zeros(1, 20))
+    monkeypatch.setattr(redundancy, "ROWS", 128)
+    score(network, "l1")
+    tracemalloc.start()
+    score(network, "cosine", data=torch.randn(64, 20))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * channels**2 / 3
+
+
 def test_a_similarity_is_an_alternative_to_an_amount():
     model = Plain(width=8)
     with torch.no_grad():

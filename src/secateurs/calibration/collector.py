@@ -19,7 +19,7 @@ from secateurs.calibration.statistics import (
     Gram,
     channel_index,
 )
-from secateurs.channels.arrays import Array, Sums
+from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
 
@@ -120,9 +120,6 @@ class StatisticsCollector(ABC):
             if rows is not None:
                 yield group.name, rows
 
-    def add_products(
-        self, name: str, number: int, count: int, total: Array, products: Array
-    ) -> None:
-        """Add a batch's sums to the gram of a group at a reading."""
-        gram = self.grams[name].setdefault(number, Gram.empty(len(total)))
-        gram.add(count, total, products)
+    def gram_of(self, name: str, number: int, channels: int) -> Gram:
+        """Return the products of a group's channels at a reading."""
+        return self.grams[name].setdefault(number, Gram.empty(channels))

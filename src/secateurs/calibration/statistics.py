@@ -10,8 +10,9 @@ batch size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,36 +113,98 @@ class ActivationStatistics:
         return spread
 
 
-@dataclass(eq=False, slots=True)
+GRAM_ROWS = 512
+"""Number of rows of a Gram matrix computed at a time."""
+
+
 class Gram:
     """Products of a group's channels at one reading, summed over images and positions.
+
+    Fewer values than channels are held as they are: a matrix of all pairs of 16,384 channels takes
+    2.1 GB, their values on 256 images 34 MB.
 
     Attributes:
         count: number of values of each channel.
         total: sums of the values, shape (channels,).
-        products: sums of the products of two channels' values, shape (channels, channels).
     """
 
-    count: int
-    total: Sums
-    products: Sums
+    def __init__(self, count: int, total: Sums, products: Sums | None = None) -> None:
+        self.count = count
+        self.total = total
+        self._products = products
+        self._values: list[Array] = []
 
     @classmethod
     def empty(cls, channels: int) -> Gram:
         """Sums over no images."""
-        return cls(0, np.zeros(channels), np.zeros((channels, channels)))
+        return cls(0, np.zeros(channels))
 
-    def add(self, count: int, total: Array, products: Array) -> None:
-        """Add one batch's sums."""
+    @property
+    def products(self) -> Sums:
+        """Sums of the products of two channels' values, shape (channels, channels)."""
+        if self._products is None:
+            self._products = np.zeros((len(self.total), len(self.total)))
+            for values in self._values:
+                self._add_rows(self._products, partial(_products_of, values))
+            self._values.clear()
+        return self._products
+
+    def has_room_for(self, count: int) -> bool:
+        """Whether the values, with as many more, are fewer than the products."""
+        return self._products is None and self.count + count < len(self.total)
+
+    def add_values(self, values: Array) -> None:
+        """Add one batch's values, shape (values, channels)."""
+        if self.has_room_for(len(values)):
+            self._values.append(np.asarray(values, np.float64))
+        else:
+            self._add_rows(self.products, partial(_products_of, values))
+        self.count += len(values)
+        self.total += values.sum(0)
+
+    def add(self, count: int, total: Array, products: Array | Callable[[slice], Array]) -> None:
+        """Add one batch's sums; of the products all, or a function that computes some rows."""
+        rows_of = products if callable(products) else products.__getitem__
+        self._add_rows(self.products, rows_of)
         self.count += count
         self.total += total
-        self.products += products
+
+    @staticmethod
+    def _add_rows(products: Sums, rows_of: Callable[[slice], Array]) -> None:
+        for start in range(0, len(products), GRAM_ROWS):
+            rows = slice(start, start + GRAM_ROWS)
+            products[rows] += rows_of(rows)
 
     @property
     def centred(self) -> Sums:
         """Sums of products of deviations from each channel's mean, shape (channels, channels)."""
-        centred: Sums = self.products - np.outer(self.total, self.total) / self.count
-        return centred
+        return self.centred_rows(slice(None))
+
+    def centred_rows(self, rows: Ids | slice) -> Sums:
+        """Some rows of ``centred``, shape (rows, channels)."""
+        if self._products is None:
+            found: Sums = np.zeros((len(self.total[rows]), len(self.total)))
+            for values in self._values:
+                found += values[:, rows].T @ values
+        else:
+            found = self._products[rows].copy()
+        found -= np.outer(self.total[rows], self.total / max(self.count, 1))
+        return found
+
+    @property
+    def centred_squares(self) -> Sums:
+        """Sums of squared deviations from each channel's mean, shape (channels,)."""
+        if self._products is None:
+            squares = sum((np.einsum("nc,nc->c", v, v) for v in self._values), 0 * self.total)
+        else:
+            squares = np.diag(self._products)
+        found: Sums = squares - self.total**2 / max(self.count, 1)
+        return found
+
+
+def _products_of(values: Array, rows: slice) -> Array:
+    products: Array = values[:, rows].T @ values
+    return products
 
 
 class Gates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import DATA_GIVEN, NUMBER, takes
 from secateurs.calibration.needs import Need
+from secateurs.calibration.statistics import Gram
 from secateurs.channels.arrays import Array
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import NETWORK, Network
@@ -30,17 +31,14 @@ def cosine(facts: GroupData) -> Array:
     that consumers read, less their means. Without data it is that of the filters, which is the
     expected cosine of their outputs on random inputs.
     Cost: without data one read of the weights, with data a forward pass; C^2 products for a group
-    of C channels, which are all in memory at once only with data.
+    of C channels, all in memory at once only if there are more than C values of each channel.
     When it hurts: two similar channels may both be needed if the next layer uses their difference.
     Without a repair that adds the removed channel's weights to the kept one's, removing even an
     exact copy does damage.
     Source: Ayinde & Zurada, Building Efficient ConvNets using Redundant Feature Pruning, 2018.
     """
     if facts.gathered.grams is not None:
-        products = np.zeros((len(facts), len(facts)))
-        for gram in facts.grams:
-            products += gram.centred
-        return score_by_similarity_(products)
+        return _score_values_by_similarity(facts.grams)
     return score_filters_by_similarity(stack_filters(facts))
 
 
@@ -102,6 +100,25 @@ def score_filters_by_similarity(filters: Array) -> Array:
     def similar(rows: Ids) -> Array:
         cosines = directions[rows] @ directions.T
         np.abs(cosines, out=cosines)
+        return np.minimum(cosines, 1, out=cosines)
+
+    return _drop_most_similar(norms, similar)
+
+
+def _score_values_by_similarity(grams: Sequence[Gram]) -> Array:
+    """The same for values, with no other matrix of all pairs than the one that may be held."""
+    squares = np.sum([gram.centred_squares for gram in grams], axis=0)
+    if len(squares) <= ROWS:
+        return score_by_similarity_(np.sum([gram.centred for gram in grams], axis=0))
+    norms = np.sqrt(np.maximum(squares, 0))
+    if np.isnan(norms).any():
+        return np.full(len(norms), np.nan)
+    safe = np.where(norms > 0, norms, 1)
+
+    def similar(rows: Ids) -> Array:
+        cosines = np.abs(sum(gram.centred_rows(rows) for gram in grams))
+        cosines /= safe[rows, None]
+        cosines /= safe
         return np.minimum(cosines, 1, out=cosines)
 
     return _drop_most_similar(norms, similar)

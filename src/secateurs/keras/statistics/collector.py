@@ -247,7 +247,7 @@ class Pass(StatisticsCollector):
                 reading.add(int(count), *(total.sum(0) for total in totals))
             for (name, _), table in zip(self._rows.get(number, ()), tables, strict=True):
                 seen = _numpy(table)  # float64: variances are small differences
-                self.add_products(name, number, len(seen), seen.sum(0), seen.T @ seen)
+                self.gram_of(name, number, seen.shape[1]).add_values(seen)
 
     def _sum_up(
         self, arrays: Sequence[NDArray[np.generic]], values: Sequence[BackendTensor]

@@ -71,9 +71,15 @@ class OperandSums(StatisticsCollector):
     ) -> None:
         channels, each = shape
         table = values.reshape(-1, each, channels).flatten(0, 1).double()
-        self.add_products(
-            name, number, len(table), as_numbers(table.sum(0)), as_numbers(table.T @ table)
-        )
+        gram = self.gram_of(name, number, channels)
+        if gram.has_room_for(len(table)):
+            gram.add_values(as_numbers(table))
+        else:
+            gram.add(
+                len(table),
+                as_numbers(table.sum(0)),
+                lambda columns: as_numbers(table[:, columns].T @ table),
+            )
 
     def rows_at(self, number: int, mask: Mask) -> list[tuple[str, int, torch.Tensor]]:
         """(group, reading, indices of each channel) of the groups read there."""
