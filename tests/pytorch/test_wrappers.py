@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -50,6 +51,29 @@ def test_a_wrapped_model_is_saved_and_loaded_as_without_its_wrapper(wrap, small,
     assert sec.report_of(wrap(small)).cut == sec.report_of(small).cut
     for dense in (_make(), wrap(_make())):
         torch.testing.assert_close(sec.load(dense, tmp_path / "small")(X), small(X))
+
+
+def _wrap_inside(wrap):
+    """Parts of a model in wrappers of their own, one in two of them."""
+    model = nn.Sequential(_make(), nn.Identity())
+    model[0][0], model[0][3] = wrap(wrap(model[0][0])), wrap(model[0][3])
+    return model
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, _compile, _add_checkpointing])
+def test_wrapped_parts_are_saved_and_loaded_as_without_their_wrappers(wrap, tmp_path):
+    plain = nn.Sequential(_make(), nn.Identity())
+    for number, dense in enumerate((plain, _wrap_inside(wrap))):
+        small, path = sec.prune(dense, X, amount=0.5).model, tmp_path / str(number)
+        sec.save(small, path)
+        for model in (nn.Sequential(_make(), nn.Identity()), _wrap_inside(wrap)):
+            loaded = sec.load(model, path)
+            torch.testing.assert_close(loaded(X), small(X))
+            again = sec.prune(loaded, X, amount=0.5).model
+            sec.save(again, tmp_path / "again")
+            torch.testing.assert_close(sec.load(plain, tmp_path / "again")(X), again(X))
+    first, second = (load_file(tmp_path / name) for name in "01")
+    assert first.keys() == second.keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)

@@ -28,6 +28,7 @@ from secateurs.pytorch.checkpoints import fit_names, tensors_in
 from secateurs.pytorch.huggingface import describe_cut_
 from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.model.tensors import check_values, list_tensors
+from secateurs.pytorch.model.wrapped_parts import plain_names, present_names
 from secateurs.pytorch.surgery.slicing import cut_copy
 
 
@@ -50,7 +51,9 @@ def save(model: nn.Module, path: str | Path) -> None:
     check_values(list_tensors(model), (), caller="saving", otherwise=alone)
     state = model.state_dict(keep_vars=True)  # keeps identity, so that tied tensors are found
     check_state(type(model).__name__, state)
-    write_atomically(Path(path), to_bytes(state, metadata(cut_of(model))))
+    plain = plain_names(model)
+    state = {plain(name): tensor for name, tensor in state.items()}
+    write_atomically(Path(path), to_bytes(state, metadata(cut_of(model).rename(plain))))
 
 
 def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
@@ -71,8 +74,17 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
         CheckpointError: the file is corrupted, foreign, or does not fit the model.
     """
     state, cut = read(path, ema=ema)
-    made = cut_copy(check_model(model), cut)
-    state = fit_names(state, made.state_dict(), getattr(made, "own_name", None))
+    model = check_model(model)
+    name_in_model = present_names(model)
+    cut = cut.rename(name_in_model)
+    made = cut_copy(model, cut)
+    present = made.state_dict()
+    state = fit_names(
+        # CheckpointWrapper leaves itself out of the names of its state.
+        {n if (new := name_in_model(n)) not in present else new: t for n, t in state.items()},
+        present,
+        getattr(made, "own_name", None),
+    )
     _leave_meta_(made)
     _fill_(made, state, Path(path))
     check_values(
