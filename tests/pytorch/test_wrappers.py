@@ -54,9 +54,9 @@ def test_a_wrapped_model_is_saved_and_loaded_as_without_its_wrapper(wrap, small,
 
 
 def _wrap_inside(wrap):
-    """Parts of a model in wrappers of their own, one in two of them."""
+    """Parts of a model in wrappers of their own, one of them in two."""
     model = nn.Sequential(_make(), nn.Identity())
-    model[0][0], model[0][3] = wrap(wrap(model[0][0])), wrap(model[0][3])
+    model[0][0], model[0][3] = nn.DataParallel(wrap(model[0][0])), wrap(model[0][3])
     return model
 
 

@@ -5,7 +5,9 @@ from secateurs.pytorch.model.wrapped_parts import plain_names, present_names
 
 
 def test_names_lose_and_regain_the_wrappers_inside():
-    inner = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.DataParallel(nn.Linear(2, 2))))
+    inner = nn.Sequential(
+        nn.Linear(2, 2), torch.compile(nn.DataParallel(nn.Linear(2, 2)), backend="eager")
+    )
     model = nn.ModuleDict({"a": nn.DataParallel(inner), "module": nn.Linear(2, 2)})
     plain, present = plain_names(model), present_names(model)
     names = {
