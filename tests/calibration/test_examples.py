@@ -86,3 +86,10 @@ def test_inputs_and_targets_of_which_one_side_is_several_arrays_are_whole_data()
     assert as_arrays(((x, x), (x, x))) is None  # two batches
     assert as_arrays((x, {"a": np.zeros(3)})) is None
     assert as_arrays((x, [np.zeros(2)] * 4)) is None  # one target an example
+
+
+def test_several_inputs_in_a_tuple_of_their_own_are_as_many_examples_as_each_holds():
+    left, right, goal = np.zeros((6, 2)), np.zeros((6, 3)), np.zeros(6)
+    assert length_of(((left, right), goal)) == 6
+    assert length_of((left, right, goal)) == 6
+    assert length_of(()) == length_of(((), goal)) == 0

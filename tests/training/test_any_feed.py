@@ -53,3 +53,12 @@ def test_processes_share_a_batch_of_any_kind():
 def test_what_is_no_data_is_refused(source, message):
     with pytest.raises(DataError, match=message):
         AnyFeed(source, 4, name="x")
+
+
+def test_every_example_of_several_inputs_in_a_tuple_is_seen():
+    left, right, goal = np.arange(12).reshape(6, 2), np.zeros((6, 3)), np.arange(6)
+    feed = AnyFeed(((left, right), goal), 4)
+    batches = [batch.images for batch in feed.in_order()]
+    assert len(feed) == 2
+    assert [inputs[0][:, 0].tolist() for inputs, _ in batches] == [[0, 2, 4, 6], [8, 10]]
+    assert [targets.tolist() for _, targets in batches] == [[0, 1, 2, 3], [4, 5]]

@@ -217,8 +217,9 @@ def length_of(batch: object) -> int:
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), ())
     if isinstance(batch, tuple) or is_pair_in_list(batch):
-        batch = batch[0] if len(batch) else ()
-        return length_of(batch) if isinstance(batch, Mapping) else _length(batch)
+        first = batch[0] if len(batch) else []
+        # Several inputs come in a tuple of their own: its length is their number.
+        return length_of(first) if isinstance(first, Mapping | tuple) else _length(first)
     return _length(batch)
 
 
