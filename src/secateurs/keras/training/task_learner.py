@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -11,13 +11,10 @@ import numpy as np
 
 from secateurs.arguments import takes_as_annotated
 from secateurs.backends import Loss, Outputs
-from secateurs.calibration.examples import length_of, rows_of, split_of
-from secateurs.data.sets import Split
+from secateurs.calibration.examples import length_of
 from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
-from secateurs.keras.internals import graph_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
-from secateurs.keras.training.batches import turn_for
 from secateurs.keras.training.distillation import Teacher
 from secateurs.keras.training.fitting import fit
 from secateurs.keras.training.learner import Learner
@@ -30,14 +27,14 @@ from secateurs.keras.training.objectives import (
 )
 from secateurs.keras.training.optimizers import begin_average_, make_optimizer
 from secateurs.keras.training.random_numbers import seed_generators
+from secateurs.keras.training.task_batches import BatchReader, as_arrays, as_tensors
 from secateurs.keras.training.tasks import CompiledLoss
 from secateurs.settings.training import Training
-from secateurs.training.any_feed import AnyFeed, TaskBatches
+from secateurs.training.any_feed import TaskBatches
 from secateurs.training.feed import Augmentation, Batch, Feed, consecutive
 from secateurs.training.learner import DataPart, Evaluation, Snapshot
 from secateurs.training.memory import is_out_of_memory
 from secateurs.training.metric import Metric
-from secateurs.training.objectives import label_batch
 from secateurs.training.task import LearningTask, is_judged_by_loss, number_from
 
 
@@ -91,7 +88,8 @@ class TaskLearner(Learner):
             )
 
     def _prepare_to_read(self, model: keras.Model) -> None:
-        """Do nothing: the task interprets the outputs."""
+        """Read batches as the task says; it interprets the outputs too."""
+        self._reader = BatchReader(self._origin, self._task)
 
     @property
     def metric(self) -> Metric:
@@ -139,7 +137,8 @@ class TaskLearner(Learner):
     ) -> float:
         stepper = self._stepper_of(step)
         try:
-            return fit(stepper, ((_arrays(batch.images),) for batch in batches), rates, tick, seeds)
+            examples = ((as_arrays(batch.images),) for batch in batches)
+            return fit(stepper, examples, rates, tick, seeds)
         except Exception:
             if stepper.raised is not None:
                 raise stepper.raised from None
@@ -168,7 +167,7 @@ class TaskLearner(Learner):
         return self._stepper
 
     def _example_of(self, batch: Batch) -> tuple[Any, Any]:
-        inputs, targets = self._split(batch.images)
+        inputs, targets = self._reader.split(batch.images)
         if self._teacher is None:
             return inputs, targets
         taught = {"wanted": tuple(self._teacher.answers(inputs))}
@@ -179,18 +178,6 @@ class TaskLearner(Learner):
         self._teacher = Teacher(self._build(dense), self._training.temperature)
         self._model.train_function = None  # the compiled step lacks the teacher
         self._set_objective_(self._model)
-
-    def _split(self, batch: object) -> tuple[Any, Any]:
-        """Split a batch into (inputs, targets), as arrays in the structure the model takes."""
-        inputs, targets = split_of(label_batch(self._task, batch))
-        inputs = self._choose_inputs(inputs) if isinstance(inputs, Mapping) else _as_list(inputs)
-        return _arrays(inputs), _arrays(targets)
-
-    def _choose_inputs(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Select the named inputs that the model takes; all of them if it takes none by name."""
-        names = [str(tensor.name) for tensor in graph_of(self._origin).inputs]
-        taken = {name: inputs[name] for name in names if name in inputs}
-        return taken or inputs
 
     def _compile_(self, model: keras.Model) -> None:
         model.compile(make_optimizer(self._training))
@@ -269,24 +256,24 @@ class TaskLearner(Learner):
         """Run a batch in inference mode; return (outputs, targets, losses, their mean or None)."""
         task, is_of_loss = self._task, is_judged_by_loss(self._task)
         if is_of_loss and task.train_step is not None:
-            step = task.train_step(self._model, _tensors(_arrays(batch)))
+            step = task.train_step(self._model, as_tensors(as_arrays(batch)))
             return None, None, one_number(step, task.name)
         if is_of_loss and _learns_by_own_class(task, self._model):
-            inputs, targets = self._split(batch)
+            inputs, targets = map(as_tensors, self._reader.split(batch))
             self._model.reset_metrics()
-            found = self._model.test_on_batch(_tensors(inputs), _tensors(targets), return_dict=True)
+            found = self._model.test_on_batch(inputs, targets, return_dict=True)
             return None, None, found.get("loss", next(iter(found.values())))
         outputs, targets = self._predict(batch)
         if task.loss is None:
             return outputs, targets, None
-        return outputs, targets, self._loss_of(_tensors(outputs), _tensors(targets))
+        return outputs, targets, self._loss_of(as_tensors(outputs), as_tensors(targets))
 
     def _predict(self, batch: object) -> tuple[Any, Any]:
         """Return (outputs as an array or a list of arrays, targets) of a batch."""
         if self._task.predict is not None:
-            outputs, targets = self._task.predict(self._model, _tensors(_arrays(batch)))
+            outputs, targets = self._task.predict(self._model, as_tensors(as_arrays(batch)))
         else:
-            inputs, targets = self._split(batch)
+            inputs, targets = self._reader.split(batch)
             outputs = self._model.predict_on_batch(inputs)
         flat = [np.asarray(keras.ops.convert_to_numpy(one)) for one in keras.tree.flatten(outputs)]
         return flat[0] if len(flat) == 1 else flat, targets
@@ -310,100 +297,11 @@ class TaskLearner(Learner):
 
     def _feed(self, source: object, part: str, batch_size: int, augmentation: Augmentation) -> Feed:
         del augmentation
-        if isinstance(source, Split):
-            source = turn_for(self._origin, source)
-        whole = _as_one_batch(source)
-        if whole is not None:
-            return AnyFeed(whole, batch_size, self._training.seed, part)
-        kind = _SizedInArrays if isinstance(source, Sized) else _InArrays
-        seed = self._training.seed
-        return AnyFeed(
-            kind(source),
-            batch_size,
-            seed,
-            part,
-            lambda epoch, number: seed_generators(seed, epoch, number),
-        )
+        return self._reader.feed(source, part, batch_size, self._training.seed)
 
     def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
         feed = self._train_feed if part == "train" else self._feeds["validation"]
-        batch = next(feed.in_order())
-        inputs, _ = self._split(rows_of(batch.images, range(min(count, batch.whole))))
-        _check_inputs(self._origin, inputs, part)
-        return inputs
-
-
-class _InArrays:
-    """Loader that converts another loader's batches to arrays, from tensors of any framework."""
-
-    def __init__(self, source: object) -> None:
-        if not isinstance(source, Iterable) or isinstance(source, str | bytes):
-            raise DataError(f"expected batches, or arrays; received {type(source).__name__}")
-        self._source = source
-
-    def __iter__(self) -> Iterator[object]:
-        for batch in self._source:
-            yield _arrays(batch)
-
-
-class _SizedInArrays(_InArrays):
-    """The same for a loader with a known number of batches."""
-
-    def __len__(self) -> int:
-        return len(self._source)  # type: ignore[arg-type]
-
-
-def _as_one_batch(source: object) -> object:
-    """Return whole arrays as one large batch; None if the source is a loader."""
-    if isinstance(source, Mapping) or getattr(source, "shape", None):
-        return _arrays(source)
-    if not isinstance(source, tuple) or len(source) < 2:
-        return None
-    inputs, targets = source[0], source[-1]
-    is_one = all(_is_data(part) for part in (inputs, targets))
-    return _arrays(source) if is_one else None
-
-
-def _is_data(part: object) -> bool:
-    """Return whether this is an array, or a dictionary, tuple or list of arrays."""
-    if isinstance(part, Mapping):
-        part = list(part.values())
-    if isinstance(part, list | tuple):
-        return bool(part) and all(getattr(one, "shape", None) for one in part)
-    return bool(getattr(part, "shape", None))
-
-
-def _arrays(batch: Any) -> Any:
-    """Convert a batch to NumPy arrays in the same structure; lists become tuples."""
-    if isinstance(batch, Mapping):
-        return {key: _arrays(value) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return tuple(_arrays(value) for value in batch)
-    if batch is None or isinstance(batch, np.ndarray | str):
-        return batch
-    return np.asarray(keras.ops.convert_to_numpy(batch)) if hasattr(batch, "shape") else batch
-
-
-def _as_list(inputs: object) -> object:
-    return list(inputs) if isinstance(inputs, tuple) else inputs
-
-
-def _tensors(value: Any) -> Any:
-    return keras.tree.map_structure(
-        lambda one: one if one is None else keras.ops.convert_to_tensor(one), value
-    )
-
-
-def _check_inputs(model: keras.Model, inputs: Any, part: str) -> None:
-    expected = graph_of(model).inputs
-    given = keras.tree.flatten(inputs)
-    if len(given) != len(expected):
-        raise DataError(
-            f"{part}: expected {len(expected)} inputs "
-            f"({', '.join(tensor.name for tensor in expected)}), as {model.name} takes; received "
-            f"{len(given)}. A batch is (inputs, targets); several inputs come by name or in a "
-            "tuple."
-        )
+        return self._reader.read_first(feed, part, count)
 
 
 def _step_of(task: LearningTask) -> Callable[[Any, Any], Any] | None:
