@@ -35,6 +35,7 @@ from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
 from secateurs.pytorch.training.averaging import NamedTensors, update_average, values_put
 from secateurs.pytorch.training.distillation import Teacher
+from secateurs.pytorch.training.losses import check_scores, judge
 from secateurs.pytorch.training.optimizers import (
     copy_to_cpu,
     make_optimizer,
@@ -51,7 +52,6 @@ from secateurs.training.feed import (
     Feed,
     Images,
     as_feed,
-    check_labels,
     consecutive,
 )
 from secateurs.training.feed_learner import FeedLearner, rebuild
@@ -184,7 +184,7 @@ class Learner(FeedLearner[nn.Module]):
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         """These examples' share of the whole batch's mean loss."""
         images, labels = self._on_device(batch)
-        scores = _check_scores(self._select_outputs(self._prepared(images)), batch)
+        scores = check_scores(self._select_outputs(self._prepared(images)), batch)
         return self._loss(scores, labels, images, batch) / batch.whole
 
     def _loss(
@@ -198,7 +198,7 @@ class Learner(FeedLearner[nn.Module]):
         if self._teacher is None:
             return loss
         with torch.no_grad(), self._processes.autocast():
-            wanted = _check_scores(self._select_outputs(self._teacher.model(images)), batch)
+            wanted = check_scores(self._select_outputs(self._teacher.model(images)), batch)
         return (1 - share) * loss + share * self._teacher.distances(wanted, scores).sum()
 
     def _select_outputs(self, outputs: object) -> object:
@@ -226,28 +226,32 @@ class Learner(FeedLearner[nn.Module]):
             return self._evaluate(part, tick)
 
     def _evaluate(self, part: DataPart, tick: Callable[[], None]) -> Evaluation:
-        sums = torch.zeros(3, dtype=torch.float64, device=self._processes.device)
+        correct, loss, count = self._sum_scores(part, tick).tolist()
+        return Evaluation(correct / count, loss / count)
+
+    def _sum_scores(self, part: DataPart, tick: Callable[[], None]) -> torch.Tensor:
+        """Score every batch of a split in eval mode; the sum over batches and processes."""
+        sums: torch.Tensor | None = None
         was_training = self._scoring.training
         self._scoring.eval()
         try:
             with torch.no_grad():
                 for batch in self._feeds[part].in_order(self._processes.share):
-                    sums += self._score_batch(batch)
+                    scores = self._score_batch(batch)
+                    sums = scores if sums is None else sums + scores
                     tick()
         finally:
             self._scoring.train(was_training)
-        correct, loss, count = self._processes.sum(sums).tolist()
-        return Evaluation(correct / count, loss / count)
+        if sums is None:
+            raise DataError(f"{part}: expected at least one batch; received none")
+        return self._processes.sum(sums.to(self._processes.device))
 
     def _score_batch(self, batch: Batch) -> torch.Tensor:
         """(number of correctly classified images, sum of losses, number of images), shape (3,)."""
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)
         images, labels = self._on_device(batch)
-        scores = _check_scores(self._select_outputs(self._scoring(images)), batch).float()
-        correct = (scores.argmax(dim=1) == labels).sum().double()
-        loss = F.cross_entropy(scores, labels, reduction="sum").double()
-        return torch.stack([correct, loss, correct.new_tensor(len(labels))])
+        return judge(check_scores(self._select_outputs(self._scoring(images)), batch), labels)
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
         """Images per second of the model and of the dense one, measured alternately."""
@@ -256,12 +260,25 @@ class Learner(FeedLearner[nn.Module]):
         device = self._processes.device
         on_cpu = device.type == "cpu"
         return speed.compare_speed(
-            self._runner(cut_copy(self._model, Cut()), inputs),
-            self._runner(before, inputs),
+            self._make_runner(cut_copy(self._model, Cut()), inputs),
+            self._make_runner(before, inputs),
             length_of(inputs),
             "cpu" if on_cpu else torch.cuda.get_device_name(device),
             torch.get_num_threads() if on_cpu else None,
         )
+
+    def _make_runner(self, model: nn.Module, inputs: object) -> Callable[[], object]:
+        """A function that runs a model once and synchronises."""
+        device = self._processes.device
+        model.to(device).eval()
+
+        def run() -> None:
+            with torch.no_grad():
+                self._call(model, inputs)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
 
     def release(self) -> nn.Module:
         """Return the model on its original device; the learner cannot be used afterwards."""
@@ -364,19 +381,6 @@ class Learner(FeedLearner[nn.Module]):
         feed = self._train_feed if part == "train" else self._feeds["validation"]
         return self._images(next(feed.in_order()).images[:count])
 
-    def _runner(self, model: nn.Module, inputs: object) -> Callable[[], object]:
-        """A function that runs a model once and synchronises."""
-        device = self._processes.device
-        model.to(device).eval()
-
-        def run() -> None:
-            with torch.no_grad():
-                self._call(model, inputs)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        return run
-
     def _call(self, model: nn.Module, inputs: object) -> object:
         return model(inputs)
 
@@ -428,17 +432,3 @@ def default_training(model: nn.Module, given: Training | None = None) -> Trainin
     """Training settings for a model: those given, or the defaults of ``Training``."""
     del model  # unlike a compiled Keras model, it holds no training settings
     return Training() if given is None else given
-
-
-def _check_scores(scores: object, batch: Batch) -> torch.Tensor:
-    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
-        received = (
-            tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        )
-        raise ModelError(
-            "expected a model that gives scores of shape (images, classes) for a batch of images; "
-            f"received {received}"
-        )
-    check_labels(batch.labels, scores.shape[1])
-    # Half precision cannot hold the sum over a batch, nor the logarithm of a small number.
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores

@@ -164,18 +164,8 @@ class TaskLearner(Learner):
         """The task's metric over a split, negated where lower is better."""
         if self._task.evaluate is not None and part == "validation":
             return self._evaluate_by_user(tick)
-        sums = torch.zeros(2, dtype=torch.float64)
-        was_training = self._scoring.training
-        self._scoring.eval()
-        try:
-            with torch.no_grad():
-                for batch in self._feeds[part].in_order(self._processes.share):
-                    sums += self._score_batch(batch)
-                    tick()
-        finally:
-            self._scoring.train(was_training)
+        sums = self._sum_scores(part, tick).cpu()
         self._tally.gather(self._processes.sum)
-        sums = self._processes.sum(sums.to(self._processes.device)).cpu()
         value = self._tally.value()
         self._tally = MetricTally(self._task)
         loss = float(sums[0] / sums[1].clamp(min=1))
