@@ -60,6 +60,7 @@ def _wrap_inside(wrap):
     return model
 
 
+@torch.no_grad()  # TorchDynamo warns of inputs that have a gradient to come
 @pytest.mark.parametrize("wrap", [nn.DataParallel, _compile, _add_checkpointing])
 def test_wrapped_parts_are_saved_and_loaded_as_without_their_wrappers(wrap, tmp_path):
     plain = nn.Sequential(_make(), nn.Identity())

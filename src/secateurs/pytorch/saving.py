@@ -75,16 +75,12 @@ def load(model: nn.Module, path: str | Path, *, ema: bool = False) -> nn.Module:
     """
     state, cut = read(path, ema=ema)
     model = check_model(model)
-    name_in_model = present_names(model)
-    cut = cut.rename(name_in_model)
+    cut = cut.rename(present_names(model))
     made = cut_copy(model, cut)
-    present = made.state_dict()
-    state = fit_names(
-        # CheckpointWrapper leaves itself out of the names of its state.
-        {n if (new := name_in_model(n)) not in present else new: t for n, t in state.items()},
-        present,
-        getattr(made, "own_name", None),
-    )
+    present, plain = made.state_dict(), plain_names(made)
+    names = {plain(name): name for name in present}
+    state = {name if name in present else names.get(name, name): state[name] for name in state}
+    state = fit_names(state, present, getattr(made, "own_name", None))
     _leave_meta_(made)
     _fill_(made, state, Path(path))
     check_values(
