@@ -150,3 +150,57 @@ def test_layers_with_state_are_not_patterns():
     built.build((None, 3))
     for layer in (L.Dropout(0.5), L.LSTM(3), wrapper, built):  # a seed, a cell, a layer, weights
         assert not internals.LayerPattern(layer).is_simple
+
+
+@pytest.mark.parametrize(
+    "layer", [L.Conv2D(4, 3, name="it"), L.BatchNormalization(name="it"), L.Dense(5, name="it")]
+)
+def test_a_layer_of_a_graph_is_built_as_keras_builds_it(layer):
+    given = keras.KerasTensor((2, 6, 6, 3))
+    plain = type(layer).from_config(layer.get_config())
+    made = internals.add_plainly(plain, (given,), {})
+    expected = layer(given)
+    assert made.shape == expected.shape
+    assert plain.get_build_config() == layer.get_build_config()
+    assert (plain.built, plain.path) == (True, layer.path)
+    assert [one.path for one in plain.variables] == [one.path for one in layer.variables]
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        plain.late = plain.add_weight(shape=(1,), name="late")
+
+
+def test_assumed_values_are_the_numbers_given_at_their_places():
+    layer = L.Conv2D(16, 3)
+    layer.build((None, 8, 8, 32))
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 32, 16)).astype("float32")
+    pairs = [(layer.kernel, keras.ops.convert_to_tensor(kernel))]
+    x = np.random.default_rng(1).normal(size=(1, 8, 8, 32)).astype("float32")
+    with internals.AssumedValues(state_mapping=pairs):
+        value = layer.kernel.value
+        assert np.array_equal(keras.ops.convert_to_numpy(value), kernel)
+        assumed = keras.ops.convert_to_numpy(layer(x))
+        assert layer.bias.value is not None
+    if keras.backend.backend() == "torch":  # as Keras's convolution would copy it
+        assert value.permute(3, 2, 0, 1).is_contiguous(memory_format=_channels_last())
+    assert not np.allclose(keras.ops.convert_to_numpy(layer(x)), assumed)
+    layer.kernel.assign(kernel)
+    assert np.allclose(keras.ops.convert_to_numpy(layer(x)), assumed, rtol=1e-5, atol=1e-5)
+
+
+def _channels_last():
+    import torch
+
+    return torch.channels_last
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "int32"])
+def test_numbers_are_picked_by_their_places_from_first_to_last(kind):
+    values = np.arange(24).reshape(2, 3, 4)
+    tensor = keras.ops.convert_to_tensor(values, dtype=kind)
+    picked = keras.ops.cast(internals.pick_flat(tensor, np.array([0, 5, 23])), "float32")
+    assert keras.ops.convert_to_numpy(picked).tolist() == [0, 5, 23]
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_function_compiled_to_run_once_gives_the_same(once):
+    double = internals.compile_function(lambda x: x * 2, once=once)
+    assert keras.ops.convert_to_numpy(double(keras.ops.ones(3))).tolist() == [2, 2, 2]

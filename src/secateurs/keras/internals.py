@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
@@ -22,6 +24,8 @@ import numpy as np
 from keras import Variable
 from keras.random import SeedGenerator
 from keras.src import backend, ops
+from keras.src.backend.common.name_scope import current_path
+from keras.src.backend.common.name_scope import name_scope as NameScope
 from keras.src.layers.layer import Layer
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.models.functional import Functional, functional_like_constructor
@@ -50,6 +54,7 @@ SlopeFunction = Callable[..., list[NDArray[np.floating]]]
 """Function (tensors, *rest) -> one gradient array per tensor, of the tensor's shape."""
 
 __all__ = [
+    "AssumedValues",
     "COMPILED",
     "ConvertToTensor",
     "Functional",
@@ -382,11 +387,54 @@ def add_plainly(
         return NOT_PLAIN
     layer._assert_input_compatibility(given)
     if not layer.built:
-        layer.build(keras.tree.map_structure(lambda tensor: tensor.shape, given))
+        _build_(layer, keras.tree.map_structure(lambda tensor: tensor.shape, given))
         layer._assert_input_compatibility(given)
     layer._called = True
     made: object = Operation.symbolic_call(layer, given, **keywords)
     return made
+
+
+_BUILD_WRAPPER = (
+    "_open_name_scope",
+    "_path",
+    "inspect",
+    "signature",
+    "bind",
+    "arguments",
+    "_build_shapes_dict",
+    "built",
+    "_post_build",
+    "_lock_state",
+)
+"""The names that Keras's wrapper of ``build`` uses, in the releases whose wrapper is known."""
+
+
+def _build_(layer: Layer, shape: object) -> None:
+    """Build a plain layer as Keras's wrapper does, without computing the method's signature anew.
+
+    TensorFlow compiles its operation that makes a variable anew for each name. Without the layer's
+    name in front, names are few; the variable's path in Keras has it all the same.
+    """
+    names = getattr(getattr(layer.build, "__code__", None), "co_names", ())
+    if tuple(name for name in names if name != "current_path") != _BUILD_WRAPPER:
+        layer.build(shape)
+        return
+    parameter = _parameter_of_build(cast("Hashable", type(layer)))
+    scope = layer._open_name_scope()
+    if keras.backend.backend() == "tensorflow":
+        scope = NameScope(layer.name, caller=layer)
+    with scope:
+        layer._path = current_path()
+        type(layer).build(layer, shape)
+    layer._build_shapes_dict = {parameter: shape}
+    layer.built = True
+    layer._post_build()
+    layer._lock_state()
+
+
+@cache
+def _parameter_of_build(kind: type[Layer]) -> str:
+    return list(inspect.signature(kind.build).parameters)[1]
 
 
 def _has_plain_options(keywords: Mapping[str, object]) -> bool:
@@ -512,6 +560,10 @@ class LayerPattern:
         return made
 
 
+_COPY_THEMSELVES = (list, dict, set, OrderedDict)
+"""Containers whose own ``copy`` keeps the type; ``copy.copy`` takes ten times as long."""
+
+
 def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> object:
     """Copy the value of an attribute for a new layer; ``NOT_PLAIN`` if it is not understood."""
     if id(value) in known:
@@ -519,11 +571,11 @@ def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> 
     if isinstance(value, (TrackedList, TrackedDict, TrackedSet)):
         return type(value)(value, tracker)
     if isinstance(value, (list, dict, set)):
-        if any(
+        if value and any(
             id(item) in known for item in (value.values() if isinstance(value, dict) else value)
         ):
             return NOT_PLAIN
-        return copy.copy(value)
+        return value.copy() if type(value) in _COPY_THEMSELVES else copy.copy(value)
     if isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
         return type(value).from_config(value.get_config())  # an initializer with its own draws
     if isinstance(value, types.MethodType) and id(value.__self__) in known:
@@ -574,17 +626,50 @@ def present_numbers(tensor: BackendTensor) -> NDArray[np.generic]:
     if known and keras.backend.backend() == "torch":
         seen: NDArray[np.generic] = cast("TorchTensor", tensor).detach().cpu().numpy()
         return seen
-    return np.asarray(keras.ops.convert_to_numpy(tensor))  # would copy a PyTorch tensor
+    if known and keras.backend.backend() == "tensorflow" and hasattr(tensor, "read_value"):
+        return np.asarray(tensor.read_value())
+    return np.asarray(keras.ops.convert_to_numpy(tensor))  # of the others', a copy
+
+
+class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
+    """A scope in which variables have the values given.
+
+    On PyTorch, Keras's convolutions need a kernel in another memory order and copy it at each run,
+    which for a large kernel takes longer than the convolution itself. Here kernels come in that
+    order already, by a copy that takes a third of the time; shapes and values are the same.
+    """
+
+    def get_current_value(self, variable: Variable) -> BackendTensor | None:
+        """Return the value of a variable in this scope; None if none was given."""
+        value: BackendTensor | None = super().get_current_value(variable)
+        if value is None or len(value.shape) not in (4, 5):
+            return value
+        return _lay_out(value)
+
+
+_WORTH_ORDERING = 4096
+"""Elements of a kernel from which on its memory order matters."""
+
+
+def _lay_out(kernel: BackendTensor) -> BackendTensor:
+    if keras.backend.backend() != "torch" or math.prod(kernel.shape) < _WORTH_ORDERING:
+        return kernel
+    tensor = cast("TorchTensor", kernel)
+    filters = tensor.reshape(-1, tensor.shape[-1]).t().contiguous()
+    return cast("BackendTensor", filters.t().reshape(tensor.shape))
 
 
 def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTensor:
     """Pick elements of a tensor by their flat indices; the result has shape (len(places),)."""
-    flat: BackendTensor = keras.ops.reshape(tensor, (-1,))
-    if keras.backend.backend() == "tensorflow":  # its tensors do not support array indices
-        flat = keras.ops.take(flat, places.astype(np.int32), axis=0)
+    if keras.backend.backend() == "tensorflow":  # whose tensors take no arrays as indices
+        if "CPU" in str(getattr(tensor, "device", "")) and hasattr(tensor, "numpy"):
+            # NumPy reads the same memory; TensorFlow's own indexing takes ten small operations.
+            return cast("BackendTensor", np.asarray(tensor).reshape(-1)[places])
+        places = places.astype(np.int32)
+        picked: BackendTensor = keras.ops.take(keras.ops.reshape(tensor, (-1,)), places, axis=0)
     else:
-        flat = flat[places]
-    return flat
+        picked = keras.ops.reshape(tensor, (-1,))[places]
+    return picked
 
 
 def mask_of(tensor: object) -> BackendTensor | None:
@@ -658,12 +743,22 @@ def average_of(optimizer: keras.optimizers.Optimizer, variable: Variable) -> Var
     return None
 
 
-def compile_function(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile the function on JAX, where running it op by op is slow; else return it unchanged."""
+def compile_function(function: Callable[P, R], *, once: bool = False) -> Callable[P, R]:
+    """Compile the function on JAX, where running it op by op is slow; else return it unchanged.
+
+    Args:
+        function: a function of tensors that returns tensors.
+        once: True if it is run once, so that optimising the program costs more than it saves.
+    """
     if keras.backend.backend() != "jax":
         return function
-    whole: Callable[P, R] = import_module("jax").jit(function)
+    options = _HASTY if once and device().startswith("cpu") else None
+    whole: Callable[P, R] = import_module("jax").jit(function, compiler_options=options)
     return whole
+
+
+_HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""XLA options that skip most of a compilation, as ``JAX_DISABLE_MOST_OPTIMIZATIONS`` does."""
 
 
 def gradient_of(function: Objective) -> SlopeFunction:

@@ -21,7 +21,7 @@ from secateurs.channels.network import Network
 from secateurs.channels.proof import TOLERANCE, Proof, inexact_operations, largest_mismatch
 from secateurs.channels.tensors import Mask
 from secateurs.errors import CutError
-from secateurs.keras.internals import Operation, compile_function
+from secateurs.keras.internals import AssumedValues, Operation, compile_function
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs, pack_inputs
 from secateurs.keras.model.tensors import (
     VariableValues,
@@ -240,7 +240,7 @@ class TwinComparison:
             units = leaf.axes.get(axis)
             if units is None or (name, axis) in left_alone:
                 continue
-            if not self.kept.stays[units].all():
+            if not self.kept.stay_all(units):
                 variable, value = values[id(leaf.variable)]
                 stays = self.kept.along_axis(units, len(leaf.shape), axis)
                 numbers = np.asarray(keras.ops.convert_to_numpy(value))
@@ -256,11 +256,12 @@ class TwinComparison:
             present: Sequence[BackendTensor], arrays: Sequence[NDArray[np.generic]]
         ) -> tuple[list[BackendTensor], ...]:
             step.begin()
-            with keras.StatelessScope(state_mapping=list(zip(variables, present, strict=True))):
+            with AssumedValues(state_mapping=list(zip(variables, present, strict=True))):
                 outputs = OpInterpreter(step).run(model, convert_arrays(model, arrays))
             return outputs, step.samples, *step.beside(outputs)
 
-        numbers = compile_function(forward)([value for _, value in values.values()], self.arrays)
+        run = compile_function(forward, once=True)
+        numbers = run([value for _, value in values.values()], self.arrays)
         return TwinResults(*([as_numbers(item) for item in part] for part in numbers))
 
     def _proof(self, received: TwinResults, expected: TwinResults) -> Proof:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -40,15 +40,25 @@ class Kept:
     """
 
     stays: NDArray[np.bool_]
+    _known: dict[int, tuple[Ids, NDArray[np.int32]]] = field(default_factory=dict)
+    """Units (by ``id``, so they are held) -> their places; each axis is asked for many times."""
 
     def places(self, units: Ids) -> NDArray[np.int32]:
         """Return the kept positions along an axis with these units."""
-        return np.flatnonzero(self.stays[units]).astype(np.int32)
+        known = self._known.get(id(units))
+        if known is None:
+            known = units, np.flatnonzero(self.stays[units]).astype(np.int32)
+            self._known[id(units)] = known
+        return known[1]
+
+    def stay_all(self, units: Ids) -> bool:
+        """Return whether none of these units is removed."""
+        return len(self.places(units)) == len(units)
 
     def shape(self, dense: Sequence[int], axes: Axes) -> tuple[int, ...]:
         """Return the shape of a tensor after the cut."""
         return tuple(
-            int(self.stays[axes[axis]].sum()) if axis in axes else length
+            len(self.places(axes[axis])) if axis in axes else length
             for axis, length in enumerate(dense)
         )
 
@@ -60,13 +70,13 @@ class Kept:
 
     def all(self, axes: Axes) -> bool:
         """Return whether nothing is removed along these axes."""
-        return all(bool(self.stays[units].all()) for units in axes.values())
+        return all(self.stay_all(units) for units in axes.values())
 
     def compress(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
         """Remove the removed channels from a tensor."""
         small = tensor
         for axis, units in axes.items():
-            if not self.stays[units].all():
+            if not self.stay_all(units):
                 small = keras.ops.take(small, self.places(units), axis=axis)
         if small is not tensor:
             set_mask(small, mask_of(tensor))
@@ -75,7 +85,7 @@ class Kept:
     def expand(self, tensor: BackendTensor, axes: Axes) -> BackendTensor:
         """Undo ``compress``, with arbitrary values, which are not read, at the removed channels."""
         for axis, units in axes.items():
-            if not self.stays[units].all():
+            if not self.stay_all(units):
                 back = np.cumsum(self.stays[units]).astype(np.int32) - 1
                 tensor = keras.ops.take(tensor, np.maximum(back, 0), axis=axis)
         return tensor
@@ -218,7 +228,7 @@ class MaskedTwin(Sampled):
     def _mask(self, masks: Sequence[Mask], number: int, tensor: BackendTensor) -> BackendTensor:
         masked = tensor
         for mask in masks:
-            if mask.operand == number and not self._kept.stays[mask.units].all():
+            if mask.operand == number and not self._kept.stay_all(mask.units):
                 stays = self._kept.along_axis(mask.units, len(tensor.shape), mask.axis)
                 masked = keras.ops.where(stays, masked, 0)
         set_mask(masked, mask_of(tensor))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from secateurs.backends import Loss
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Network
-from secateurs.keras.internals import Operation, Variable, without_gradients
+from secateurs.keras.internals import AssumedValues, Operation, Variable, without_gradients
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.proof.masked_twin import Kept, MaskedTwin, stand_ins_of
 from secateurs.keras.protocols import BackendTensor
@@ -126,7 +126,7 @@ class _Player:
             (variable, keras.ops.convert_to_tensor(values, dtype=variable.dtype))
             for variable, values in mapping
         ]
-        with keras.StatelessScope(state_mapping=tensors):
+        with AssumedValues(state_mapping=tensors):
             for step in rest.steps[rest.done :]:
                 rest.keep(step, self._run_step(twin, rest, step))
                 rest.forget(step)

@@ -68,6 +68,8 @@ def with_sizes(
 
 def _inside(value: object, path: str, changes: SizeChanges, layer: object) -> object:
     """Apply the changes inside a value that describes a layer or a list of layers."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     if isinstance(value, (list, tuple)) and any(_is_layer(item) for item in value):
         return [_inside(item, path, changes, layer) for item in value]
     if not _is_layer(value):

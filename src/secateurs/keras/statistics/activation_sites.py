@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids, Solution
 from secateurs.channels.network import Network
-from secateurs.keras.internals import Layer, Variable, intercept_calls, own_variables, sublayers
+from secateurs.keras.internals import (
+    AssumedValues,
+    Layer,
+    Variable,
+    intercept_calls,
+    own_variables,
+    sublayers,
+)
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.proof.masked_twin import with_tensors
 from secateurs.keras.protocols import BackendTensor
@@ -274,5 +281,5 @@ def run(
     arrays: Sequence[NDArray[np.generic]],
 ) -> list[BackendTensor]:
     """Run the model with these values of its variables; return its outputs, flat."""
-    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+    with AssumedValues(state_mapping=list(zip(variables, values, strict=True))):
         return OpInterpreter(step).run(model, convert_arrays(model, arrays))

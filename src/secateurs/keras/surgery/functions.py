@@ -106,9 +106,12 @@ def _functions_of(layer: Operation) -> Iterator[tuple[str, object]]:
     """Iterate over (option, function) of the functions a layer keeps under the option's name."""
     if not isinstance(layer, Layer):
         return
-    held = {**vars(layer), **vars(layer).get("_modules", {})}
+    held = vars(layer)
+    parts = held.get("_modules", {})  # where PyTorch keeps layers
     for name in _options_of(type(layer).__init__):
-        value = held.get(name)
+        value = parts.get(name, held.get(name))
+        if value is None or isinstance(value, (bool, int, float, str, tuple)):
+            continue
         if is_users_function(value) or _is_activation_layer(layer, name, value):
             yield name, value
 
