@@ -76,7 +76,9 @@ def test_interrupting_says_how_to_go_on(monkeypatch, capsys, place):
     assert read_output(capsys)[1] == "interrupted\n"  # there is nothing to go on with
     begun.append(True)
     assert main(["run", *SMALL, "--directory", "study"]) == ExitCode.INTERRUPTED
-    assert "nothing is kept yet; go on with: secateurs run --resume study" in read_output(capsys)[1]
+    assert (
+        "nothing saved yet; continue with: secateurs run --resume study" in read_output(capsys)[1]
+    )
 
 
 def test_a_fault_of_ours_shows_its_traceback(monkeypatch, capsys):
@@ -98,7 +100,7 @@ def test_a_fault_of_the_users_code_says_its_line(monkeypatch, capsys):
     assert main(["run", *SMALL]) == ExitCode.BAD_INPUT
     line = broken.__code__.co_firstlineno + 1
     assert read_output(capsys)[1] == (
-        "secateurs: error: code of yours raised ValueError: operands could not be broadcast "
+        "secateurs: error: your code raised ValueError: operands could not be broadcast "
         f"together with shapes (3,) (4,) (line {line} of test_application.py)\n"
     )
 
@@ -180,7 +182,7 @@ BAD = {
     "no study to report": (("report", "nowhere"), r"nowhere: expected a study's directory"),
     "resume and more": (
         ("run", "--resume", "nowhere", "--step", "0.1"),
-        r"--resume goes on with .*, but for when it stops; received --step too",
+        r"--resume continues a study with .*, except for when it stops; received --step too",
     ),
     "no model": (("run", "--data", "digits"), r"MODEL: expected a name; received none"),
     "no such option": ((*RUN, "--stap", "1"), r"No such option: --stap.*secateurs run --help"),
@@ -300,7 +302,7 @@ GONE = "[pair.cc:553] Connection closed by peer [127.0.0.1]:59076. This is typic
 
 
 @pytest.mark.parametrize(
-    ("processes", "message"), [("2", "another process of"), ("1", "code of yours raised")]
+    ("processes", "message"), [("2", "another process of"), ("1", "your code raised")]
 )
 def test_what_the_end_of_another_process_breaks_is_one_line(
     processes, message, monkeypatch, capsys

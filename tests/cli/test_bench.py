@@ -40,5 +40,6 @@ def test_a_pruned_model_is_exported_and_timed_beside_the_dense_one(place, capsys
 def test_a_file_of_weights_that_is_not_there_is_no_model_of_that_name(place, capsys):
     assert main(["bench", *CNN[:1], "missing.safetensors", *CNN[1:]]) == ExitCode.BAD_INPUT
     assert read_output(capsys)[1] == (
-        "secateurs: error: missing.safetensors: no such file of weights, of a cut vanilla_cnn\n"
+        "secateurs: error: missing.safetensors: no such weight file; expected one of a cut "
+        "vanilla_cnn\n"
     )

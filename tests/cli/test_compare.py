@@ -46,11 +46,11 @@ def test_compare_goes_on_and_takes_more_strategies(place, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in (place / "c" / "jobs").iterdir()}
     more = [word.replace("l1,random", "l1,random,auto") for word in COMPARE]
     assert main([*more, "--directory", "c"]) == ExitCode.FINE
-    assert "4 of 6 jobs are done already" in capsys.readouterr().out
+    assert "4 of 6 jobs are already done" in capsys.readouterr().out
     after = {path.name: path.stat().st_mtime_ns for path in (place / "c" / "jobs").iterdir()}
     assert len(after) == 6
     assert before.items() <= after.items()
     auto = json.loads((place / "c" / "jobs" / "auto-60-seed0.json").read_text())
     assert auto["criterion"] in ("l2", "whc", "fluctuation", "taylor", "fisher", "random")
     assert main(["compare", "--resume", "c"]) == ExitCode.FINE
-    assert "6 of 6 jobs are done already" in capsys.readouterr().out
+    assert "6 of 6 jobs are already done" in capsys.readouterr().out

@@ -11,7 +11,10 @@ BAD = {
     "runtime": (("prune", *CNN, "--to", "latency=0.5,runtime=onx"), r"no runtime is called 'onx'"),
     "milliseconds": (("prune", *CNN, "--to", "latency=5"), r"For milliseconds: latency_ms=5"),
     "drop without data": (("prune", *CNN, "--to", "drop=0.1"), r"drop: expected data"),
-    "contradictory": (("prune", *CNN, "--to", "macs=0.5,threads=1"), r"where a model has to be"),
+    "contradictory": (
+        ("prune", *CNN, "--to", "macs=0.5,threads=1"),
+        r"describes how a model is timed",
+    ),
     "target": (("prune", *CNN, "--to", "macs=0.5", "--export", "onx"), r"did you mean 'onnx'"),
     "target of export": (("export", *CNN, "--to", "tensorrt"), r"no target is called 'tensorrt'"),
     "int8 without data": (("export", *CNN, "--int8"), r"--int8: expected images"),

@@ -88,7 +88,7 @@ def test_one_that_is_killed_is_named_since_it_cannot_say_so(capsys):
     assert launch.run_together([sys.executable, "-c", code], 3) == 128 + 9
     message = capsys.readouterr().err
     assert message == (
-        "secateurs: error: process 2 was ended by SIGKILL; the others are ended with it\n"
+        "secateurs: error: process 2 was ended by SIGKILL; the others are stopped too\n"
     )
 
 

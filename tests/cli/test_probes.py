@@ -22,7 +22,7 @@ BAD = {
     "no model": (["compare", "--data", "digits"], "MODEL: expected a name; received none. Try"),
     "no strategy": ([*COMPARE, "--strategies", "l3"], "no criterion named 'l3'"),
     "amount": ([*COMPARE, "--amounts", "1.5"], r"amounts.*: expected a number less than 1"),
-    "no number": ([*COMPARE, "--amounts", "half"], "--amounts: expected numbers with commas"),
+    "no number": ([*COMPARE, "--amounts", "half"], "--amounts: expected numbers separated by"),
     "jobs": ([*COMPARE, "--jobs", "0"], "--jobs: expected a number of at least 1; received 0"),
     "resume nothing": (["compare", "--resume", "x"], "expected a comparison's directory"),
     "resume and more": (["compare", "--resume", "x", "--seeds", "2"], "received --seeds too"),

@@ -19,7 +19,7 @@ def test_sensitivity_is_measured_once_and_planned_by(place, weights, capsys):
     arguments = ["sensitivity", *SMALL, "--weights", "w.safetensors", "--images", "60"]
     assert main([*arguments, "--amounts", "0.25,0.5", "--output", "s"]) == ExitCode.FINE
     out, _ = capsys.readouterr()
-    assert "By how much the loss rises" in out
+    assert "Rise of the loss" in out
     first = (place / "s" / "sensitivity.json").stat().st_mtime_ns
     main([*arguments, "--amounts", "0.25,0.5", "--output", "s"])
     assert (place / "s" / "sensitivity.json").stat().st_mtime_ns == first

@@ -39,7 +39,7 @@ def test_a_signal_ends_a_study_that_says_how_to_go_on(tmp_path, name):
     kept = read_position(tmp_path / "a study")
     assert kept.batch > 0
     assert (
-        f"kept up to batch {kept.batch}, round 0; go on with: secateurs run --resume 'a study'"
+        f"saved up to batch {kept.batch}, round 0; continue with: secateurs run --resume 'a study'"
         in output
     )
     assert "Traceback" not in output

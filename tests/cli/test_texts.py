@@ -81,7 +81,7 @@ def test_studies_curves_and_ablations_of_texts(texts, capsys):
     [
         (("transformers:rated", "--data", "text:rated.jsonl"), "expected a directory with a tok"),
         (("transformers:llama", "--data", "text:none.txt"), "no such path"),
-        (("resnet18", "--data", "text:book.txt"), "--task: expected what the model learns"),
+        (("resnet18", "--data", "text:book.txt"), "--task: expected the task of a text model"),
         (("resnet18", "--data", "text:book.txt", "--task", "classification"), "expected a tokeniz"),
         (("resnet18", "--data", "digits", "--task", "classification", "--tokenizer", "bert"),
          "--tokenizer: expected --data text:PATH"),

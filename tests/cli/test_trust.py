@@ -87,8 +87,8 @@ def test_changed_code_is_run_where_the_user_says_so_and_then_as_a_matter_of_cour
 ):
     (place / "tasks_of_mine.py").write_text(CODE + "\nlater = 1\n")
     output = expect_refusal(capsys, "run", "--resume", "study")
-    assert "tasks_of_mine:model as it was when this began, in " in output
-    assert output.endswith("If it may be run: secateurs run --resume study --trust\n")
+    assert "expected the code of tasks_of_mine:model to be unchanged in " in output
+    assert output.endswith("To allow it: secateurs run --resume study --trust\n")
     assert main(["run", "--resume", "study", "--trust", "--quiet"]) == ExitCode.FINE
     assert main(["run", "--resume", "study", "--quiet"]) == ExitCode.FINE
 
@@ -99,7 +99,7 @@ def test_a_module_of_the_same_name_elsewhere_is_not_the_one_that_was_named(
     (place / "elsewhere").mkdir()
     monkeypatch.chdir(place / "elsewhere")
     Path("tasks_of_mine.py").write_text(CODE)
-    assert f"another: {place}/elsewhere/tasks_of_mine.py" in expect_refusal(
+    assert f"received {place}/elsewhere/tasks_of_mine.py" in expect_refusal(
         capsys, "run", "--resume", str(study)
     )
 
@@ -125,7 +125,7 @@ def test_what_somebody_planted_is_not_run(task, study, place, capsys):
         (place / f"{name}.py").write_text("open('planted_was_run', 'w')\n" + CODE)
     change(study / "config.json", **task)
     output = expect_refusal(capsys, "run", "--resume", "study")
-    assert "begun by a command line of yours" in output
+    assert "begun by a command on this machine" in output
     assert not (place / "planted_was_run").exists()
     assert not (place / "imported").exists()
 
@@ -149,7 +149,7 @@ def test_strategies_of_a_comparison_are_code_too(place, capsys):
     assert main([*COMPARE]) == ExitCode.FINE
     assert main(["compare", "--resume", "contest", "--quiet"]) == ExitCode.FINE
     (place / "tasks_of_mine.py").write_text(CODE + "\nlater = 1\n")
-    assert "tasks_of_mine:rank as it was" in expect_refusal(
+    assert "the code of tasks_of_mine:rank to be unchanged" in expect_refusal(
         capsys, "compare", "--resume", "contest"
     )
     values = json.loads((place / "contest" / "comparison.json").read_text())
@@ -160,8 +160,12 @@ def test_strategies_of_a_comparison_are_code_too(place, capsys):
 
 
 def test_trust_is_of_a_directory(capsys):
-    assert "--resume DIRECTORY beside it" in expect_refusal(capsys, *RUN, "--trust")
-    assert "--resume DIRECTORY beside it" in expect_refusal(capsys, *COMPARE, "--trust")
+    assert "expected --resume DIRECTORY, whose code it allows" in expect_refusal(
+        capsys, *RUN, "--trust"
+    )
+    assert "expected --resume DIRECTORY, whose code it allows" in expect_refusal(
+        capsys, *COMPARE, "--trust"
+    )
 
 
 def test_names_of_this_library_need_no_trust(place):

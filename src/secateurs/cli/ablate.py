@@ -25,17 +25,20 @@ from secateurs.files import check_can_hold, write_atomically
 ModeOption = Annotated[
     Literal["exact", "racing"],
     typer.Option(
-        help="exact removes every channel on every image; racing only finds the lowest --share, "
-        "in a fraction of the time."
+        metavar="exact|racing",
+        help="Mode of the ablation: exact removes every channel on every image; racing only finds "
+        "the least important --share of the channels, in a fraction of the time.",
     ),
 ]
-Share_ = Annotated[float, typer.Option(help="Of the channels, that racing is to find.")]
+Share_ = Annotated[
+    float, typer.Option(metavar="SHARE", help="Share of the channels that racing looks for.")
+]
 Best = Annotated[
     int | None,
     typer.Option(
         metavar="T",
-        help="Draw which channels are among the T that each class needs most in a layer, in place "
-        "of how much accuracy each class loses.",
+        help="Number of channels per class to mark in the figure: the T that the class depends on "
+        "most in each layer, instead of each class's loss of accuracy.",
     ),
 ]
 
@@ -60,10 +63,10 @@ def ablate_command(
     directory: Directory = Path("ablation"),
     **options: Any,
 ) -> None:
-    """Remove each channel of a trained model, alone, and see which classes miss it.
+    """Remove each channel of a trained model on its own and measure which classes depend on it.
 
-    Writes ablation.json: by group and channel the change of the loss and, in exact mode, of each
-    class's accuracy; and critical.png and .svg, a panel a layer, channels by classes.
+    Writes ablation.json, with the change of the loss per group and channel and, in exact mode, of
+    each class's accuracy; and critical.png and .svg, with one panel per layer, channels by classes.
 
     Try:
 
@@ -101,13 +104,13 @@ def _check_drawn(best: int | None, mode: str) -> None:
         raise SecateursError(f"--best: expected a number of at least 1; received {best}")
     if best is not None and mode != "exact":
         raise SecateursError(
-            f"--best: expected --mode exact, which is drawn; received {mode}, which looks at no "
-            "classes"
+            f"--best: expected --mode exact, which measures each class; received {mode}, which "
+            "does not"
         )
 
 
 def _plain(ablation: Ablation) -> dict[str, Any]:
-    """The ablation as JSON can hold it."""
+    """Convert the ablation to values that JSON can hold."""
     groups: dict[str, dict[str, Any]] = {}
     for name, estimate in ablation.estimate.items():
         groups[name] = {"loss_change": estimate.tolist(), "error": ablation.error[name].tolist()}

@@ -1,4 +1,4 @@
-"""The one place where commands begin, and where everything that goes wrong ends."""
+"""The command-line application: its commands, and the handling of every error."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from secateurs.cli import (
     run,
     sensitivity,
 )
+from secateurs.cli.help_pages import Application, PlainGroup
 from secateurs.cli.launch import WATCHED
 from secateurs.cli.show import console, error_line
 from secateurs.cli.signals import ending_signals, is_main_process
@@ -37,13 +38,14 @@ from secateurs.training.memory import is_out_of_memory
 
 HELP = """Make trained neural networks smaller and faster, and prove each cut.
 
-Secateurs removes whole channels, so what is left is an ordinary model that runs faster everywhere.
+Secateurs removes whole channels, so the result is an ordinary dense model that runs faster on any
+hardware.
 
-[bold]Begin here[/bold]
+[bold]Getting started[/bold]
 
-  secateurs run --preset demo                  a whole study, in a minute or two
+  secateurs run --preset demo                    a complete study, in about two minutes
 
-  secateurs inspect resnet50                   what can be pruned, what cannot
+  secateurs inspect resnet50                     what can be pruned, and what cannot
 
   secateurs prune resnet50 --budget size_mb=15   one cut that meets a budget
 
@@ -53,7 +55,7 @@ Secateurs removes whole channels, so what is left is an ordinary model that runs
 
   Sizes are in megabytes of 1,000,000 bytes; MACs are multiply-accumulates of one image.
 
-  A batch is one step of training.
+  Training is counted in batches (optimizer steps).
 """
 
 # UsageError's own parent: typer has moved it about.
@@ -61,17 +63,23 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class ExitCode(IntEnum):
-    """What the command says to whoever called it."""
+    """Exit code of the process."""
 
     FINE = 0
     UNEXPECTED = 1
-    """A fault of ours; the traceback is on stderr."""
+    """An internal error; the traceback is on stderr."""
     BAD_INPUT = 2
-    """Something the user can put right; one line on stderr says what."""
+    """An error that the user can fix; one line on stderr says how."""
     INTERRUPTED = 130
 
 
-app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
+app = Application(
+    cls=PlainGroup,
+    help=HELP,
+    add_completion=False,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+)
 for command in (
     *(run, prune, frontier, bench, export, profile),
     *(compare, inspect, sensitivity, ablate, report, criteria, doctor),
@@ -92,7 +100,7 @@ def secateurs(
         typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
-    """What all commands share."""
+    """Options shared by all commands."""
     del show_version
 
 
@@ -103,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: what follows the program's name; None takes the process's own.
+        arguments: Arguments after the program's name; None takes those of the process.
 
     Returns:
         An ``ExitCode``.
@@ -121,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
-        # Commands return nothing; typer gives 0 for help, and 130 where it caught the interrupt.
+        # Commands return nothing; typer returns 0 for help and 130 if it caught an interrupt.
         code = app(given, prog_name="secateurs", standalone_mode=False) or ExitCode.FINE
     except SecateursError as error:
         error_line(str(error))
@@ -130,22 +138,24 @@ def _run(given: list[str]) -> int:
         return _report_misuse(error, given)
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last resort, and nothing is hidden
+    except Exception as error:  # noqa: BLE001 - the last resort; the error is reported below
         if is_out_of_memory(error):
             message = " ".join(str(error).split())[:200]
-            error_line(f"out of memory: expected sizes that this machine can hold; {message}")
+            error_line(
+                f"out of memory: expected sizes that fit into this machine's memory; {message}"
+            )
             return ExitCode.BAD_INPUT
         if _is_of_another_process(error):
             if WATCHED not in os.environ:
-                error_line("another process of this launch has ended; what it says is the reason")
+                error_line("another process of this launch has failed; see its error message")
             return ExitCode.UNEXPECTED
         if find_user_line(error):
-            error_line(f"code of yours raised {describe_raised(error)}")
+            error_line(f"your code raised {describe_raised(error)}")
             return ExitCode.BAD_INPUT
         if is_main_process():
             traceback.print_exc()
         error_line(
-            f"this is a fault of secateurs, please report it: {type(error).__name__}: {error}"
+            f"internal error of secateurs, please report it: {type(error).__name__}: {error}"
         )
         return ExitCode.UNEXPECTED
     return int(code)
@@ -159,18 +169,18 @@ _BROKEN_OFF = (
     "nccl communicator was aborted",
     "broken pipe",
 )
-"""What the libraries between processes say where the process at the other end is gone."""
+"""Error messages of communication libraries when the peer process has ended."""
 
 
 def _is_of_another_process(error: Exception) -> bool:
-    """Whether a process failed because another one of the same launch did, which said why."""
+    """Whether the error follows from the failure of another process of the same launch."""
     alone = int(os.environ.get("WORLD_SIZE", "1")) < 2
     return not alone and any(words in str(error).lower() for words in _BROKEN_OFF)
 
 
 def _report_misuse(error: Exception, given: Sequence[str]) -> int:
     message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-    if not given:  # the "message" is the help, which has been asked for by asking for nothing
+    if not given:  # without arguments the "message" is the help
         app(["--help"], prog_name="secateurs", standalone_mode=False)
         return ExitCode.FINE
     named = re.search("Invalid value for '(-[^' /]+)", message)

@@ -24,9 +24,9 @@ from secateurs.files import check_can_write, write_atomically
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL [MODEL|FILE]...",
-        help="A model's name; then other models' names, or files of weights of the first one, such "
-        "as 'secateurs prune' writes.",
+        metavar="MODEL|FILE",
+        help="Names of models; after the first one also weight files of it, such as 'secateurs "
+        "prune' writes.",
     ),
 ]
 Runtimes = Annotated[
@@ -44,11 +44,12 @@ ThreadCounts = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the measurements as JSON.")]
 Drawn = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write a figure (.png or .svg) of them.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the measurements as a figure (.png or .svg)."),
 ]
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".h5")
-"""Suffixes of files that the first model is loaded from; a .keras file is a model itself."""
+"""Suffixes of weight files of the first model; a .keras file is a model of its own."""
 
 
 def register(app: typer.Typer) -> None:
@@ -70,10 +71,10 @@ def bench_command(
     figure: Drawn = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Time models side by side: images a second, latency, memory, and what fewer MACs brought.
+    """Time models side by side: throughput, latency, memory, and speedup relative to MACs saved.
 
-    All are measured in turns after a warm-up, so that a busy machine disturbs all alike. --runtime,
-    --batch and --threads may be repeated.
+    The models are timed alternately after a warm-up, so that other load on the machine affects all
+    of them alike. --runtime, --batch and --threads may be repeated.
 
     Try:
 
@@ -122,7 +123,7 @@ def _build_model(
             plain, _, _ = build_model(first, option, classes, None, shape)
             named[Path(other).name] = api.load(plain, Path(other))
         elif Path(other).suffix in _WEIGHTS:
-            raise UnknownNameError(f"{other}: no such file of weights, of a cut {first}")
+            raise UnknownNameError(f"{other}: no such weight file; expected one of a cut {first}")
         else:
             named[other], _, _ = build_model(other, option, classes, None, shape)
     return named, example

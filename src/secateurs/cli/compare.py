@@ -35,15 +35,20 @@ from secateurs.settings.training import Training
 from secateurs.training.metric import Metric
 from secateurs.training.task import ready_metric
 
-_WHERE = "Where"
+_WHERE = "Output and control"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     *TASK_OPTIONS,
     ("directory", str, _WHERE, HELP["directory"]),
     ("resume", str, _WHERE, HELP["resume"]),
     ("trust", bool, _WHERE, HELP["trust"]),
     ("fresh", bool, _WHERE, HELP["fresh"]),
-    ("jobs", int, _WHERE, "So many side by side on this machine. [dim]\\[default: 1][/dim]"),
-    ("ray", str, _WHERE, "Over a Ray cluster: its address, auto, or local to begin one here."),
+    (
+        "jobs",
+        int,
+        _WHERE,
+        "Number of jobs to run in parallel on this machine. [dim]\\[default: 1][/dim]",
+    ),
+    ("ray", str, _WHERE, "Ray cluster to run on: its address, auto, or local to start one here."),
     ("quiet", bool, _WHERE, HELP["quiet"]),
 )
 _OTHER_NAMES = {"batches": "train_batches", "precision": "train_precision"}
@@ -65,11 +70,11 @@ def register(app: typer.Typer) -> None:
 
 
 def compare_command(**options: Any) -> None:
-    """Prune the same models by several strategies, train them alike, and compare what is left.
+    """Prune the same models by several strategies, train them alike, and compare the results.
 
-    Every strategy removes every amount from the dense model of every seed; each result is kept as
-    it comes, so that the same command goes on where it was interrupted. Writes tables (CSV, JSON),
-    figures (PNG, SVG) and compare.html.
+    Every strategy removes every amount from the dense model of every seed. Each result is saved
+    when it is ready, so the same command continues after an interruption. Writes tables (CSV,
+    JSON), figures (PNG, SVG) and compare.html.
 
     Try:
 
@@ -93,7 +98,7 @@ def compare_command(**options: Any) -> None:
                 callback=callback,
             )
     except KeyboardInterrupt:
-        console(stderr=True).print(f"\ngo on with: secateurs compare --resume {directory}")
+        console(stderr=True).print(f"\ncontinue with: secateurs compare --resume {directory}")
         raise
     out = console()
     out.print(f"\n{results}", markup=False)
@@ -104,7 +109,7 @@ def _resume(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     others = [f"--{name.replace('_', '-')}" for name in given if name not in _WITH_RESUME]
     if others:
         raise SecateursError(
-            f"--resume goes on with what the comparison was told; received {', '.join(others)} "
+            f"--resume continues a comparison with its own settings; received {', '.join(others)} "
             "too. Leave that out, or give the whole command without --resume to add strategies, "
             "amounts or seeds."
         )
@@ -140,7 +145,7 @@ def _split_names(name: str, values: list[Any]) -> list[Any]:
         return [_LISTS[name](part) for part in parts]
     except ValueError as error:
         raise SecateursError(
-            f"--{name}: expected numbers with commas between; received {', '.join(parts)}"
+            f"--{name}: expected numbers separated by commas; received {', '.join(parts)}"
         ) from error
 
 
@@ -157,7 +162,7 @@ def _crew(given: Mapping[str, Any], comparison: Comparison) -> Executor:
 
 @contextmanager
 def _progress(comparison: Comparison, *, quiet: bool) -> Iterator[ComparisonCallback]:
-    """A line a job; on a terminal a bar below them."""
+    """Print a line per job; on a terminal, show a progress bar."""
     if quiet:
         yield ComparisonCallback()
         return
@@ -166,7 +171,7 @@ def _progress(comparison: Comparison, *, quiet: bool) -> Iterator[ComparisonCall
 
 
 class JobLines(ComparisonCallback):
-    """A line a job, as they end; a bar of all of them on a terminal."""
+    """Prints a line for each finished job; on a terminal, shows a progress bar."""
 
     def __init__(self, bars: Progress | None, metric: Metric) -> None:
         self._out = console()
@@ -175,21 +180,21 @@ class JobLines(ComparisonCallback):
         self._jobs = self._done = 0
 
     def begin(self, jobs: int, done: int) -> None:
-        """How many there are."""
+        """Note the number of jobs."""
         self._jobs, self._done = jobs, done
         if self._bars is not None:
             self._bars.add_task("jobs", total=jobs, completed=done)
         if done:
-            self._out.print(f"{done} of {jobs} jobs are done already", markup=False)
+            self._out.print(f"{done} of {jobs} jobs are already done", markup=False)
 
     def trained(self, dense: DenseResult) -> None:
-        """A line for a dense model."""
+        """Print the accuracy of a dense model."""
         self._out.print(
             f"dense model, seed {dense.seed}: {self._metric.text(dense.accuracy)}", markup=False
         )
 
     def finished(self, outcome: Outcome) -> None:
-        """A line for a job."""
+        """Print the result of a job."""
         self._done += 1
         if self._bars is not None:
             self._bars.advance(self._bars.task_ids[0])
@@ -197,7 +202,7 @@ class JobLines(ComparisonCallback):
         line = f"{self._done:>{len(str(self._jobs))}}/{self._jobs}  {job.strategy}"
         line += f" at {100 * job.amount:g} %, seed {job.seed}: "
         if outcome.failure or outcome.before is None or outcome.accuracy is None:
-            line += f"not done: {outcome.failure}"
+            line += f"failed: {outcome.failure}"
         else:
             text = self._metric.text
             line += f"{text(outcome.before)} -> {text(outcome.accuracy)}"

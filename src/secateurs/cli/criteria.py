@@ -17,9 +17,12 @@ def register(app: typer.Typer) -> None:
 
 
 def criteria_command(
-    name: Annotated[str | None, typer.Argument(help="One of them, to read all about it.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the criterion whose method card is shown."),
+    ] = None,
 ) -> None:
-    """List the ways to rank channels, or read the method card of one.
+    """List the criteria that rank channels, or show the method card of one.
 
     Try:
 

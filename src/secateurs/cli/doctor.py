@@ -1,4 +1,4 @@
-"""``secateurs doctor``: what a bug report needs to know, and whether this installation works."""
+"""``secateurs doctor``: the environment for a bug report, and a test of the installation."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor_command() -> None:
-    """Show versions, devices, threads and disk, and test this installation, in about ten seconds.
+    """Show versions, devices, threads and disk space, and test this installation (ten seconds).
 
-    Paste what it prints into a bug report. Nothing is left on disk. Exits with 1 if a test fails.
+    Paste the output into a bug report. No files are left on disk. Exits with 1 if a test fails.
 
     Try:
 
@@ -61,7 +61,7 @@ def doctor_command() -> None:
         began = time.monotonic()
         try:
             result = test()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong here is what is to be shown
+        except Exception as error:  # noqa: BLE001 - any error is the result of the test
             failed += 1
             result = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())}"
         out.print(f"{name:<12} {result} ({time.monotonic() - began:.1f} s)", markup=False)
@@ -70,7 +70,7 @@ def doctor_command() -> None:
 
 
 def environment() -> Iterator[tuple[str, str]]:
-    """(what, what it is) of all that a fault may depend on."""
+    """Yield (name, value) for everything that an error may depend on."""
     yield "python", f"{platform.python_version()}, {sys.executable}"
     yield "platform", f"{platform.platform()}, {os.cpu_count()} cores"
     for name in PACKAGES:
@@ -102,7 +102,7 @@ def _torch() -> Iterator[tuple[str, str]]:
 
 
 def _test_files() -> str:
-    """A study's ways with files, on the disk that temporary files go to."""
+    """Write, lock and read files as a study does, in the temporary directory."""
     from secateurs.files import write_atomically
     from secateurs.study.history import History
     from secateurs.study.lock import hold_lock
@@ -112,14 +112,19 @@ def _test_files() -> str:
         with hold_lock(place):
             write_atomically(place / "file", b"whole")
             History.create(place / "history.jsonl").append("test", value=1.5)
-        _expect((place / "file").read_bytes() == b"whole", "a file is not what was written to it")
+        _expect(
+            (place / "file").read_bytes() == b"whole", "a file differs from what was written to it"
+        )
         record = History.load(place / "history.jsonl")[0]
-        _expect(record == {"kind": "test", "value": 1.5}, "a history is not what was written to it")
+        _expect(
+            record == {"kind": "test", "value": 1.5},
+            "a history differs from what was written to it",
+        )
     return "written, flushed, locked and read back"
 
 
 def _test_pytorch() -> str:
-    """A cut of a small PyTorch model, held against one made by hand."""
+    """Compare a cut of a small PyTorch model with one made by hand."""
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed"
     import torch
@@ -142,13 +147,13 @@ def _test_pytorch() -> str:
             path = Path(folder) / "small.safetensors"
             sec.save(small, path)
             again = sec.load(dense, path).eval()
-        _expect(torch.equal(again(images), small(images)), "a loaded model answers otherwise")
-    _expect(difference <= _TOLERANCE, f"a cut is off by {difference:.2g}")
+        _expect(torch.equal(again(images), small(images)), "a loaded model gives other outputs")
+    _expect(difference <= _TOLERANCE, f"a cut differs by {difference:.2g}")
     return f"cut, saved and loaded; {difference:.1e} from the cut by hand"
 
 
 def _test_keras() -> str:
-    """A cut of a small Keras model, held against one made by hand."""
+    """Compare a cut of a small Keras model with one made by hand."""
     if importlib.util.find_spec("keras") is None:
         return "Keras is not installed"
     import keras
@@ -166,7 +171,7 @@ def _test_keras() -> str:
     kept = [0, 2, 3, 4, 5, 7]
     by_hand = np.maximum(inputs @ first + bias, 0)[:, kept] @ second[kept] + last
     difference = float(np.abs(np.asarray(small.predict_on_batch(inputs)) - by_hand).max())
-    _expect(difference <= _TOLERANCE, f"a cut is off by {difference:.2g}")
+    _expect(difference <= _TOLERANCE, f"a cut differs by {difference:.2g}")
     return f"cut on {keras.backend.backend()}; {difference:.1e} from the cut by hand"
 
 

@@ -32,11 +32,16 @@ To = Annotated[
     str,
     typer.Option(
         metavar="TARGET",
-        help="onnx, openvino, pt2, executorch, litert, coreml, safetensors, keras or savedmodel.",
+        help="Target format: onnx, openvino, pt2, executorch, litert, coreml, safetensors, keras "
+        "or savedmodel.",
     ),
 ]
 Precision = Annotated[
-    str, typer.Option(help="Of the weights in the file: float32, or float16 (half the size).")
+    str,
+    typer.Option(
+        metavar="float32|float16",
+        help="Precision of the weights in the file; float16 halves its size.",
+    ),
 ]
 DataName = Annotated[str | None, typer.Option("--data", metavar="NAME", help=HELP["data"])]
 
@@ -63,9 +68,9 @@ def export_command(
     crop: Crop = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model for a runtime, read it back there, and compare it with the model.
+    """Write a model for a runtime, run the file there, and compare its outputs with the model's.
 
-    The largest difference of an output is printed; what does something else is not written.
+    The largest difference of an output is printed; a file with other outputs is not written.
 
     Try:
 
@@ -99,7 +104,7 @@ def export_command(
 
 
 def check_place(place: Path, to: str, int8: bool, data: str | None, overwrite: bool) -> None:
-    """Refuse what cannot be written, before a model is built for it.
+    """Refuse a file that cannot be written, before a model is built for it.
 
     Raises:
         SecateursError: there is no such target, its file is there already or cannot be written, or
@@ -114,7 +119,9 @@ def check_place(place: Path, to: str, int8: bool, data: str | None, overwrite: b
     if target.suffix:
         check_can_write(place, overwrite=overwrite)
     elif place.exists() and not overwrite:
-        raise StudyError(f"{place}: exists already; replace it with --overwrite, or name another")
+        raise StudyError(
+            f"{place}: exists already; replace it with --overwrite, or name another file"
+        )
     check_can_hold(place.parent, asked=place)
     if int8:
         check_can_write(int8_beside(place), overwrite=overwrite)

@@ -33,17 +33,18 @@ from secateurs.errors import UnknownNameError, nearest
 from secateurs.files import check_can_hold
 
 RequiredDataName = Annotated[str, typer.Option("--data", metavar="NAME", help=HELP["data"])]
-UnitOption = Annotated[str, typer.Option(help=HELP["unit"])]
+UnitOption = Annotated[str, typer.Option(metavar="NAME", help=HELP["unit"])]
 Shares = Annotated[
     list[str] | None,
     typer.Option(
         metavar="A,B,...",
-        help="Shares of the dense model that may remain; may be repeated, or given with commas. "
+        help="Shares of the dense model that may remain; may be repeated or separated by commas. "
         "[dim]\\[default: 0.9 to 0.05][/dim]",
     ),
 ]
 Keep = Annotated[
-    str | None, typer.Option(metavar="POINT", help="Write this point's model too: knee, macs=0.25.")
+    str | None,
+    typer.Option(metavar="POINT", help="Point whose model is written too: knee, macs=0.25."),
 ]
 
 
@@ -72,7 +73,7 @@ def frontier_command(
     keep: Keep = None,
     directory: Directory = Path("frontier"),
 ) -> None:
-    """Cut, repair and judge a trained model at a dozen budgets; a table and a picture.
+    """Cut, repair and evaluate a trained model at a dozen budgets; print a table, draw a figure.
 
     Try:
 
@@ -111,11 +112,11 @@ def frontier_command(
     out.print(str(found), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)
     if not is_trained({"model": model} | ({"weights": weights} if weights else {})):
-        out.print("\nIts weights are random: --weights FILE takes a trained model.")
+        out.print("\nThe model's weights are random; pass those of a trained one: --weights FILE.")
 
 
 def _check_point(keep: str | None, unit: str, shares: Sequence[float]) -> None:
-    """Raise where there will be no point of this name."""
+    """Raise if no point will have this name."""
     known = ["knee", "dense", *(f"{unit}={share:g}" for share in shares)]
     if keep is not None and keep not in known:
         raise UnknownNameError(f"--keep: no point {keep!r}{nearest(keep, known)}")

@@ -21,10 +21,10 @@ def inspect_command(
     option: ModelOptions = None,
     classes: Classes = None,
 ) -> None:
-    """Show the groups of channels of a model that can be pruned, and what is frozen and why.
+    """Show which groups of channels of a model can be pruned, and what is frozen and why.
 
-    Channels that must go together make a group; it is named after the layer whose filters they
-    are. "parameters" and "MACs" say what share of the model's would go with the whole group.
+    Channels that are coupled form a group, which is named after the layer whose filters they are.
+    The columns "parameters" and "MACs" are the share of the model's that the group accounts for.
 
     Try:
 

@@ -1,8 +1,8 @@
-"""Several processes on a machine without accelerators, where ``accelerate launch`` starts one.
+"""Start several processes on a CPU, where ``accelerate launch`` starts only one.
 
 ``accelerate launch --num_processes 2 -m secateurs run ...`` starts processes itself on GPUs only;
-on CPUs it starts one (unless it is given hosts for mpirun) and says nothing. What was asked for is
-read off the launcher's own command line, and done.
+on CPUs it starts one (unless it is given hosts for mpirun) without a message. The requested number
+is read from the launcher's command line.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from secateurs.cli.show import console, error_line
 from secateurs.errors import SecateursError
 
 WATCHED = "SECATEURS_WATCHED"
-"""Set for processes that are started here: which one failed first, the starter says."""
+"""Environment variable of processes started here; the parent reports which failed first."""
 
 _LOOK_EVERY, _NOTICE, _PATIENCE = 0.1, 2.0, 10.0
 
 
 def start_missing_processes(arguments: Sequence[str]) -> int | None:
-    """Start the processes that were asked for where the launcher started this one alone.
+    """Start the requested processes if the launcher started only this one.
 
     Args:
-        arguments: of the command, without the program's name.
+        arguments: Arguments of the command, without the program's name.
 
     Returns:
-        The exit status of the processes, once they are done; None where this one is to go on.
+        The exit status of the processes when they are done; None if this process is to continue.
 
     Raises:
-        SecateursError: it cannot be found out how many were asked for.
+        SecateursError: the requested number is unknown.
     """
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:  # not below accelerate launch
         return None
@@ -46,8 +46,8 @@ def start_missing_processes(arguments: Sequence[str]) -> int | None:
     count, machines = _read_processes()
     if count is None or machines != 1:
         raise SecateursError(
-            "accelerate launch: expected one process for each that was asked for; it started one, "
-            "as it does on CPUs. Start them with: torchrun --nproc-per-node 2 -m secateurs "
+            "accelerate launch: expected the number of processes that was asked for; it started "
+            "one, as it does on CPUs. Start them with: torchrun --nproc-per-node 2 -m secateurs "
             f"{' '.join(arguments[:1])} ..."
         )
     console(stderr=True).print(f"accelerate launch starts one process on CPUs; starting {count}")
@@ -55,17 +55,17 @@ def start_missing_processes(arguments: Sequence[str]) -> int | None:
 
 
 def run_together(command: Sequence[str], count: int) -> int:
-    """Run a command in several processes that find one another; end all when one fails.
+    """Run a command in several connected processes; end all of them when one fails.
 
-    One that fails says why itself; one that is killed cannot, so it is said here. The others say
-    nothing of what its end breaks in them.
+    A process that fails prints its own error; one that is killed cannot, so it is reported here.
+    The others print nothing about errors that follow from its end.
 
     Args:
-        command: what each runs.
-        count: how many.
+        command: Command line of each process.
+        count: Number of processes.
 
     Returns:
-        0, or the exit status of the first that failed.
+        0, or the exit status of the first process that failed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -99,12 +99,12 @@ def _exit_status(rank: int, status: int) -> int:
     if status > 0:
         return status
     name = signal.Signals(-status).name
-    error_line(f"process {rank} was ended by {name}; the others are ended with it")
+    error_line(f"process {rank} was ended by {name}; the others are stopped too")
     return 128 - status
 
 
 def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End all: those that wait for one that has failed notice, and end by themselves."""
+    """End all processes; first wait for those that notice the failure and end by themselves."""
     last = time.monotonic() + _NOTICE
     while time.monotonic() < last and any(process.poll() is None for process in running):
         time.sleep(_LOOK_EVERY)
@@ -119,7 +119,7 @@ def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _read_processes() -> tuple[int | None, int]:
-    """(processes, machines) that the launcher above this process was asked for."""
+    """Return (processes, machines) as requested from the launcher of this process."""
     from accelerate.commands import launch
     from psutil import Error, Process
 

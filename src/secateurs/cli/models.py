@@ -1,4 +1,4 @@
-"""Models as the command line names them."""
+"""Models and data by their names on the command line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from secateurs.study.building import explain_build_errors, with_stem
 def build_model(
     name: str, options: Sequence[str], classes: int | None, weights: str | None, shape: str
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """(model, example input, options it was built with).
+    """Build a model; return (model, example input, options it was built with).
 
     Args:
-        name: as ``secateurs.models.build`` takes it.
-        options: NAME=VALUE each.
-        classes: outputs; None leaves the model's own number.
-        weights: a file to load.
-        shape: of the example input, such as "1x3x224x224".
+        name: Name of the model, as ``secateurs.models.build`` takes it.
+        options: Options of the model, NAME=VALUE each.
+        classes: Number of outputs; None keeps the model's own number.
+        weights: Weight file to load.
+        shape: Shape of the example input, such as "1x3x224x224".
     """
     from secateurs import models
 
@@ -49,7 +49,7 @@ def build_model(
 
 
 def stem_of_weights(name: str, weights: str | None) -> dict[str, str]:
-    """{'stem': 'imagenet'} where a ResNet's weights are of that stem, whatever the images' size."""
+    """Return {'stem': 'imagenet'} if a ResNet's weights have that stem, whatever the image size."""
     from secateurs.pytorch.saving import read
 
     if weights is None or not name.startswith("resnet") or not Path(weights).exists():
@@ -57,7 +57,7 @@ def stem_of_weights(name: str, weights: str | None) -> dict[str, str]:
     try:
         state, _ = read(Path(weights))
     except CheckpointError:
-        return {}  # loading it says what is wrong
+        return {}  # loading it reports the error
     first = next((value for key, value in state.items() if key.endswith("conv1.weight")), None)
     first = state.get("stem.conv.weight", first)
     is_imagenet = first is not None and tuple(first.shape)[2:] == (7, 7)
@@ -66,10 +66,10 @@ def stem_of_weights(name: str, weights: str | None) -> dict[str, str]:
 
 @contextmanager
 def naming_the_nearest(name: str, weights: str | None) -> Iterator[None]:
-    """Where weights do not fit a model, say which they do fit.
+    """If weights do not fit a model, name the model that they fit.
 
     Raises:
-        CheckpointError: they do not fit.
+        CheckpointError: the weights do not fit.
     """
     from secateurs.pytorch.matching import nearest_model
 
@@ -92,7 +92,7 @@ def load_data(
     size: int | None = None,
     crop: float | None = None,
 ) -> Data:
-    """Data of a name, normalised and sized as the model was trained where that is known."""
+    """Load data, normalised and sized as in the model's training if that is known."""
     from secateurs import data
 
     values = {"model": model, "data": name} | ({"weights": weights} if weights else {})
@@ -104,10 +104,10 @@ def load_data(
 def calibration_images(
     loaded: Data, count: int, classes: int | None
 ) -> tuple[tuple[Any, Any], str, int | None]:
-    """(training images and labels, the shape of one of them, number of classes).
+    """Return (training images and labels, shape of one image, number of classes).
 
     Raises:
-        SecateursError: less than one image is asked for.
+        SecateursError: ``count`` is less than one.
     """
     if count < 1:
         raise SecateursError(f"--images: expected a number of at least 1; received {count}")
@@ -116,15 +116,15 @@ def calibration_images(
 
 
 def validation_images(loaded: Data, count: int) -> tuple[Any, Any]:
-    """Validation images and labels, to choose by: ``count`` of them, or all if there are fewer."""
+    """Return ``count`` validation images with their labels, or all if there are fewer."""
     return loaded.validation.batch(slice(0, count))
 
 
 def load_weights(model: Any, weights: str, name: str) -> Any:
-    """The model with the weights in a file.
+    """Load the weights in a file into the model.
 
     Raises:
-        CheckpointError: they do not fit; the message names a model that they do fit.
+        CheckpointError: the weights do not fit; the message names a model that they fit.
     """
     from secateurs import api
 
@@ -133,12 +133,12 @@ def load_weights(model: Any, weights: str, name: str) -> Any:
 
 
 def _classes_in(weights: str) -> int | None:
-    """The number of classes that a file's weights have; None where it cannot be read as such."""
+    """Return the number of classes of a weight file; None if it cannot be determined."""
     from secateurs.pytorch.checkpoints import classes_in
     from secateurs.pytorch.saving import read
 
     try:
         state, cut = read(Path(weights))
     except CheckpointError:
-        return None  # loading it says what is wrong
+        return None  # loading it reports the error
     return None if cut else classes_in(state)

@@ -1,4 +1,4 @@
-"""Options of commands: read off the settings they set, or shared between commands."""
+"""Options of commands: generated from settings, or shared between commands."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from secateurs.cli.vocabulary import HELP
+from secateurs.cli.vocabulary import HELP, VALUES
 from secateurs.errors import ModelError, SecateursError
 from secateurs.settings.base import Settings
 
 _HIDDEN = ("width", "stem")
-"""Of MODEL alone, and so options of it: -o width=16."""
+"""Options of MODEL alone, for which -o width=16 is the general form; not shown in help pages."""
 
 PlainType = type[int] | type[float] | type[bool] | type[str] | type[list[str]]
+
+_VALUE_OF_TYPE: Mapping[Any, str] = types.MappingProxyType(
+    {int: "N", float: "NUMBER", str: "TEXT", list[str]: "TEXT", bool: ""}
+)
+"""What a help page calls the value of an option of this type."""
 
 ModelName = Annotated[
     str,
@@ -34,8 +39,8 @@ InputOption = Annotated[
     typer.Option(
         "--input",
         metavar="SHAPE",
-        help="Of what the model takes: images x channels x height x width. One image makes MACs "
-        "come out per image.",
+        help="Shape of the model's input: images x channels x height x width. With one image, "
+        "MACs are per image.",
     ),
 ]
 ModelOptions = Annotated[
@@ -48,7 +53,8 @@ ModelOptions = Annotated[
     ),
 ]
 Classes = Annotated[
-    int | None, typer.Option(metavar="N", help="Outputs of the model; its own default if left out.")
+    int | None,
+    typer.Option(metavar="N", help="Number of outputs (classes) of the model; default: its own."),
 ]
 
 RuntimeName = Annotated[
@@ -65,12 +71,14 @@ Normalise = Annotated[str | None, typer.Option(metavar="HOW", help=HELP["normali
 SizeOption = Annotated[int | None, typer.Option(metavar="PIXELS", help=HELP["size"])]
 Crop = Annotated[float | None, typer.Option(metavar="SHARE", help=HELP["crop"])]
 ImagesOption = Annotated[int, typer.Option(metavar="N", help=HELP["images"])]
-CriterionName = Annotated[str | None, typer.Option("--criterion", help=HELP["criterion"])]
+CriterionName = Annotated[
+    str | None, typer.Option("--criterion", metavar="NAME", help=HELP["criterion"])
+]
 Amounts = Annotated[
     list[str] | None, typer.Option("--amounts", metavar="A,B,...", help=HELP["amounts"])
 ]
 TokenizerOf = Annotated[
-    str | None, typer.Option("--tokenizer", metavar="DIRECTORY", help=HELP["tokenizer"])
+    str | None, typer.Option("--tokenizer", metavar="DIR", help=HELP["tokenizer"])
 ]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help=HELP["task"])]
 TaskMetric = Annotated[str | None, typer.Option("--metric", metavar="NAME", help=HELP["metric"])]
@@ -80,7 +88,7 @@ OutputFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", hel
 Overwrite = Annotated[bool, typer.Option("--overwrite", help=HELP["overwrite"])]
 Int8 = Annotated[bool, typer.Option("--int8", help=HELP["int8"])]
 Fresh = Annotated[bool, typer.Option("--fresh", help=HELP["fresh"])]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Device: cpu or cuda.")]
 
 
 def options_of(
@@ -92,10 +100,10 @@ def options_of(
     """An option for each setting, with the help that the settings' own docstring gives.
 
     Args:
-        settings: whose.
-        panel: heading in the help.
-        names: other names for some of them.
-        only: those that are wanted; None is all.
+        settings: Class of the settings.
+        panel: Heading in the help.
+        names: Names of options that differ from their setting's.
+        only: Names of the settings to make options of; None is all.
     """
     descriptions = attribute_docs(settings)
     for name, field in settings.model_fields.items():
@@ -108,7 +116,12 @@ def options_of(
             known_as = f"no_{known_as}"
             help_text = f"Do not {help_text[0].lower()}{help_text[1:]}"
         elif field.default not in (None, False, ()):
-            help_text = f"{help_text} [dim]\\[default: {field.default}][/dim]"
+            shown = (
+                ",".join(map(str, field.default))
+                if isinstance(field.default, tuple)
+                else field.default
+            )
+            help_text = f"{help_text} [dim]\\[default: {shown}][/dim]"
         can_be_denied = kind is bool and field.default is None
         flags = f"{known_as}/--no-{known_as}" if can_be_denied else known_as
         yield option(known_as, kind, help_text, panel, choices_of(field.annotation), flags)
@@ -131,7 +144,7 @@ def option(
         hidden=hidden,
         help=help_text,
         rich_help_panel=panel,
-        metavar="|".join(choices) if choices else None,
+        metavar="|".join(choices) or VALUES.get(name, _VALUE_OF_TYPE[kind]),
         show_default=False,
     )
     annotation = Annotated[kind | None, default]  # type: ignore[valid-type]
@@ -141,7 +154,7 @@ def option(
 
 
 def options_in(table: Iterable[tuple[str, Any, str, str]]) -> list[inspect.Parameter]:
-    """The options of a table: name, kind, panel and help of each; MODEL is an argument."""
+    """Options from a table of (name, type, panel, help); MODEL becomes an argument."""
     return [
         _model_argument(panel)
         if name == "model"
@@ -163,7 +176,7 @@ def _model_argument(panel: str) -> inspect.Parameter:
 
 
 def list_fixed_options(function: Callable[..., None]) -> list[inspect.Parameter]:
-    """What a command takes besides its ``**options``, which come last."""
+    """Parameters of a command other than its ``**options``, which come last."""
     return list(inspect.signature(function, eval_str=True).parameters.values())[:-1]
 
 
@@ -177,7 +190,7 @@ def with_options(
 
 
 def attribute_docs(settings: type[Settings]) -> dict[str, str]:
-    """What a docstring's "Attributes" say of each."""
+    """Descriptions of the attributes in a class's docstring, by name."""
     text = inspect.getdoc(settings) or ""
     section = text.partition("Attributes:\n")[2].partition("\n\n")[0]
     descriptions: dict[str, list[str]] = {}
@@ -191,7 +204,7 @@ def attribute_docs(settings: type[Settings]) -> dict[str, str]:
 
 
 def plain_type(annotation: Any) -> PlainType:
-    """What a command line can be given for a setting: a number, yes or no, text, or texts."""
+    """Type of a setting on the command line: a number, a flag, a text, or several texts."""
     if annotation in (int, float, bool, str):
         plain: PlainType = annotation
         return plain
@@ -204,7 +217,7 @@ def plain_type(annotation: Any) -> PlainType:
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The texts that a setting may be; none where it is not one of a few."""
+    """Choices of a setting that takes one of a few texts; otherwise none."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(choice for inner in get_args(annotation) for choice in choices_of(inner))
@@ -214,7 +227,7 @@ def shares_from(given: Sequence[str] | None, option_name: str) -> tuple[float, .
     """('0.25,0.5', '0.75') -> (0.25, 0.5, 0.75); None of None.
 
     Raises:
-        SecateursError: there is something else than numbers.
+        SecateursError: a part is not a number.
     """
     if given is None:
         return None
@@ -222,7 +235,7 @@ def shares_from(given: Sequence[str] | None, option_name: str) -> tuple[float, .
         return tuple(float(part) for one in given for part in one.split(",") if part.strip())
     except ValueError as error:
         raise SecateursError(
-            f"{option_name}: expected shares with commas between, such as 0.25,0.5; received "
+            f"{option_name}: expected shares separated by commas, such as 0.25,0.5; received "
             f"{','.join(given)!r}"
         ) from error
 
@@ -231,7 +244,7 @@ def shape_from(source: str) -> tuple[int, ...]:
     """'1x3x224x224' -> (1, 3, 224, 224).
 
     Raises:
-        ModelError: it is nothing of the kind.
+        ModelError: the text is not a shape.
     """
     parts = source.lower().replace(",", "x").split("x")
     if not all(re.fullmatch("[1-9][0-9]{0,8}", part.strip()) for part in parts) or len(parts) < 2:
@@ -243,7 +256,7 @@ def pairs_from(given: Sequence[str], option_name: str) -> dict[str, Any]:
     """('width=16', 'stem=small') -> {'width': 16, 'stem': 'small'}; values are JSON or text.
 
     Raises:
-        SecateursError: one of them is no pair.
+        SecateursError: an item is not a pair.
     """
     pairs: dict[str, Any] = {}
     for item in given:

@@ -1,4 +1,4 @@
-"""Studies that are known to work, by name."""
+"""Predefined studies, by name."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The options of a preset.
+    """Options of a preset.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: there is no such preset.
     """
     try:
         return dict(PRESETS[name])

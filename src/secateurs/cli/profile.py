@@ -21,7 +21,7 @@ from secateurs.cli.options import (
 )
 from secateurs.cli.show import console, waiting
 
-Cuts = Annotated[int, typer.Option(metavar="N", help="Cuts of random widths to time.")]
+Cuts = Annotated[int, typer.Option(metavar="N", help="Number of cuts with random widths to time.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,10 +42,10 @@ def profile_command(
     cuts: Cuts = 16,
     fresh: Fresh = False,
 ) -> None:
-    """Measure how long cuts of a model take here, so that a budget may be one of time.
+    """Fit a latency model of cuts on this machine, for budgets of time.
 
-    Some dozen cuts are made and timed beside the dense model. What was measured is kept on disk:
-    'secateurs prune --budget latency=0.5' with the same runtime, batch and threads reads it.
+    Cuts of random widths are made and timed beside the dense model. The measurements are stored:
+    'secateurs prune --budget latency=0.5' with the same runtime, batch and threads uses them.
 
     Try:
 

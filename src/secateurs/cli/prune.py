@@ -55,13 +55,17 @@ MeasuredOption = Annotated[
     typer.Option(
         "--sensitivity",
         metavar="FILE",
-        help="Of 'secateurs sensitivity': every group is cut as far as the same rise of the loss "
-        "allows.",
+        help="Result of 'secateurs sensitivity'; every group is cut until the loss rises by the "
+        "same amount.",
     ),
 ]
 ExportTo = Annotated[
     str | None,
-    typer.Option("--export", metavar="TARGET", help="Write it for a runtime too, as 'export'."),
+    typer.Option(
+        "--export",
+        metavar="TARGET",
+        help="Runtime to write the model for too, as 'secateurs export' does.",
+    ),
 ]
 Repair = Annotated[
     bool | None,
@@ -81,7 +85,7 @@ _PLANNING = ("scope", "floor", "multiple", "skip")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    planning = options_of(Pruning, "What goes", only=("criterion", *_PLANNING))
+    planning = options_of(Pruning, "What to remove", only=("criterion", *_PLANNING))
     app.command("prune")(
         with_options(prune_command, [*list_fixed_options(prune_command), *planning])
     )
@@ -115,9 +119,9 @@ def prune_command(
 ) -> None:
     """Cut a model down to a budget, prove the cut, and write the small model.
 
-    With --data, how far each layer is cut is measured on images, without labels, and the weights
-    that stay are fitted to give what the dense model gave. Without, accuracy is another matter: a
-    cut of more than a few percent then needs fine-tuning, which 'secateurs run' does.
+    With --data, widths are allocated by errors measured on images, without labels, and the
+    remaining weights are fitted to the dense model's outputs. Without, a cut of more than a few
+    percent needs fine-tuning to keep accuracy; 'secateurs run' does that.
 
     Try:
 
@@ -150,7 +154,7 @@ def prune_command(
 
 
 def _data_of(subject: Subject, budget: Budget) -> dict[str, Any]:
-    """What ``prune`` is given of the subject's data."""
+    """Data arguments of ``prune``."""
     if subject.calibration is None:
         return {}
     judged = {"validation": subject.validation} if "drop" in budget.limits else {}
@@ -160,18 +164,18 @@ def _data_of(subject: Subject, budget: Budget) -> dict[str, Any]:
 def _aside(
     sensitivity: Path | None, repair: bool | None, distil: str | None, outputs: str | None
 ) -> dict[str, Any]:
-    """What else ``prune`` is told, beside what goes."""
+    """Arguments of ``prune`` other than the budget and the planning options."""
     options = {"repair": repair, "distil": distil, "outputs": _names(outputs)}
     return {"sensitivity": _open_sensitivity(sensitivity), **options}
 
 
 def _names(outputs: str | None) -> list[str] | None:
-    """'logits,1' as names of outputs, or numbers of them."""
+    """Split 'logits,1' into names or numbers of outputs."""
     return None if outputs is None else [name.strip() for name in outputs.split(",")]
 
 
 def _place(output: Path | None, model: str, overwrite: bool) -> Path:
-    """Where the weights go."""
+    """Path of the weight file."""
     place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
     check_model_suffix(place)
     check_can_write(place, overwrite=overwrite)
@@ -179,7 +183,7 @@ def _place(output: Path | None, model: str, overwrite: bool) -> Path:
 
 
 def _planning(chosen: dict[str, Any], measures: bool) -> dict[str, Any]:
-    """What goes, as ``prune`` takes it; where curves are measured, only what was asked for."""
+    """Planning arguments of ``prune``; only those given if error curves are measured."""
     given = {name: value for name, value in chosen.items() if value not in (None, [])}
     planning = Pruning(**given).model_dump(include=set(_PLANNING))
     asked = {name: value for name, value in planning.items() if name in given}
@@ -193,20 +197,20 @@ def _open_sensitivity(sensitivity: Path | None) -> Sensitivity | None:
 
 
 def _choose_export(budget: Budget, export: str | None, int8: bool) -> tuple[str | None, bool]:
-    """(the target, whether in eight bits): what a limit on a file's size is of is written too."""
+    """Return (target, int8): a file whose size is limited is written too."""
     file = budget.file
     if "size_mb" not in budget.limits or file.is_foreseen:
         return export, int8
     if export not in (None, file.format):
         raise SecateursError(
-            f"--export {export}: the size asked for is of a file of {file.format}; give --export "
-            f"{file.format}, or say format={export} beside size_mb"
+            f"--export {export}: expected the format that the size limit is for, {file.format}. "
+            f"Pass --export {file.format}, or format={export} beside size_mb"
         )
     return file.format, int8 or file.precision == "int8"
 
 
 def _save(pruned: Pruned, place: Path, example: Any, budget: Budget) -> None:
-    """Write the weights, in half precision where the size asked for is of such a file."""
+    """Write the weights, in half precision if the size limit is for such a file."""
     from secateurs import api
 
     if budget.file == FileKind("safetensors", "float16"):
@@ -242,10 +246,10 @@ def _export(
 def choose_target(
     weights: Path, target: str, int8: bool, data: str | None, overwrite: bool
 ) -> Path:
-    """Where the file for a runtime goes: beside the weights.
+    """Path of the file for a runtime, beside the weights.
 
     Raises:
-        SecateursError: there is no such target, the file is there already, or there are no images.
+        SecateursError: the target does not exist, the file exists already, or there are no images.
     """
     from secateurs.deployment.targets import TARGETS
 
@@ -257,7 +261,7 @@ def choose_target(
 def _doubt(model: str, weights: str | None) -> str | None:
     if is_trained({"model": model} | ({"weights": weights} if weights else {})):
         return None
-    return "Its weights are random: --weights FILE prunes a trained model."
+    return "The model's weights are random; pass those of a trained one: --weights FILE."
 
 
 def _show_notes(notes: list[object]) -> None:

@@ -16,11 +16,11 @@ def register(app: typer.Typer) -> None:
 
 
 def report_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The study's directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the study.")],
 ) -> None:
-    """Draw the report of a study again, or that of one that is still running.
+    """Draw the report of a study, finished or still running.
 
-    Writes DIR/report: report.html, which needs no other file, and the figures as PNG and SVG.
+    Writes DIR/report with report.html, which is self-contained, and the figures as PNG and SVG.
 
     Try:
 

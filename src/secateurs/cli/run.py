@@ -39,10 +39,10 @@ from secateurs.training.metric import Metric
 
 Chosen = TypeVar("Chosen", bound=Settings)
 
-# What a study is told, but for what its settings say: name, kind, panel, help.
-_WHERE = "Where"
+# Options of the command that are not settings of the study: name, type, panel, help.
+_WHERE = "Output and control"
 _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
-    ("preset", str, WHAT, f"A whole study by name: {', '.join(PRESETS)}. Options change it."),
+    ("preset", str, WHAT, f"Predefined study: {', '.join(PRESETS)}. Other options override it."),
     *TASK_OPTIONS,
     ("directory", str, _WHERE, HELP["directory"]),
     ("resume", str, _WHERE, HELP["resume"]),
@@ -52,8 +52,8 @@ _OWN_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
         "track",
         list[str],
         _WHERE,
-        "Log to a tracker too: tensorboard (into the directory's tracking/), wandb, mlflow, ...; "
-        "may be repeated.",
+        "Experiment tracker to log to: tensorboard (in the directory's tracking/), wandb, mlflow, "
+        "...; may be repeated.",
     ),
     ("quiet", bool, _WHERE, HELP["quiet"]),
 )
@@ -71,10 +71,11 @@ def register(app: typer.Typer) -> None:
 
 
 def run_command(**options: Any) -> None:
-    """Train a model, then cut, fine-tune and repeat, until accuracy no longer recovers; report.
+    """Train a model, then prune and fine-tune it in rounds until accuracy no longer recovers.
 
     Each round removes --step of the channels that remain, proves the cut, and fine-tunes. The
     result is the smallest model whose validation accuracy is within --tolerance of the dense one's.
+    A report is written at the end.
 
     Try:
 
@@ -86,7 +87,7 @@ def run_command(**options: Any) -> None:
 
       secateurs run --resume runs/demo
 
-      secateurs run --resume runs/demo --rounds 30     (a study that has ended goes on)
+      secateurs run --resume runs/demo --rounds 30     (continues a study that has ended)
 
       accelerate launch -m secateurs run --preset demo     (several processes or GPUs)
     """
@@ -117,14 +118,14 @@ def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
     others = [f"--{name.replace('_', '-')}" for name in given if name not in allowed]
     if others:
         raise SecateursError(
-            f"--resume goes on with what the study was told, but for when it stops; received "
+            f"--resume continues a study with its own settings, except for when it stops; received "
             f"{', '.join(others)} too. Leave that out, or begin another study."
         )
     study = Study.open(given["resume"])
     if not study.configuration.task.by_name:
         raise StudyError(
-            f"{study.directory}: was begun from Python, with a model and data that the command "
-            "line cannot build; go on with the same call of secateurs.iterate(..., "
+            f"{study.directory}: the study was begun from Python, with a model and data that the "
+            "command line cannot build. Continue it with the same call of secateurs.iterate(..., "
             f"directory={str(study.directory)!r})"
         )
     trust = bool(given.get("trust", False))
@@ -133,20 +134,20 @@ def _resume(given: Mapping[str, Any]) -> tuple[Path, Configuration]:
 
 
 def _extend(configuration: Configuration, given: Mapping[str, Any]) -> Configuration:
-    """The same study, to stop as the options say."""
+    """Return the configuration with the stopping conditions of the options."""
     asked = {name: value for name, value in given.items() if name in Stop.model_fields}
     if not asked:
         return configuration
     known = configuration.stop.model_dump(mode="json")
     if "budget" in asked and "tolerance" not in asked:
-        known.pop("tolerance")  # the earlier budget's drop may have said it
+        known.pop("tolerance")  # it may have come from the drop of the earlier budget
     words = command_line("run", asked)[2:]
     changes = {"stop": Stop(**{**known, **asked}), "command": (*configuration.command, *words)}
     return configuration.model_copy(update=changes)
 
 
 def _configure(given: Mapping[str, Any]) -> tuple[Configuration, Path]:
-    """What the options say, on top of the preset's."""
+    """Build the configuration from the options, over the preset's."""
     refuse_trust(given)
     chosen = preset(given["preset"]) if "preset" in given else {}
     values = chosen | {name: value for name, value in given.items() if name != "preset"}
@@ -179,7 +180,7 @@ def run_configuration(
     quiet: bool,
     track: Sequence[str],
 ) -> Iterated:
-    """Build what the configuration names, and run its study with a table of its rounds."""
+    """Build the model and data, run the study, and print a table of its rounds."""
     with waiting("loading the data and the model"):
         task = configuration.task
         with naming_the_nearest(task.model, task.weights):
@@ -201,10 +202,10 @@ def run_configuration(
 def _say_how_to_go_on(directory: Path) -> None:
     if not (is_main_process() and (directory / CONFIGURATION).exists()):
         return
-    kept = "nothing is kept yet"
+    kept = "nothing saved yet"
     if (position := read_position(directory)) is not None:
-        kept = f"kept up to batch {position.batch}, round {position.round}"
-    line = f"\n{kept}; go on with: secateurs run --resume {shlex.quote(str(directory))}"
+        kept = f"saved up to batch {position.batch}, round {position.round}"
+    line = f"\n{kept}; continue with: secateurs run --resume {shlex.quote(str(directory))}"
     console(stderr=True).print(line, markup=False)
 
 
@@ -212,7 +213,7 @@ def _doubts(model: Any, sources: Sources, configuration: Configuration) -> tuple
     from secateurs import api
 
     if not isinstance(sources.validation, Split) or not len(sources.validation):
-        return ()  # the study itself refuses none; of other data nothing is known
+        return ()  # the study reports missing data itself; other data cannot be checked
     if configuration.task.learning not in (None, "classification"):
         return ()
     task, first = configuration.task, sources.validation.batch([0])[0]
@@ -255,7 +256,7 @@ def _tell(result: Iterated) -> None:
 
 
 def describe_nearest(history: History) -> list[str]:
-    """The round that lost least, and what to try; nothing where there was no round."""
+    """Describe the round that lost least, and what to try; nothing without rounds."""
     from secateurs.report.summary import summarise
 
     summary = summarise(history)
@@ -276,7 +277,7 @@ def describe_nearest(history: History) -> list[str]:
 
 
 def _in_ascii(change: str) -> str:
-    """For terminals, and those who read what is printed by a program."""
+    """Replace characters that a terminal or a parser of the output may not handle."""
     return change.replace("\N{MINUS SIGN}", "-").replace("\N{PLUS-MINUS SIGN}", "+")
 
 

@@ -49,10 +49,10 @@ def sensitivity_command(
     directory: Directory = Path("sensitivity"),
     **options: Any,
 ) -> None:
-    """Remove more and more of each group of a trained model alone; see what the loss does.
+    """Measure how the loss of a trained model rises as more of each group is removed alone.
 
-    Writes sensitivity.json, which is taken as it is when the same is asked again, and which
-    'secateurs prune --sensitivity' plans by; and sensitivity.png and .svg.
+    Writes sensitivity.json, which is reused when the same is asked for again and which
+    'secateurs prune --sensitivity' reads; and sensitivity.png and .svg.
 
     Try:
 
@@ -83,7 +83,7 @@ def sensitivity_command(
     place = directory / "sensitivity.json"
 
     def tick() -> None:
-        if next(steps, None) == 0:  # what was asked for makes sense, or it would have raised
+        if next(steps, None) == 0:  # invalid arguments would have raised by now
             probe.tell_doubts()
 
     found = measured(
@@ -104,7 +104,7 @@ def sensitivity_command(
 
 
 def _figure(found: Sensitivity) -> Figure:
-    """The curves, of the metric where there is one, else of the loss."""
+    """Draw the curves of the metric if there is one, else of the loss."""
     from secateurs import report
 
     metric, has_metric = found.metric, bool(found.accuracies)

@@ -1,4 +1,4 @@
-"""What a person sees: lines, tables, and bars while they wait."""
+"""Terminal output: lines, tables and progress bars."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ COLUMNS = (
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where to print; made anew each time, so that whoever captures output gets it."""
+    """Return a console; a new one each time, so that captured output is captured."""
     return Console(stderr=stderr, emoji=False, highlight=False, soft_wrap=True)
 
 
 def error_line(message: str) -> None:
-    """One line on stderr, of one process of several."""
+    """Print an error as one line on stderr, from one of several processes."""
     process = ""
     if not is_main_process():
-        # Processes that were given the same bad input fail together, and their launcher ends them
-        # all as soon as it has seen one. One that is still here then has failed alone.
+        # Processes with the same bad input fail together, and their launcher ends them all when the
+        # first one fails. A process that is still running after a while has failed alone.
         time.sleep(_LAUNCHERS_PATIENCE_IN_SECONDS)
         process = f"process {os.environ.get('RANK')}: "
     line = f"secateurs: error: {process}{' '.join(message.split())}"
@@ -64,7 +64,7 @@ def error_line(message: str) -> None:
 
 
 def note(message: str) -> None:
-    """One line on stderr that is no error, of the main process alone."""
+    """Print a note as one line on stderr, from the main process only."""
     if os.environ.get("RANK", "0") == "0":
         line = f"secateurs: note: {' '.join(message.split())}"
         console(stderr=True).print(line, markup=False)
@@ -72,7 +72,7 @@ def note(message: str) -> None:
 
 @contextmanager
 def waiting(stage: str) -> Iterator[None]:
-    """A sign of life while something takes long, on a terminal."""
+    """Show a spinner during a long step, on a terminal."""
     out = console(stderr=True)
     if not out.is_terminal:
         yield
@@ -83,7 +83,7 @@ def waiting(stage: str) -> Iterator[None]:
 
 @contextmanager
 def bars() -> Iterator[Progress | None]:
-    """Bars below what is printed, on a terminal; None elsewhere."""
+    """Show progress bars below the output, on a terminal; None elsewhere."""
     out = console(stderr=True)
     if not out.is_terminal:
         yield None
@@ -101,7 +101,7 @@ def bars() -> Iterator[Progress | None]:
 
 @contextmanager
 def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
-    """A watcher that prints a line a round, with bars while they last on a terminal."""
+    """Yield a watcher that prints a line per round, with progress bars on a terminal."""
     if quiet:
         yield Watcher()
         return
@@ -110,14 +110,14 @@ def rounds_table(*, quiet: bool = False) -> Iterator[Watcher]:
 
 
 class Doubting(Relay):
-    """Another watcher, and what is doubtful: said once a study begins, not where it cannot."""
+    """Prints doubts when a study begins, and passes everything on to another watcher."""
 
     def __init__(self, watcher: Watcher, doubts: tuple[str, ...]) -> None:
         super().__init__(watcher)
         self._doubts = doubts
 
     def recorded(self, record: Record) -> None:
-        """The first record is the dense model's, before it is trained."""
+        """Print the doubts with the first record, which is the dense model's before training."""
         for doubt in self._doubts:
             note(doubt)
         self._doubts = ()
@@ -125,7 +125,7 @@ class Doubting(Relay):
 
 
 class RoundTable(Watcher):
-    """A line a round, as the rounds end; bars while they last."""
+    """Prints a line when a round ends; shows progress bars in between."""
 
     def __init__(self, bars: Progress | None) -> None:
         self._out = console()
@@ -137,25 +137,25 @@ class RoundTable(Watcher):
         self._trained: Record = {}
 
     def begin(self, stage: str, batches: int, done: int = 0) -> None:
-        """A bar, which shows itself if it takes long."""
+        """Add a progress bar, which appears if the stage takes long."""
         if self._bars is not None:
             task = self._bars.add_task(stage, total=batches, completed=done, visible=False)
             self._running.append((task, time.monotonic()))
 
     def tick(self) -> None:
-        """The bar moves on."""
+        """Advance the progress bar."""
         if self._bars is not None:
             task, began = self._running[-1]
             waited = time.monotonic() - began > PATIENCE_IN_SECONDS
             self._bars.update(task, advance=1, visible=waited)
 
     def end(self) -> None:
-        """The bar goes."""
+        """Remove the progress bar."""
         if self._bars is not None:
             self._bars.remove_task(self._running.pop()[0])
 
     def recorded(self, record: Record) -> None:
-        """A line, where a round has come to its end."""
+        """Print a line if the record ends a round."""
         kind = record["kind"]
         key = self._metric.key
         if kind == "dense":
@@ -201,7 +201,7 @@ class RoundTable(Watcher):
 
 
 def print_network(network: Network, out: Console) -> None:
-    """The network's table; on a narrow terminal its long cells are folded."""
+    """Print the network's table; fold long cells on a narrow terminal."""
     whole = str(network)
     if not out.is_terminal or max(map(len, whole.splitlines())) <= out.width:
         out.print(whole, markup=False)

@@ -1,4 +1,4 @@
-"""Signals that end a command: what was done so far is kept, and how to go on is said."""
+"""Signals that end a command, so that it can save its state and say how to continue."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from types import FrameType
 
 
 class Signals:
-    """What this process was told to end by.
+    """Record of the signal that ended this process.
 
     Attributes:
-        received: the signal; None as long as there was none.
+        received: The signal; None if there was none.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """End the command as Ctrl-C would, so that all that cleans up after it does."""
+        """End the command as Ctrl-C would, so that all clean-up code runs."""
         del frame
         self.received = signal.Signals(number)
         raise KeyboardInterrupt
@@ -29,9 +29,9 @@ class Signals:
 
 @contextmanager
 def ending_signals() -> Iterator[Signals]:
-    """SIGTERM (a scheduler) and SIGHUP (a closed terminal) interrupt as SIGINT does, inside.
+    """Let SIGTERM (a scheduler) and SIGHUP (a closed terminal) interrupt as SIGINT does.
 
-    One that is ignored stays ignored: ``nohup`` and schedulers do that on purpose.
+    A signal that is ignored stays ignored: ``nohup`` and schedulers set this on purpose.
     """
     signals = Signals()
     replaced = {}
@@ -48,5 +48,5 @@ def ending_signals() -> Iterator[Signals]:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process, or the first of those that were launched together."""
+    """Whether this is the only process, or the one of rank 0."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""What commands that cut a trained model work on: the model, data to cut it by, and a judge."""
+"""Model, calibration data and evaluation of the commands that cut a trained model."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _ACCURACY = Metric()
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How a command line names a model and data.
+    """Names of a model and data on a command line.
 
     Attributes:
-        model: as ``secateurs.models.build`` takes it.
-        options: NAME=VALUE each.
-        weights: a file of them; None takes the model's own.
-        shape: of an example input, where there are no data.
-        classes: outputs; None takes the weights' or the data's number.
-        data: their name; None is no data.
-        images: how many of them to look at.
-        normalise: as ``data.load`` takes it; so are the next two.
-        task: what the model is for; None is to classify images.
-        metric: by name; None is the task's own.
+        model: Name of the model, as ``secateurs.models.build`` takes it.
+        options: Options of the model, NAME=VALUE each.
+        weights: Weight file; None keeps the model's own weights.
+        shape: Shape of the example input, if there are no data.
+        classes: Number of outputs; None is the number of the weights or the data.
+        data: Name of the data; None is no data.
+        images: Number of images to use.
+        normalise: As ``data.load`` takes it; so are ``size`` and ``crop``.
+        task: Name of the task; None is image classification.
+        metric: Name of the metric; None is the task's own.
         tokenizer: of texts, a directory; None takes the model's own.
     """
 
@@ -64,17 +64,17 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model, and data of its own to cut it by and to judge what is left.
+    """A model with its calibration data and the evaluation of the result.
 
     Attributes:
-        model: trained, or not.
-        example: its inputs.
-        options: what it was built with.
-        calibration: training data; None without data.
-        validation: what a drop is told by, as ``prune`` takes it; None without data.
-        judge: a model -> how well it does on validation data, or None where nobody can tell.
-        metric: what ``judge`` gives.
-        judged_on: how many validation examples of which kind, in words.
+        model: The model, trained or not.
+        example: Example inputs.
+        options: Options it was built with.
+        calibration: Calibration data from the training split; None without data.
+        validation: Data or function that measures a drop, as ``prune`` takes it; None without data.
+        judge: Function from a model to its metric on validation data, or None if it is unknown.
+        metric: Metric that ``judge`` returns.
+        judged_on: Number and kind of validation examples, in words.
     """
 
     model: Any
@@ -87,7 +87,7 @@ class Subject:
     judged_on: str = ""
 
     def compare(self, small: Any) -> str | None:
-        """What a cut did, in a sentence: the metric before and after; None where it is unknown."""
+        """Describe the metric before and after a cut in a sentence; None if it is unknown."""
         before, after = self.judge(self.model), self.judge(small)
         if before is None or after is None:
             return None
@@ -100,10 +100,10 @@ class Subject:
 
 
 def find_subject(naming: Naming) -> Subject:
-    """The model and the data that a command line names.
+    """Build the model and load the data that a command line names.
 
     Raises:
-        SecateursError: there are none such, or they do not fit.
+        SecateursError: the model or data do not exist, or do not fit together.
     """
     is_text = naming.data is not None and naming.data.startswith(TEXT)
     if naming.task is not None or naming.metric is not None or is_text:
@@ -178,7 +178,9 @@ def _of_task(naming: Naming) -> Subject:
     def score(small: Any) -> float:
         found = judge(small)
         if found is None:
-            raise SecateursError(f"drop: expected a {metric.name}; the task gives none")
+            raise SecateursError(
+                f"drop: expected a task that measures {metric.name}; this one measures none"
+            )
         return metric.score(found)
 
     examples = sum(map(len, batches))

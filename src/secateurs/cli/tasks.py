@@ -1,4 +1,4 @@
-"""What commands that train share: the options that name a task, and the task they name."""
+"""Options that name a model, data and a task, for the commands that train or measure."""
 
 from __future__ import annotations
 
@@ -23,15 +23,20 @@ from secateurs.training.task import ready_metric
 
 DATA_OPTIONS = ("size", "limit", "validation", "test", "normalise", "crop", "tokenizer")
 TEXT = "text:"
-"""How the name of data begins that are texts."""
+"""Prefix of the names of text data."""
 MODEL_OPTIONS = ("width", "stem", "through")
-WHAT = "What to prune, on what"
+WHAT = "Model and data"
 
 # Name, kind, panel, help.
 TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("model", str, WHAT, HELP["model"]),
-    ("width", int, WHAT, "Channels of the model's first stage."),
-    ("stem", str, WHAT, "Of a ResNet: small, small-stride2 or imagenet; by the images' size."),
+    ("width", int, WHAT, "Number of channels of the model's first stage."),
+    (
+        "stem",
+        str,
+        WHAT,
+        "Stem of a ResNet: small, small-stride2 or imagenet; default: by image size.",
+    ),
     ("option", list[str], WHAT, HELP["option"]),
     ("weights", str, WHAT, HELP["weights"]),
     ("task", str, WHAT, HELP["task"]),
@@ -41,29 +46,41 @@ TASK_OPTIONS: tuple[tuple[str, Any, str, str], ...] = (
     ("normalise", str, WHAT, HELP["normalise"]),
     ("crop", float, WHAT, HELP["crop"]),
     ("tokenizer", str, WHAT, HELP["tokenizer"]),
-    ("limit", int, WHAT, "Train on so many images only, of each class alike."),
-    ("validation", float, WHAT, "Share of the images to choose by. [dim]\\[default: 0.15][/dim]"),
-    ("test", float, WHAT, "Share kept for the end. [dim]\\[default: 0.15][/dim]"),
+    ("limit", int, WHAT, "Maximum number of training images, balanced over the classes."),
+    (
+        "validation",
+        float,
+        WHAT,
+        "Share of the images used for validation. [dim]\\[default: 0.15][/dim]",
+    ),
+    (
+        "test",
+        float,
+        WHAT,
+        "Share of the images held out for the final test. [dim]\\[default: 0.15][/dim]",
+    ),
 )
 
 
 def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
-    """The task that options name.
+    """Build the task that the options describe.
 
     Args:
-        values: of the options that were given.
-        seed: of the data's splits.
-        example: a command that works, for the message.
+        values: Values of the options that were given.
+        seed: Seed of the data splits.
+        example: Working command to show in the error message.
 
     Raises:
-        SecateursError: the model or the data have no name.
+        SecateursError: the name of the model or of the data is missing.
     """
     for name in ("model", "data"):
         if name not in values:
             spelt = "MODEL" if name == "model" else f"--{name}"
             raise SecateursError(f"{spelt}: expected a name; received none. Try: {example}")
     values = of_texts(values)
-    ready_metric(values.get("task"), values.get("metric"))  # or it says now that there is none
+    ready_metric(
+        values.get("task"), values.get("metric")
+    )  # raises early if there is no such metric
     model_options = {name: values[name] for name in MODEL_OPTIONS if name in values}
     data_options = {name: values[name] for name in DATA_OPTIONS if name in values}
     return Task(
@@ -79,10 +96,10 @@ def task_from(values: Mapping[str, Any], seed: int, example: str) -> Task:
 
 
 def of_texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options; of texts, with the tokenizer and the task that the model's directory says.
+    """Complete the options for text data with the tokenizer and task of the model's directory.
 
     Raises:
-        SecateursError: it does not say what the model learns of texts.
+        SecateursError: the task is neither given nor known from the directory.
     """
     from secateurs.models.tokenizers import task_of_directory
 
@@ -99,14 +116,14 @@ def of_texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
         found.setdefault("task", task_of_directory(Path(place)))
     if found.get("task") is None:
         raise SecateursError(
-            "--task: expected what the model learns of texts, such as language-modelling; received "
-            f"none, and {values['model']} does not say"
+            "--task: expected the task of a text model, such as language-modelling; received none, "
+            f"and {values['model']} does not declare one"
         )
     return found
 
 
 def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a folder of images, with what a trained model's own configuration says."""
+    """Complete the options of a folder of images with a trained model's own preprocessing."""
     from secateurs import models
 
     if not str(values["data"]).startswith(("folder:", "grey:")) or "normalise" in options:
@@ -116,12 +133,12 @@ def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
     found = models.preprocessing_of(values["model"])
     if found is None:
         note(
-            "nothing says how the model's images were normalised in training; the folder's own "
-            "mean and deviation are taken. If it was otherwise: --normalise imagenet, none or "
+            "the normalisation that the model was trained with is unknown; the mean and deviation "
+            "of the folder's images are used. To choose another: --normalise imagenet, none or "
             "MEAN/STD"
         )
         return options
-    note(f"images as the model was trained: {found}")
+    note(f"images are preprocessed as in the model's training: {found}")
     settings: dict[str, Any] = {"normalise": found.as_text, "crop": found.crop}
     if found.size is not None:
         settings["size"] = found.size
@@ -129,7 +146,7 @@ def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
 
 
 def is_trained(values: Mapping[str, Any]) -> bool:
-    """Whether the options name weights, or a model that comes with its own."""
+    """Whether the options give weights, or a model that includes them."""
     name = str(values["model"])
     return "weights" in values or name.startswith(("transformers:", "hf:")) or ".keras" in name[-6:]
 
@@ -137,7 +154,7 @@ def is_trained(values: Mapping[str, Any]) -> bool:
 def doubts_of(
     network: Network, validation: Any, values: Mapping[str, Any], task: Task, **settings: Any
 ) -> tuple[str, ...]:
-    """What is doubtful about the model and its data; see ``secateurs.study.premises``."""
+    """Doubts about the model and its data; see ``secateurs.study.premises``."""
     from secateurs.study.premises import doubts
 
     normalisation = str(task.data_options.get("normalise", "data"))
@@ -154,14 +171,14 @@ def doubts_of(
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A trained model and images to look at it with.
+    """A trained model and images to measure it on.
 
     Attributes:
-        network: of the model.
-        images: some of the validation data, and their labels; or batches of them.
-        classes: the classes' names; none where the task is another.
-        doubts: what is doubtful about them.
-        task: what the model is for; None is to classify images.
+        network: Traced model.
+        images: Images and labels from the validation data, or batches of them.
+        classes: Names of the classes; empty for another task than classification.
+        doubts: Doubts about the model and its data.
+        task: Name of the task; None is image classification.
     """
 
     network: Network
@@ -171,18 +188,18 @@ class Probe:
     task: str | None = None
 
     def tell_doubts(self) -> None:
-        """Say them on stderr; once what was asked for is known to make sense."""
+        """Print the doubts on stderr; called once the other arguments are known to be valid."""
         for doubt in self.doubts:
             note(doubt)
 
 
 def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
-    """The model that options name, traced, and the first validation images.
+    """Trace the model that the options name, and load the first validation images.
 
     Args:
-        values: of the options that were given.
-        count: how many images; all, where there are not so many.
-        example: a command that works, for the message.
+        values: Values of the options that were given.
+        count: Number of images; all of them if there are fewer.
+        example: Working command to show in the error message.
     """
     from secateurs import api
     from secateurs.data.sets import Data, Split
@@ -205,7 +222,7 @@ def probe_from(values: Mapping[str, Any], count: int, example: str) -> Probe:
 
 
 def command_line(command: str, given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The command line that gives these options; it may go on with what is there."""
+    """Command line with these options; without --fresh, so that it continues a study."""
     words = ["secateurs", command]
     for name, value in given.items():
         dashed = name.replace("_", "-")

@@ -33,11 +33,11 @@ Trusted = TypeVar("Trusted", Configuration, Comparison)
 
 _MODELS = ("torchvision", "timm", "transformers", "hf")
 _DATA = ("folder", "grey", "text", "vehicles")
-"""What stands before a colon and is no module: in a model's name, and in one of data."""
+"""Prefixes before a colon that are not modules, in names of models and of data."""
 
 
 def note_code(settings: Trusted) -> Trusted:
-    """The settings of a command line, with the hash of the code they name; trusted from now on."""
+    """Add the hashes of the code that the settings name, and trust that code from now on."""
     code = _code_now(settings)
     noted = settings.model_copy(update={"code": code})
     _trust(noted)
@@ -45,30 +45,28 @@ def note_code(settings: Trusted) -> Trusted:
 
 
 def refuse_trust(given: Mapping[str, object]) -> None:
-    """Raise where ``--trust`` is given without ``--resume``: what is typed is trusted anyway."""
+    """Raise if ``--trust`` is given without ``--resume``: code that the user names is trusted."""
     if "trust" in given:
         raise SecateursError(
-            "--trust: expected --resume DIRECTORY beside it, whose code it trusts; received none. "
-            "Leave it out: what a command line names is run."
+            "--trust: expected --resume DIRECTORY, whose code it allows to run; received none. "
+            "Leave it out: code that the command line itself names is always run."
         )
 
 
 def check_code(
     settings: Configuration | Comparison, place: Path, command: str, *, trust: bool
 ) -> None:
-    """Find out whether settings that were read may be carried out.
-
-    Nothing is imported to find out.
+    """Check that the code named by settings read from a directory may be run; imports nothing.
 
     Args:
-        settings: as they were read.
-        place: the directory they were read from.
-        command: what goes on with them, for the message.
-        trust: the user says so; noted for the next time.
+        settings: Settings that were read.
+        place: Directory they were read from.
+        command: Command that continues the run, for the message.
+        trust: Whether the user allows the code; recorded for the next time.
 
     Raises:
-        StudyError: they name code that has not been named on a command line here with these
-            options, or is no longer what it was then.
+        StudyError: the settings name code that no command here has named with these options, or
+            that has changed since.
     """
     code = _code_now(settings)
     now = settings.model_copy(update={"code": code})
@@ -76,7 +74,7 @@ def check_code(
         _trust(now)
     elif code and not _record_of(now).exists():
         raise StudyError(
-            f"{place}: {_what_differs(settings.code, code)}. If it may be run: "
+            f"{place}: {_what_differs(settings.code, code)}. To allow it: "
             f"secateurs {command} --resume {shlex.quote(str(place))} --trust"
         )
 
@@ -86,20 +84,20 @@ def _what_differs(then: Code, now: Code) -> str:
         noted = then.get(name)
         if noted and noted != files:
             changed = [path for path in noted if noted[path] != files.get(path)]
-            found = ", ".join(files.keys() - noted.keys()) or "changed since, or gone"
+            found = ", ".join(files.keys() - noted.keys()) or "changed or missing files"
             return (
-                f"expected {name} as it was when this began, in {', '.join(changed)}; "
-                f"received another: {found}"
+                f"expected the code of {name} to be unchanged in {', '.join(changed)}; "
+                f"received {found}"
             )
     named = ", ".join(f"{name} ({', '.join(files) or 'no file'})" for name, files in now.items())
     return (
-        "expected a directory that was begun by a command line of yours, here and with these "
-        f"options; received one that would run {named}"
+        "expected a run that was begun by a command on this machine with these options; received "
+        f"one that would run {named}"
     )
 
 
 def _trust(settings: Configuration | Comparison) -> None:
-    """Note the code and what it is called with. Without a place for it, nothing is."""
+    """Record the code and the options it is called with, if the record can be written."""
     if settings.code:
         with suppress(StudyError):
             content = json.dumps(_name_functions(settings), indent=1, sort_keys=True) + "\n"
@@ -113,7 +111,7 @@ def _record_of(settings: Configuration | Comparison) -> Path:
 
 
 def _name_functions(settings: Configuration | Comparison) -> dict[str, object]:
-    """What is run, and what it is given."""
+    """The code that is run and its options."""
     return {
         "task": settings.task.model_dump(mode="json"),
         "strategies": sorted(_own_criteria(settings)),
@@ -129,7 +127,7 @@ def _code_now(settings: Configuration | Comparison) -> Code:
 
 
 def _names_in(settings: Configuration | Comparison) -> Iterator[str]:
-    """Functions of the user's, and files that hold a model's code."""
+    """Names of user functions, and of files that hold a model's code."""
     task = settings.task
     for name, sources in ((task.model, _MODELS), (task.data, _DATA)):
         source, colon, _ = name.partition(":")
@@ -140,7 +138,7 @@ def _names_in(settings: Configuration | Comparison) -> Iterator[str]:
 
 
 def _own_criteria(settings: Configuration | Comparison) -> list[str]:
-    """Criteria that are functions of the user's, as they were asked for."""
+    """Criteria that are user functions, as the user named them."""
     names = (
         settings.strategies if isinstance(settings, Comparison) else (settings.pruning.criterion,)
     )

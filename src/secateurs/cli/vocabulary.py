@@ -1,6 +1,6 @@
-"""What options of several commands are called and mean: each once, and how they were spelt before.
+"""Names and help texts of options that several commands share, and their earlier spellings.
 
-An option has one meaning and one help text over all commands, which a test holds them to.
+An option has the same meaning and the same help text in every command; a test checks this.
 """
 
 from __future__ import annotations
@@ -12,69 +12,109 @@ from secateurs.training.task import METRICS, TASKS
 
 HELP: Mapping[str, str] = MappingProxyType(
     {
-        "model": "resnet18, -34, -50, -101, -152, vanilla_cnn, torchvision:NAME, timm:NAME, "
-        "transformers:DIRECTORY, a .keras file, or a function of your own: "
+        "model": "Model to load: resnet18, -34, -50, -101, -152, vanilla_cnn, torchvision:NAME, "
+        "timm:NAME, transformers:DIRECTORY, a .keras file, or a function of your own: "
         "package.module:function or FILE.py:FUNCTION.",
         "weights": "Weights of the model: safetensors (cut or dense), or a PyTorch checkpoint.",
-        "option": "NAME=VALUE: an option of the model, such as width=16, stem=small or "
-        "through=true; may be repeated.",
-        "data": "digits, fashion-mnist, vehicles, folder:PATH (grey:PATH for one channel), "
-        "text:PATH (a file or folder of texts, one a line), or a function of your own: "
-        "package.module:function or FILE.py:FUNCTION; for a --task it may return (train, "
-        "validation, test) of batches of any kind.",
-        "size": "Height and width of the data's images in pixels, their own if left out; of "
-        "texts, tokens of each.",
-        "tokenizer": "Of texts: a directory with a tokenizer, if the model's own has none.",
-        "normalise": "imagenet, data (the images' own mean), none, or MEAN/STD of pixels in 0 to "
-        "1. If left out, as the model was trained, where it has weights and says how; else data.",
-        "crop": "Of a folder: share of each image that the middle crop keeps.",
-        "images": "Images of the data to look at: of training to calibrate with, of validation to "
-        "measure on.",
-        "budget": "What may remain: channels, params, macs, size_mb, peak_memory_mb, each a "
-        "fraction of the dense model (below 1) or absolute; beside size_mb the file's precision= "
-        "(float16, int8) and format= (onnx, ...); latency (a fraction), latency_ms, throughput, "
-        "speedup, with runtime=, threads=, batch= beside them; drop, the largest loss of accuracy. "
-        "Several with commas between them.",
-        "criterion": "What ranks channels in their groups: a name (see: secateurs criteria), or a "
-        "function of your own, package.module:function or FILE.py:FUNCTION. If left out, how well "
-        "a fit of the others can make up for each; l1 where groups are not cut by curves.",
-        "amounts": "Shares to remove. May be repeated, or given with commas.",
-        "unit": "What shares are of: params, macs, channels or size_mb.",
-        "repair": "After a cut, fit the weights that stay to what the model gave before it, on the "
-        "calibration images.",
-        "rounds": "Pruning rounds: of a study the most; of a comparison how many reach each "
-        "amount, each scored anew and trained, 1 being one shot.",
-        "floor": "Never leave a group with less: a share of its channels in the dense model, or a "
+        "option": "Option of the model, such as width=16, stem=small or through=true; may be "
+        "repeated.",
+        "data": "Data set: digits, fashion-mnist, vehicles, folder:PATH (grey:PATH for one "
+        "channel), text:PATH (a text file or a folder of them, one example per line), or a "
+        "function of your own: package.module:function or FILE.py:FUNCTION. With --task, the "
+        "function may return (train, validation, test) batches of any kind.",
+        "size": "Height and width of the images in pixels (default: unchanged); for texts, the "
+        "number of tokens per example.",
+        "tokenizer": "Directory of the tokenizer for text data, if the model's own directory has "
+        "none.",
+        "normalise": "Normalisation of the images: imagenet, data (mean and deviation of the "
+        "images), none, or MEAN/STD of pixels in 0 to 1. Default: the model's own, if it has "
+        "weights and declares one; otherwise data.",
+        "crop": "Fraction of each image that the centre crop keeps; for folders of images.",
+        "images": "Number of images to use: training images for calibration, validation images "
+        "for measurement.",
+        "budget": "What may remain: channels, params, macs, size_mb or peak_memory_mb, each a "
+        "fraction of the dense model (below 1) or an absolute value. Beside size_mb, the file's "
+        "precision= (float16, int8) and format= (onnx, ...). Or latency (a fraction), latency_ms, "
+        "throughput or speedup, with runtime=, threads= and batch=. Or drop, the largest loss of "
+        "accuracy. Separate several with commas.",
+        "criterion": "How channels are ranked within their group: a name (see: secateurs criteria) "
+        "or a function of your own, package.module:function or FILE.py:FUNCTION. Default: how "
+        "well a least-squares fit of the other channels replaces each; l1 where widths are not "
+        "allocated by error curves.",
+        "amounts": "Shares to remove; may be repeated or separated by commas.",
+        "unit": "Quantity that shares refer to: params, macs, channels or size_mb.",
+        "repair": "After a cut, fit the remaining weights by least squares to the activations of "
+        "the model before it, on the calibration images.",
+        "rounds": "Number of pruning rounds: the maximum of a study; in a comparison, the number "
+        "used to reach each amount, each scored anew and trained (1 is one-shot).",
+        "floor": "Minimum width of a group: a fraction of its channels in the dense model, or a "
         "number of channels if 1 or more.",
-        "scope": "Whether to take the same share from every group, or the lowest scores in the "
-        "whole network.",
-        "rewind": "Train after a cut as dense training ended: at its learning rates; or with the "
-        "survivors' weights of that time too (weights); or all of it again (lottery).",
-        "calibration_batches": "Training batches shown to a criterion that needs data, and to "
+        "scope": "Scope of the ranking: the same share from every group, or the lowest scores in "
+        "the whole network.",
+        "rewind": "Training after a cut: with the learning rates of the end of dense training "
+        "(learning-rate), from the weights of that time too (weights), or all of dense training "
+        "from the initial weights (lottery).",
+        "calibration_batches": "Number of training batches used by data-dependent criteria and by "
         "repair.",
-        "distil": "Train on towards the dense model's answers: 300 steps, or 60s; needs --data.",
-        "task": f"What the model is for: {', '.join(TASKS)}. If left out, to classify images.",
-        "metric": f"What models are chosen by; the task's own. {', '.join(METRICS)}.",
-        "uniform": "The same width in every layer of a kind, as the configuration of a "
-        "Transformers model can say it: from_pretrained loads what is left.",
-        "directory": "For what is written; named after the command, or the model and the data.",
-        "output": "The file that is written; named after the model if left out.",
-        "overwrite": "Replace files that are there.",
-        "fresh": "Start over, whatever is kept of before.",
-        "resume": "Go on with what was begun in this directory; a study that has ended, with more "
+        "distil": "Training on the dense model's outputs after the cut: a number of steps (300) or "
+        "a time (60s); needs --data.",
+        "task": f"Task of the model: {', '.join(TASKS)}. Default: image classification.",
+        "metric": "Metric that models are chosen by (default: the task's own): "
+        f"{', '.join(METRICS)}.",
+        "uniform": "Use the same width in all layers of a kind, as a Transformers configuration "
+        "can express it, so that from_pretrained loads the result.",
+        "directory": "Output directory; named after the command, or the model and the data, by "
+        "default.",
+        "output": "Output file; named after the model by default.",
+        "overwrite": "Overwrite existing files.",
+        "fresh": "Start over instead of reusing earlier results.",
+        "resume": "Directory of the run to continue; a study that has ended continues with more "
         "--rounds, a looser --tolerance, more --patience or another --budget.",
-        "outputs": "The outputs that you use, by name or number, with commas between them "
-        "(logits); channels of the others may go.",
-        "trust": "With --resume: run the code that it names, though it changed.",
-        "quiet": "Print the result only.",
-        "int8": "An eight-bit ONNX file as well, calibrated on --data.",
-        "runtime": "Where models are timed: eager, channels-last, compile, onnxruntime or "
-        "openvino.",
-        "batch": "Images a call.",
-        "threads": "Of the processor; 0 is the runtime's own.",
+        "outputs": "Outputs of the model that you use, by name or number, separated by commas "
+        "(logits); channels that only the others need may be removed.",
+        "trust": "With --resume: run the code it refers to, even if that has changed.",
+        "quiet": "Print only the result.",
+        "int8": "Write an 8-bit ONNX file too, calibrated on --data.",
+        "runtime": "Runtime that models are timed in: eager, channels-last, compile, onnxruntime "
+        "or openvino.",
+        "batch": "Batch size, in images per call.",
+        "threads": "Number of CPU threads; 0 is the runtime's default.",
     }
 )
 """Name of an option -> what it means, in every command."""
+
+VALUES: Mapping[str, str] = MappingProxyType(
+    {
+        "amounts": "A,B,...",
+        "budget": "BUDGET",
+        "calibration_batches": "N",
+        "criterion": "NAME",
+        "crop": "SHARE",
+        "data": "NAME",
+        "directory": "DIR",
+        "floor": "SHARE|N",
+        "metric": "NAME",
+        "normalise": "HOW",
+        "option": "NAME=VALUE",
+        "outputs": "NAMES",
+        "preset": "NAME",
+        "ray": "ADDRESS",
+        "resume": "DIR",
+        "shift": "PIXELS",
+        "size": "PIXELS",
+        "skip": "NAME",
+        "step": "SHARE",
+        "stem": "NAME",
+        "strategies": "A,B,...",
+        "task": "NAME",
+        "test": "SHARE",
+        "tokenizer": "DIR",
+        "track": "NAME",
+        "validation": "SHARE",
+        "weights": "FILE",
+    }
+)
+"""Name of an option -> what a help page calls its value, where its type says too little."""
 
 MODELS = (
     "run",
@@ -87,7 +127,7 @@ MODELS = (
     "profile",
     "inspect",
 )
-"""Commands of one MODEL, which was ``--model`` in some."""
+"""Commands that take one MODEL; in some it was formerly ``--model``."""
 
 OLD: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -99,11 +139,11 @@ OLD: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "frontier": {"--output": "--directory"},
     }
 )
-"""Command -> spellings from before -> those of now."""
+"""Command -> former spelling -> present spelling."""
 
 
 def respell(given: Sequence[str]) -> list[str]:
-    """A command line with the spellings of now.
+    """Replace former spellings of options in a command line.
 
     >>> respell(["run", "--data", "digits", "--model", "vanilla_cnn"])
     ['run', 'vanilla_cnn', '--data', 'digits']

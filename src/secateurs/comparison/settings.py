@@ -26,32 +26,35 @@ class Comparison(Document):
     """Strategies, each at the same amounts and from the same dense models, trained the same way.
 
     Attributes:
-        format: identifies the file.
-        version: version of the format.
-        task: the model to prune, and its data.
-        training: how the dense models are trained, and all that is pruned after the cut.
-        strategies: Ways to rank channels: names (see: secateurs criteria) or functions of your own,
+        format: Identifier of the file format.
+        version: Version of the file format.
+        task: Model and data.
+        training: Training of the dense models, and of every pruned model after its cut.
+        strategies: Criteria to compare: names (see: secateurs criteria) or functions of your own,
             package.module:function or FILE.py:FUNCTION; NAME@network and NAME@group set the scope
-            of one. May be repeated, or given with commas between them.
-        amounts: Shares to remove, of the parameters or of what the unit says. May be repeated, or
-            given with commas.
-        unit: What amounts are shares of.
-        rounds: Reach each amount in so many rounds, each scored anew and trained; 1 is one shot.
-        seeds: How many: each has a dense model of its own, its own order of the images and lots.
-        scope: Whether to take from every group alike, or the lowest scores in the whole network.
-        floor: Never leave a group with less: a share of its channels, or a number if 1 or more.
-        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width in
-            small steps and by number, else 8 where groups are wide and many; always 8 in networks
-            with depthwise convolutions.
-        skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
-        repair: After each cut, fit the weights that stay to what the model gave before it, on the
-            calibration batches.
-        rewind: Train after a cut as dense training ended: at its learning rates.
-        calibration_batches: Training batches shown to a strategy that needs data, and to repair.
-        judge_on: Split that accuracy is measured on.
-        metric: name, direction and format of the metric, if it is not accuracy.
-        command: the command line that started it, if one did.
-        code: the user's own functions that it runs, with their files' checksums at the start.
+            of one. May be repeated or separated by commas.
+        amounts: Shares to remove, of the parameters or of the quantity that ``unit`` names. May be
+            repeated or separated by commas.
+        unit: Quantity that amounts refer to.
+        rounds: Number of rounds used to reach each amount, each scored anew and trained; 1 is
+            one-shot.
+        seeds: Number of seeds; each has its own dense model, data order and random draws.
+        scope: Scope of the ranking: the same share from every group, or the lowest scores in the
+            whole network.
+        floor: Minimum width of a group: a fraction of its channels, or a number if 1 or more.
+        multiple: Round widths to the nearest multiple of this number. Default: 8 where groups are
+            wide and many, and always in networks with depthwise convolutions; any width otherwise,
+            and in small steps or where a number of channels is asked for.
+        skip: Name of a group or layer to leave unpruned; * is a wildcard; may be repeated.
+        repair: After each cut, fit the remaining weights by least squares to the activations of
+            the model before it, on the calibration batches.
+        rewind: Train after a cut with the learning rates of the end of dense training.
+        calibration_batches: Number of training batches used by data-dependent criteria and by
+            repair.
+        judge_on: Data split on which accuracy is measured.
+        metric: Name, direction and format of the metric, if it is not accuracy.
+        command: Command line that began the comparison, if one did.
+        code: User code that the comparison runs, with the hashes of its files when it began.
     """
 
     format: Literal["secateurs-comparison"] = "secateurs-comparison"

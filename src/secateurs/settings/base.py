@@ -81,7 +81,7 @@ class Document(Settings):
         if values.get("version") != known:
             raise StudyError(
                 f"{path}: expected version {known} of a {subject}; received version "
-                f"{values.get('version')!r}. Go on with the release of secateurs that began it."
+                f"{values.get('version')!r}. Continue with the release of secateurs that began it."
             )
         try:
             return cls(**values)

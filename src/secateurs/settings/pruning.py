@@ -28,34 +28,37 @@ class Pruning(Settings):
 
     Attributes:
         step: Share of the channels that remain, removed in each round.
-        criterion: What ranks channels in their groups: a name (see: secateurs criteria), or a
-            function of your own, package.module:function or FILE.py:FUNCTION. If left out, how well
-            a fit of the others can make up for each; l1 where groups are not cut by curves.
-        scope: Whether to take the same share from every group, or the lowest scores in the whole
-            network. A group too narrow to lose a whole channel to a round is spared until the
-            others have come down to it, which is where accuracy is best kept.
-        allocation: How far each group is cut: as the scope says; or by curves, which say what it
-            loses at each width, measured anew in each round on the calibration batches; the share
-            is then of what the budget limits, or of the channels. If left out, by curves where
-            cuts are repaired, unless there is a scope or the criterion is auto.
-        floor: Never leave a group with less: a share of its channels in the dense model, or a
-            number of channels if 1 or more.
-        multiple: Keep widths that are a multiple of this, the nearest. If left out, any width in
-            small steps and by number, else 8 where groups are wide and many; always 8 in networks
-            with depthwise convolutions.
-        skip: Name of a group or layer to leave alone; * matches anything; may be repeated.
-        rewind: Fine-tune as dense training ended, from as many batches before its end: the
-            survivors' weights of that time and its learning rates; or the learning rates alone;
-            or all of dense training again, from the initial weights (lottery).
-        until_recovered: End a round's fine-tuning at its first evaluation within the tolerance.
-        repair: After each cut, fit the weights that stay to what the model gave before it, on the
-            calibration batches; not where the survivors' weights are rewound. A round that this
-            alone brings back within the tolerance is not fine-tuned. If left out, where these
+        criterion: How channels are ranked within their group: a name (see: secateurs criteria) or a
+            function of your own, package.module:function or FILE.py:FUNCTION. Default: how well a
+            least-squares fit of the other channels replaces each; l1 where widths are not allocated
+            by error curves.
+        scope: Scope of the ranking: the same share from every group, or the lowest scores in the
+            whole network. With "group", a group too narrow to lose a whole channel in a round is
+            spared until the others have come down to it, which keeps accuracy best.
+        allocation: How the width of each group is chosen: by the scope, or by error curves, which
+            estimate what a group loses at each width and are measured anew in each round on the
+            calibration batches. With curves, the step is a share of what the budget limits, or else
+            of the channels. Default: curves where cuts are repaired, unless a scope is given or the
+            criterion is auto.
+        floor: Minimum width of a group: a fraction of its channels in the dense model, or a number
+            of channels if 1 or more.
+        multiple: Round widths to the nearest multiple of this number. Default: 8 where groups are
+            wide and many, and always in networks with depthwise convolutions; any width otherwise,
+            and in small steps or where a number of channels is asked for.
+        skip: Name of a group or layer to leave unpruned; * is a wildcard; may be repeated.
+        rewind: Training after a cut. "learning-rate" repeats the learning rates of as many of the
+            last batches of dense training; "weights" also resets the remaining weights to their
+            values at that point; "lottery" repeats all of dense training from the initial weights.
+        until_recovered: End a round's fine-tuning at the first evaluation within the tolerance.
+        repair: After each cut, fit the remaining weights by least squares to the activations of
+            the model before it, on the calibration batches; not with weight rewinding. A round that
+            repair alone brings back within the tolerance is not fine-tuned. Default: on if these
             batches hold at least 64 examples that the model can be fitted to.
-        outputs: The outputs of the model that you use, by name or number, with commas between them
-            (logits); what is behind others may go. All of them, if left out.
-        calibration_batches: Training batches shown to a criterion that needs data, and to repair.
-        measure_speed: Measure images a second after each round, beside the dense model's.
+        outputs: Outputs of the model that you use, by name or number, separated by commas (logits);
+            channels that only the others need may be removed. Default: all outputs.
+        calibration_batches: Number of training batches used by data-dependent criteria and by
+            repair.
+        measure_speed: Measure the throughput after each round, relative to the dense model.
 
     Source: Renda, Frankle & Carbin 2020 (rewinding); Frankle & Carbin 2019 (lottery tickets).
     """

@@ -45,14 +45,15 @@ class Stop(Settings):
 
     Attributes:
         rounds: Maximum number of pruning rounds.
-        tolerance: When validation accuracy stays further below the dense model's than this share
-            (0.005 is half a point); of a task with another metric, further than this much of it.
-            In Python, None goes on however much is lost.
-        budget: When the model fits it: channels, params, macs, size_mb, peak_memory_mb, each a
-            fraction of the dense model or absolute, such as "macs=0.3,size_mb=2"; or a time, such
-            as "latency=0.5,runtime=onnxruntime,threads=1". A drop, such as "drop=0.01", is the
-            tolerance: alone, the smallest model within it is looked for.
-        patience: Rounds in a row that may miss the tolerance before that ends the study.
+        tolerance: Largest accepted loss of validation accuracy relative to the dense model, as a
+            fraction (0.005 is half a point); for another metric, in units of that metric. In
+            Python, None accepts any loss.
+        budget: Budget that ends the study when the model meets it: channels, params, macs, size_mb
+            or peak_memory_mb, each a fraction of the dense model or absolute, such as
+            "macs=0.3,size_mb=2"; or a time, such as "latency=0.5,runtime=onnxruntime,threads=1". A
+            drop, such as "drop=0.01", sets the tolerance; alone, it asks for the smallest model
+            within it.
+        patience: Number of consecutive rounds outside the tolerance after which the study ends.
     """
 
     rounds: Annotated[int, Field(ge=0)] | None = None

@@ -14,35 +14,36 @@ class Training(Settings):
     """How to train, dense and between cuts.
 
     Attributes:
-        batches: Batches of training the dense model; 0 takes it as trained.
-        fine_tune_batches: Batches of training after each cut; an epoch if left out.
-        evaluate_every: Batches between looks at the validation data; an epoch if left out.
-        batch_size: Images a batch, of all processes together. A loader has its own.
-        accumulation_steps: Parts of its images of a batch that a process takes one after the other:
-            less memory, the same gradients. Batch normalisation sees one part at a time.
+        batches: Number of batches of dense training; 0 takes the model as trained.
+        fine_tune_batches: Number of batches of training after each cut. Default: one epoch.
+        evaluate_every: Number of batches between evaluations on the validation data. Default: one
+            epoch.
+        batch_size: Images per batch, over all processes. A data loader keeps its own batch size.
+        accumulation_steps: Gradient accumulation: number of parts that a process splits its share
+            of a batch into, to save memory. The gradients are the same, but batch normalisation
+            sees one part at a time.
         optimizer: SGD (with Nesterov momentum), AdamW, or the optimizer and the loss that a Keras
             model was compiled with.
         learning_rate: Peak learning rate of dense training.
-        fine_tune_learning_rate: The highest after a cut. If left out, the dense model's, or a
-            fifth of it where a round is shorter than an epoch: a large rate recovers more, but
-            needs time to settle. Of that three tenths where the cut was repaired: large steps would
-            throw away what the repair left.
+        fine_tune_learning_rate: Peak learning rate after a cut. Default: that of dense training, or
+            a fifth of it where a round is shorter than an epoch, since a large rate recovers more
+            but needs time to settle; three tenths of that where the cut was repaired, since large
+            steps would undo the repair.
         momentum: SGD momentum.
         weight_decay: Weight decay (L2) on all parameters.
-        schedule: Of the learning rate, begun anew after each cut.
-        warm_up: Share of the batches in which the learning rate rises.
-        label_smoothing: Share of the target that is spread over all classes.
-        distillation: After a cut, the share of the loss that is the distance from the dense
-            model's outputs; the labels have the rest. 1 looks at no label; 0 leaves it out. If left
-            out, a half in a study that classifies images, unless its rounds go back (rewind) or
-            train as a Keras model was compiled; else 0.
-        temperature: At which these outputs are compared; higher ones soften them.
-        ema: Decay of an average of the weights over the batches of a stage, which is evaluated
-            beside them and kept where it is better; 0.98 averages over about 50. 0 takes none.
+        schedule: Learning rate schedule; it restarts after each cut.
+        warm_up: Fraction of the batches over which the learning rate warms up.
+        label_smoothing: Label smoothing: share of the target that is spread over all classes.
+        distillation: Weight of the distillation loss after a cut, between 0 (off) and 1 (no
+            labels); the rest is the loss on the labels. Default: 0.5 in a study that classifies
+            images, unless its rounds rewind or train a Keras model as it was compiled; else 0.
+        temperature: Temperature of distillation; higher values soften the outputs.
+        ema: Decay of an exponential moving average of the weights, which is evaluated beside them
+            and kept if it is better. 0.98 averages over about 50 batches; 0 is off.
         flip: Mirror training images at random.
-        shift: Move training images at random, by up to so many pixels.
+        shift: Maximum random shift of training images, in pixels.
         precision: Mixed precision of training; auto is bf16 on CUDA and fp32 elsewhere.
-        seed: Of the order of the images, their augmentation, and the lots a criterion draws.
+        seed: Seed of the data order, the augmentation and stochastic criteria.
 
     Source: Renda, Frankle & Carbin, Comparing Rewinding and Fine-tuning, ICLR 2020, and Le & Hua,
     Network Pruning That Matters, ICLR 2021: what recovers accuracy is a large learning rate that
