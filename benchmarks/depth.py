@@ -49,7 +49,7 @@ def main() -> None:
     timed = torch.from_numpy(images[:64])
     dense = sec.trace(model, example).macs()
     print(f"dense: accuracy {accuracy(model, data.test):.4f}")
-    columns = "blocks gone", "MACs left", "depth", "unrepaired", "time", "widths", "time"
+    columns = "blocks removed", "MACs left", "depth", "unrepaired", "time", "widths", "time"
     print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|")
     for count in arguments.blocks:

@@ -36,7 +36,7 @@ from secateurs.study.directory import Study
 
 ROOT = Path(__file__).parents[1]
 Row = tuple[str, int, str, bool]
-"""What was tried, how often, what came out, whether it is what should."""
+"""A fault, how often it was tried, its outcome, and whether that is the expected one."""
 
 
 def network() -> nn.Sequential:
@@ -346,7 +346,7 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     Study.report = lambda self: self.directory / "report.html"  # drawing takes the longest
-    print("| tried | times | what came out |\n| --- | --- | --- |")
+    print("| fault | times | outcome |\n| --- | --- | --- |")
     wrong = 0
     for rows in (
         hostile(asked.inputs, asked.seed),

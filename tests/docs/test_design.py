@@ -1,4 +1,4 @@
-"""docs/design.md and CONTRIBUTING speak of what is there: folders, files, five words."""
+"""The folders, files and five terms that docs/design.md and CONTRIBUTING name exist."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_what_is_to_be_opened_is_there(name):
 
 
 def test_the_tree_names_every_folder_and_no_other():
-    tree = section("The house").partition("    src/secateurs/\n")[2].partition("\n\n")[0]
+    tree = section("The tree").partition("    src/secateurs/\n")[2].partition("\n\n")[0]
     core, _, framework = tree.partition("pytorch/  and  keras/")
     folders = {path.parent.relative_to(HOUSE).as_posix() for path in HOUSE.rglob("__init__.py")}
     ours = {name for name in folders if "/" not in name} - {".", "pytorch", "keras"}
@@ -51,6 +51,6 @@ def test_the_tree_names_every_folder_and_no_other():
     assert set(core.splitlines()[0].split()) >= root
 
 
-def test_five_words_are_our_own():
+def test_five_terms_are_our_own():
     rows = re.findall(r"^\| (\w[\w ]*) \|", section("Glossary"), re.M)
-    assert rows == ["word", "unit", "atom", "group", "frozen", "masked twin"]
+    assert rows == ["term", "unit", "atom", "group", "frozen", "masked twin"]
