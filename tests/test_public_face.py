@@ -141,7 +141,7 @@ def test_what_is_skipped_may_be_one_name_or_the_layer_itself():
         for skip in ("0", model[0], [model[0]])
     )
     assert set(by_name) == set(by_itself) == set(in_a_list) == {"2"}
-    with pytest.raises(sec.UnknownNameError, match="a Linear that is none of its"):
+    with pytest.raises(sec.UnknownNameError, match="a Linear that is not part of it"):
         sec.prune(model, x, amount=0.25, skip=nn.Linear(2, 2))
 
 

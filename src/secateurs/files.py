@@ -53,9 +53,9 @@ def check_model_suffix(path: Path) -> None:
     other = _OTHER_FORMATS.get(path.suffix.lower())
     if other is not None:
         raise StudyError(
-            f"{path}: expected a name that ends in {MODEL_SUFFIX}, which is what is written; "
-            f"received {path.suffix}. Write {path.with_suffix(MODEL_SUFFIX).name}; another format "
-            f"is written from Python, from the model that secateurs.load gives: "
+            f"{path}: expected a name that ends in {MODEL_SUFFIX}, the only format written here; "
+            f"received {path.suffix}. Write {path.with_suffix(MODEL_SUFFIX).name}; other formats "
+            "are written from Python, from the model that secateurs.load returns: "
             f"{other.format(path.name)}."
         )
 
@@ -123,13 +123,13 @@ def check_can_hold(folder: Path, *, asked: Path | None = None) -> None:
         if not nearest.is_dir():
             expected = "directory" if asked is None else "folder"
             raise StudyError(
-                f"{named}: expected a place in a {expected}; {nearest} is a file. Name another."
+                f"{named}: expected a path in a {expected}; {nearest} is a file. Name another path."
             )
         _try_to_write(nearest)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StudyError(
-            f"{named}: cannot be written: {reason}. Nothing was begun; name another place."
+            f"{named}: cannot be written: {reason}. Nothing was started; name another path."
         ) from error
 
 
@@ -202,7 +202,7 @@ def unpack_safetensors(
     if written is not None and written != (present := _checksum_of(content)):
         raise CheckpointError(
             f"{expected} that is as it was written, with checksum {written[:12]}; received one "
-            f"whose content has {present[:12]}: it was damaged or changed since. Take another copy "
+            f"whose content has {present[:12]}: it was damaged or changed since. Use another copy "
             "of it, or write it again."
         )
     return tensors, {key: value for key, value in metadata.items() if key != CHECKSUM}
@@ -333,7 +333,7 @@ def is_safetensors(content: bytes) -> bool:
 def _header_of(content: bytes) -> dict[str, Any]:
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
     if not isinstance(header, dict):
-        raise ValueError("its header is no dictionary")
+        raise ValueError("its header is not a dictionary")
     return header
 
 
@@ -362,7 +362,7 @@ def header_of_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MOST_HEADER_BYTES, path.stat().st_size):
-            raise ValueError(f"{path}: no safetensors file: its header would be {length} bytes")
+            raise ValueError(f"{path}: not a safetensors file: its header would be {length} bytes")
         return _header_of(struct.pack("<Q", length) + file.read(length))
 
 
@@ -380,7 +380,7 @@ def open_json(content: bytes) -> Any:
     try:
         values = json.loads(content)
     except RecursionError as error:
-        raise ValueError("brackets within brackets, too deep to be read") from error
+        raise ValueError("the JSON is nested too deeply to be read") from error
     if not isinstance(values, dict) or CHECKSUM not in values:
         return values
     written = values.pop(CHECKSUM)

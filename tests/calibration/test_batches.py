@@ -79,7 +79,7 @@ def test_bfloat16_becomes_float32():
         (3, "received int"),
         (X[:, :2], r"expected images of shape \(N, 3\).*received \(128, 2\)"),
         (X.astype(int), "expected floating-point images"),
-        (np.where(X == 6, np.nan, X), "image 2 of it holds NaN"),
+        (np.where(X == 6, np.nan, X), "image 2 holds NaN"),
         ((X, Y[:4]), "expected as many labels as images; received 4 labels for 300"),
         ((X, np.array(["a"] * 300)), "expected labels that are numbers"),
         ((X, np.where(Y > 0, np.nan, 0.5)), "expected finite labels"),

@@ -110,7 +110,9 @@ def test_a_model_traced_with_padding_takes_texts_with_and_without(rows):
 
 def test_another_path_with_another_answer_is_refused():
     network = sec.trace(Counts(), torch.ones(1, 6, dtype=torch.long))
-    with pytest.raises(sec.DataError, match=r"decides otherwise.*filled up.*secateurs\.trace\("):
+    with pytest.raises(
+        sec.DataError, match=r"depends on a value that differs.*padded.*secateurs\.trace\("
+    ):
         sec.score(network, "apoz", data=torch.full((8, 6), 9))
 
 

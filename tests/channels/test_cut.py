@@ -156,5 +156,5 @@ def test_a_cut_that_does_not_go_on_from_another_is_refused():
         Cut({"w": TensorCut((4,), {0: (2,)})}),
         Cut({"w": TensorCut((5,), {0: (1,)})}),
     ):
-        with pytest.raises(CutError, match=r"w: expected a cut that goes on"):
+        with pytest.raises(CutError, match=r"w: expected a cut that continues"):
             other.since(first)

@@ -118,7 +118,7 @@ def test_curves_allocate_by_the_bytes_of_the_file(model):
         ({"size_mb": 1, "precision": "int4"}, "precision: expected float32, float16, int8; recei"),
         ({"size_mb": 1, "format": "gguf"}, "format: expected one of safetensors, onnx"),
         ({"size_mb": 1, "format": "pt2", "precision": "int8"}, "For int8: format=onnx"),
-        ({"macs": 0.5, "precision": "int8"}, "precision: says which file is meant; expected size"),
+        ({"macs": 0.5, "precision": "int8"}, "precision: describes a file; expected size"),
     ],
 )
 def test_unknown_file_formats_are_refused(given, message):
@@ -148,4 +148,4 @@ def test_the_command_line_writes_the_file_that_was_asked_for(tmp_path, monkeypat
         "onnx",
     ]
     assert main(wrong) == ExitCode.BAD_INPUT
-    assert "the size asked for is of a file of pt2" in capsys.readouterr().err
+    assert "the format that the size limit is for, pt2" in capsys.readouterr().err

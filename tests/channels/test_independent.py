@@ -34,7 +34,7 @@ def test_channels_that_something_mixes_are_left_out():
 def test_refusals_name_the_layers_and_the_numbers():
     parts = [Slice("a.weight", 0, (1,)), Slice("a.bias", 0, (1,)), Slice("b.weight", 1, (2,))]
     assert isinstance(still_read(parts), CutError)
-    assert str(still_read(parts)).startswith("a, b: expected channels that nobody reads")
+    assert str(still_read(parts)).startswith("a, b: expected channels without influence")
     message = str(other_answers("net", parts, 0.25, 1e-5))
-    assert "weights of a, b at zero" in message
+    assert "weights that read these channels at zero (a, b)" in message
     assert "difference of 1e-05 or less, received 0.25" in message

@@ -23,11 +23,11 @@ def test_a_worker_that_is_killed_again_and_again_costs_its_job_only(monkeypatch)
     assert [done[one.name].params for one in asked] == [7, 0, 7, 7]
     failure = done["fatal-50-seed0"].failure
     assert "was killed 3 times" in failure
-    assert "delete jobs/fatal-50-seed0.json to have it done again" in failure
+    assert "delete jobs/fatal-50-seed0.json to repeat it" in failure
 
 
 def test_a_dense_model_that_cannot_be_trained_ends_the_comparison():
-    with pytest.raises(sec.SecateursError, match=r"dense model, seed 4: the .* fewer --jobs"):
+    with pytest.raises(sec.SecateursError, match=r"dense model, seed 4: its .* fewer --jobs"):
         executors.report_lost(WorkItem("{}", 4))
 
 
@@ -37,7 +37,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once():
         port = taken.getsockname()[1]
         start = time.monotonic()
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "localhost:x"):
-            with pytest.raises(sec.SecateursError, match=r"--ray: .*nobody answers"):
+            with pytest.raises(sec.SecateursError, match=r"--ray: .*which does not answer"):
                 executors.check_reachable(address)
         assert time.monotonic() - start < 20
     executors.check_reachable("auto")

@@ -237,7 +237,7 @@ def test_memory_bounds_how_many_images_are_fitted(side, monkeypatch):
     value = 175 * 6 * 6 * 8 * 4  # of one layer's values, of the images that are fitted
     assert value < whole < 5 * value
     monkeypatch.setattr(refitting, "MOST_BYTES", whole // 2)
-    with expect_warning(r"the values of 175 images take .* GB at once"):
+    with expect_warning(r"the activations of 175 images need .* GB"):
         repaired = sec.repair(cut, dense, data)
     assert sec.report_of(repaired).fidelity.peak_bytes <= whole // 2
 
@@ -281,7 +281,7 @@ def test_another_network_is_refused(side):
     model, channels = two_layers(side)
     unlike = _with_relu(side, model)
     small = sec.delete_channels(unlike, channels, data[:1])
-    with pytest.raises(sec.ModelError, match="does something else in their place"):
+    with pytest.raises(sec.ModelError, match="has others in their place"):
         sec.repair(small, model, data)
 
 
@@ -300,7 +300,7 @@ def _with_relu(side, model):
     ("change", "message"),
     [
         (lambda data: data[:40], "40 calibration images are few"),
-        (lambda data: np.repeat(data[:1], 80, axis=0), "all 80 calibration images are the same"),
+        (lambda data: np.repeat(data[:1], 80, axis=0), "all 80 calibration images are identical"),
         (lambda data: data * 20 + 5, r"unlike the training data: in .* standard deviations"),
     ],
 )
@@ -316,7 +316,7 @@ def test_what_cannot_be_done_is_said(side):
     data = images(side, "residual")
     broken = data.copy()
     broken[7, 0, 0, 0] = np.nan
-    with pytest.raises(sec.DataError, match="image 7 of it holds NaN"):
+    with pytest.raises(sec.DataError, match="image 7 holds NaN"):
         sec.repair(cut, dense, broken)
     with pytest.raises(sec.DataError, match="expected at least 4 calibration images"):
         sec.repair(cut, dense, data[:3])
@@ -329,7 +329,7 @@ def test_without_images_both_stand_in_by_the_moments_of_batch_norm():
     for side in SIDES.values():
         dense, data = build(side, "residual"), images(side, "residual", seed=9)
         budget = sec.Budget(channels=0.7)
-        with expect_warning("moments that batch normalisation keeps"):
+        with expect_warning("running statistics of batch normalisation"):
             repaired = sec.prune(dense, data[:2], budget, repair=True)
         plain = sec.prune(dense, data[:2], budget)
         assert repaired.cut == plain.cut

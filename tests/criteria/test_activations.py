@@ -15,7 +15,9 @@ X, Y = images(), labels()
 
 def test_apoz_warns_where_activations_are_hardly_ever_zero():
     smooth = sec.trace(Plain(activation=torch.nn.functional.silu), X[:1])
-    with pytest.warns(UserWarning, match=r"apoz counts values .* conv1.*do not come out of a ReLU"):
+    with pytest.warns(
+        UserWarning, match=r"apoz counts values .* conv1.*do not come directly from a ReLU"
+    ):
         score(smooth, "apoz", data=X)
     model = Plain()
     model.head = torch.nn.Conv2d(4, 4, 1)

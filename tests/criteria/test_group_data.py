@@ -69,9 +69,9 @@ def test_a_channel_of_several_filters_has_them_all():
 def test_missing_statistics_are_reported_with_the_remedy():
     found = data_of(Residual(), "stem")
     for name in ("readings", "grams", "gates", "ablation"):
-        with pytest.raises(SecateursError, match=r"to be gathered.*@criterion\(Need\."):
+        with pytest.raises(SecateursError, match=r"to be collected.*@criterion\(Need\."):
             getattr(found, name)
-    with pytest.raises(SecateursError, match="expected curvature to be gathered"):
+    with pytest.raises(SecateursError, match="expected curvature to be collected"):
         found.weights_and_curvature()
 
 

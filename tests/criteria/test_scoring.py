@@ -40,7 +40,7 @@ def test_a_users_own_function_gets_facts_and_is_checked():
     )
     with pytest.raises(SecateursError, match="expected 5 scores for conv1"):
         score(network, lambda facts: np.zeros(3))
-    with pytest.raises(SecateursError, match="expected activations to be gathered"):
+    with pytest.raises(SecateursError, match="expected activations to be collected"):
         score(network, lambda facts: facts.readings)
 
 

@@ -66,7 +66,7 @@ def test_a_file_with_other_outputs_is_not_written(small, tmp_path, monkeypatch):
         return True
 
     monkeypatch.setattr(pytorch, "write_file", wrong)
-    with pytest.raises(sec.ExportError, match="expected safetensors to do as the model does"):
+    with pytest.raises(sec.ExportError, match="expected outputs of safetensors within"):
         sec.export(small.model, tmp_path / "small.safetensors", torch.randn(1, 3, 8, 8))
     assert not list(tmp_path.iterdir())
 
@@ -139,7 +139,10 @@ class Deciding(nn.Module):
 def test_what_an_exporter_decided_for_the_example_inputs_is_not_written(tmp_path, name):
     """The older exporter to ONNX follows one run, and keeps what that decided."""
     model = nn.Sequential(nn.Identity(), Deciding()).eval()
-    message = {"a.onnx": "on the same of the other sign", "a.pt2": r"\(in the layer '1'\)"}
+    message = {
+        "a.onnx": "on the same inputs with the opposite sign",
+        "a.pt2": r"\(in the layer '1'\)",
+    }
     with pytest.raises(sec.ExportError, match=message[name]):
         sec.export(model, tmp_path / name, torch.rand(2, 4))
     assert not list(tmp_path.iterdir())

@@ -136,7 +136,7 @@ def test_a_model_that_was_not_fitted_learns_nothing_and_is_not_kept(network):
     by_hand = LatencyModel(Conditions(), 1, 2.0, (0.1,) * len(TERMS), (0.02, -0.01), 8, {})
     assert by_hand.learn(network, network.cut({}), 0.5, 0.01) is by_hand
     assert by_hand.doubt(network, network.alive()) == pytest.approx(0.015)
-    with pytest.raises(sec.MeasurementError, match="received costs alone"):
+    with pytest.raises(sec.MeasurementError, match="received only costs"):
         by_hand.to_json()
 
 

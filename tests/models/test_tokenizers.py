@@ -38,7 +38,7 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
         load_tokenizer(tmp_path)
     assert "\n" not in str(raised.value)
     write(tmp_path / "b", ["a"])
-    with pytest.raises(DataError, match="expected a tokenizer with a token to fill texts up"):
+    with pytest.raises(DataError, match="expected a tokenizer with a padding token"):
         load_tokenizer(tmp_path / "b")
 
 

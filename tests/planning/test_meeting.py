@@ -69,7 +69,7 @@ def test_a_drop_of_accuracy_is_a_share_and_of_ones_own_metric_in_its_units(class
 
 def test_a_drop_without_data_or_without_classes_is_refused(classifier):
     model, images, _ = classifier
-    with pytest.raises(sec.DataError, match="drop: expected data to tell the loss by"):
+    with pytest.raises(sec.DataError, match="drop: expected data to measure the drop on"):
         sec.prune(model, images[:1], "drop=0.01")
 
 

@@ -78,7 +78,7 @@ def test_what_is_predicted_is_shown_in_the_units_own_way(network, latency_model)
     [
         ({"latency": 12}, r"For milliseconds: latency_ms=12"),
         ({"speedup": 0.5}, r"at least 1, such as 2; received 0.5"),
-        ({"macs": 0.5, "threads": 1}, r"threads: says where a model has to be fast; expected run"),
+        ({"macs": 0.5, "threads": 1}, r"threads: describes how a model is timed; expected run"),
         ({"latency": 0.5, "threads": 0}, r"threads: expected a whole number above 0"),
     ],
 )
@@ -101,6 +101,6 @@ def test_conditions_are_read_from_text_and_kept_in_settings():
 
 
 def test_a_time_without_a_latency_model_is_refused_with_the_remedy():
-    expected = r"expected a latency model; received none. Ask sec\.prune, sec\.plan"
+    expected = r"expected a latency model; received none. Use sec\.prune, sec\.plan"
     with pytest.raises(sec.BudgetError, match=expected):
         UNITS["latency"].predict(None)

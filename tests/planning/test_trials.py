@@ -53,7 +53,7 @@ def test_what_no_plan_comes_near_from_below_is_said():
     )
     _, chosen = Trials(Budget(latency_ms=10), shop).run()
     assert chosen.holds
-    assert "40.0% less than was allowed: of 5 plans none came nearer" in str(chosen)
+    assert "40.0% below the limit: none of 5 plans came closer" in str(chosen)
 
 
 @pytest.mark.parametrize(("off", "plans"), [(0.01, 1), (0.02, 2), (-0.02, 1), (-0.03, 2)])
@@ -200,6 +200,6 @@ def test_each_trial_says_what_was_predicted_of_it_before_it_was_timed():
     _, chosen = trials.run()
     first, last = trials.made
     assert first.predicted["latency_ms"] == pytest.approx(first.measured["latency_ms"] / 1.2)
-    assert "[predicted -16.7% off, give or take 4.0%]" in str(first)
+    assert "[predicted -16.7% off, uncertainty 4.0%]" in str(first)
     assert last is chosen
     assert last.predicted["latency_ms"] == pytest.approx(last.measured["latency_ms"])

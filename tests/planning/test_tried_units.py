@@ -11,7 +11,7 @@ def test_tried_units_need_a_cut_model(unit):
     network = two_layers()
     assert unit.is_tried
     with pytest.raises(
-        BudgetError, match=rf"{unit.name}: only a cut model can tell. Ask sec.prune"
+        BudgetError, match=rf"{unit.name}: it can only be measured on a cut model. Use sec.prune"
     ):
         unit.predict(Candidate(network, network.alive()))
 

@@ -340,7 +340,7 @@ class WithExtraState(Holding):
         (lambda: Holding(b=numbers(3, dtype=torch.complex128)), "b is complex128"),
         (
             lambda: nn.ParameterDict({"__metadata__": nn.Parameter(numbers(2))}),
-            "'__metadata__' is a safetensors file's own",
+            "'__metadata__' is reserved in safetensors files",
         ),
     ],
 )

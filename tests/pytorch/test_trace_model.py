@@ -32,7 +32,7 @@ def test_a_chain():
     }
     reasons = {frozen.name: frozen.reasons for frozen in network.frozen}
     assert reasons["head"] == ("it is the network's output",)
-    assert reasons["first (input)"] == ("meets the network's input",)
+    assert reasons["first (input)"] == ("combined with the network's input",)
     small = check_cut_of_everything(model, network, image())
     assert (small.first.out_channels, small.norm.num_features, small.head.in_features) == (4, 4, 4)
 

@@ -48,9 +48,9 @@ def test_images_of_one_source_are_in_one_part():
 def test_few_or_equal_images_are_warned_of_and_none_are_refused():
     with pytest.raises(DataError, match=r"x: expected at least 4 calibration images.*received 3"):
         split(X[:3], caller="x")
-    with pytest.warns(UserWarning, match="10 calibration images are few.*only 1 of them judge"):
+    with pytest.warns(UserWarning, match="10 calibration images are few.*only 1 of them evaluate"):
         split(X[:10])
-    with pytest.warns(UserWarning, match="all 80 calibration images are the same"):
+    with pytest.warns(UserWarning, match="all 80 calibration images are identical"):
         split(np.ones_like(X))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

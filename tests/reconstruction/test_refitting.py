@@ -78,7 +78,7 @@ def test_as_many_images_as_memory_is_meant_to_hold(monkeypatch):
     assert images_that_fit(fit, held, 1) == (fit, held)
     monkeypatch.setattr(refitting, "MOST_BYTES", 2000)
     with pytest.warns(
-        UserWarning, match="values of 40 images take 0.0 GB.*; 20 of them are fitted"
+        UserWarning, match="activations of 40 images need 0.0 GB.*; only 20 images are used"
     ):
         less = images_that_fit(fit, held, 100)
     assert list(map(len, less)) == [15, 5]

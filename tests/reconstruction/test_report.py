@@ -36,11 +36,11 @@ def test_one_more_step_is_kept_or_not(report):
 def test_it_says_how_far_its_figures_go(report):
     text = str(report)
     assert "repaired *" in text
-    assert "Order and curves took 3.0 s." in text
+    assert "Ranking and curves took 3.0 s." in text
     assert (
-        "Judged on 8 of 64 calibration images, none of which was fitted: right to about 0.01"
+        "Evaluated on 8 of 64 calibration images, which were held out: accurate to about 0.01"
         in text
     )
-    assert "nothing is known of any other" in report.trust
+    assert "nothing is known about other" in report.trust
     second = FidelityReport(report.stages, "repaired", 64, second_domain=fidelity(0.7))
-    assert "On the second kind of data: " in second.trust
+    assert "On the second domain: " in second.trust

@@ -96,9 +96,9 @@ def test_the_headline_says_where_random_is_as_good():
         "points). Random comes to 65.0 %."
     )
     close = [mean("l1", 0.5, 0.8, 0.01), mean("random", 0.5, 0.79, 0.01)]
-    assert headline(close, 0.85).endswith("Random is as good, for all that these seeds can tell.")
+    assert headline(close, 0.85).endswith("Random is not distinguishable from it with these seeds.")
     assert headline([mean("random", 0.5, 0.8, 0.01)], 0.8).startswith("With 50 %")
-    assert headline([], 0.85) == "No job has come to a result."
+    assert headline([], 0.85) == "No job has finished."
 
 
 def test_the_table_has_a_strategy_a_row_and_an_amount_a_column(results):
@@ -122,4 +122,4 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_is_given(results, tmp_
 def test_nothing_done_yet_is_a_page_too(results, tmp_path):
     nothing = results | {"jobs": [], "summary": []}
     page = contest_page.write(nothing, tmp_path).read_text()
-    assert "No job has come to a result." in page
+    assert "No job has finished." in page

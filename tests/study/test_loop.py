@@ -85,7 +85,7 @@ def test_with_patience_a_round_may_miss():
 def test_without_a_tolerance_it_goes_on_to_the_end():
     _, store = run(Scripted(recovers_until(0)), stop={"rounds": 3, "tolerance": None})
     stop = store.history.last("stop")
-    assert (stop["best_round"], stop["reason"]) == (3, "3 rounds were asked for")
+    assert (stop["best_round"], stop["reason"]) == (3, "the maximum of 3 rounds is reached")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_floors_are_of_the_dense_model():
     learner = Scripted(recovers_until(999), widths=(20, 10))
     _, store = run(learner, pruning={"step": 0.3, "floor": 0.4})
     assert store.history.last("stop")["reason"] == (
-        "nothing more may go: every group is at its floor"
+        "no more channels can be removed: every group is at its floor"
     )
     assert store.history.of("prune")[-1, "widths"] == {"0": 8, "2": 4, "4": 2}
 

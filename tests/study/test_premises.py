@@ -44,7 +44,7 @@ def test_weights_that_know_nothing_of_these_images():
 
 def test_fewer_images_than_the_tolerance_can_tell():
     network, split = setting(images=40)
-    assert "hold 40 images: one of them is 2.5 points" in list_warnings(network, split)
+    assert "hold 40 images: one image is 2.5 points" in list_warnings(network, split)
     assert list_warnings(network, split, tolerance=None) == ""
 
 

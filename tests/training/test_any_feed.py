@@ -47,7 +47,7 @@ def test_processes_share_a_batch_of_any_kind():
         (3, "x: expected batches, or arrays; received int"),
         ("ab", "received str"),
         ([], "x: expected at least one batch"),
-        ((n for n in [(X, Y)]), "that can be gone through again"),
+        ((n for n in [(X, Y)]), "that can be iterated again"),
     ],
 )
 def test_what_is_no_data_is_refused(source, message):

@@ -255,7 +255,7 @@ def test_what_cannot_be_done_is_refused():
         lesson_of(images(4), Augmentation(flip=True), batch_size=2, seed=0)
     with pytest.raises(DataError, match="received none"):
         lesson_of([], None, batch_size=2, seed=0)
-    with pytest.raises(DataError, match="held out"):
+    with pytest.raises(DataError, match="held-out"):
         DistillationJudge.of(
             lambda model, x: model(x), Point(1.0, 0.0), [], SeenAs(None, channels_first=True)
         )

@@ -16,7 +16,7 @@ from secateurs.training.memory import explain_memory_errors, explain_no_room
     ],
 )
 def test_a_smaller_batch_is_proposed(error):
-    for size, message in ((64, r"64 images.*--batch-size 32"), (1, "of one image already")):
+    for size, message in ((64, r"64 images.*--batch-size 32"), (1, "only one image")):
         with pytest.raises(sec.SecateursError, match=message), explain_memory_errors(size):
             raise error
 
@@ -29,7 +29,11 @@ def test_other_errors_pass(error):
 
 @pytest.mark.parametrize("batch", [None, 100_000])
 def test_a_model_that_is_timed_in_too_large_a_batch(batch):
-    message = "no room for a batch: " if batch is None else "no room for a batch of 100,000: "
+    message = (
+        "not enough memory for a batch: "
+        if batch is None
+        else "not enough memory for a batch of 100,000: "
+    )
     with pytest.raises(sec.MeasurementError, match=message), explain_no_room(batch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
     with pytest.raises(RuntimeError, match="shapes"), explain_no_room(batch):

@@ -33,7 +33,7 @@ def _name_of(model: Any, layer: Any) -> str:
         return str(layer.name)
     raise UnknownNameError(
         f"expected a layer of {type(model).__name__}; received a {type(layer).__name__} that is "
-        "none of its. Give its name, as in dict(model.named_modules())."
+        "not part of it. Give its name, as in dict(model.named_modules())."
     )
 
 

@@ -274,8 +274,8 @@ def _other_inputs(like: Any, images: Any, where: str) -> str:
     masks = [mask for mask in MASKS if isinstance(images, Mapping) and mask in images]
     if masks and not (isinstance(like, Mapping) and set(masks) <= set(like)):
         message += (
-            f". Trace it with one of these texts, filled up if any are: {TRACE_PADDED}. "
-            f"{masks[0]} says which that is"
+            f". Trace it with one of these texts, a padded one if there is any: {TRACE_PADDED}. "
+            f"{masks[0]} marks the padding"
         )
     return message
 
@@ -305,4 +305,4 @@ def _check_images(array: NDArray[Any], example: NDArray[Any], where: str) -> Non
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-        raise DataError(f"{where}: expected finite images; image {bad} of it holds NaN or infinity")
+        raise DataError(f"{where}: expected finite images; image {bad} holds NaN or infinity")

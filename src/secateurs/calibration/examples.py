@@ -54,9 +54,10 @@ class StepLoss:
         """
         del outputs, targets
         raise DataError(
-            f"task {self.task.name!r}: expected a loss of (outputs, targets); received one that "
-            "trains by its model's own. Pass loss=, a function (outputs, targets) -> one loss for "
-            "each example; or take what needs none, such as criterion='l1'."
+            f"task {self.task.name!r}: expected a loss of (outputs, targets); received a task "
+            "that trains with the model's own loss. Pass loss=, a function (outputs, targets) -> "
+            "one loss for each example; or use a criterion that needs none, such as "
+            "criterion='l1'."
         )
 
 

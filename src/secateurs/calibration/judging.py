@@ -51,6 +51,6 @@ def check_finite_losses(caller: str, losses: NDArray[np.float64]) -> None:
     if len(bad):
         raise DataError(
             f"{caller}: expected finite losses of the dense model; received {losses[bad[0]]} for "
-            f"{len(bad)} of {len(losses)} examples, the first of them number {bad[0]}. A loss over "
-            "no label at all is none, and neither is one of inputs that hold NaN."
+            f"{len(bad)} of {len(losses)} examples, the first of them number {bad[0]}. A loss "
+            "over no labels is undefined, and so is the loss of inputs that contain NaN."
         )

@@ -184,7 +184,7 @@ def _read(values: NDArray[np.float64], asked: str | None, channels_first: bool) 
     if not values.ndim:
         raise DataError(
             "expected outputs of each example; received a single number for all, such as a loss. "
-            "Leave labels out of what the model is run on"
+            "Leave the labels out of the inputs"
         )
     if not np.isfinite(values).all():
         raise DataError("expected a dense model with finite outputs; received NaN or infinity")

@@ -473,8 +473,8 @@ def _in_indices_before(first: Cut, rescaling: Rescaling) -> Rescaling:
 
 def _does_not_continue(where: str) -> CutError:
     return CutError(
-        f"{where}: expected a cut that goes on from the one that this model was cut by before; "
-        "received another one's. Take the model that the later cut was made of."
+        f"{where}: expected a cut that continues the one this model was cut by; received one that "
+        "continues another. Pass the model that the later cut was made on."
     )
 
 

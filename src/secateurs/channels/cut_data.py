@@ -77,7 +77,7 @@ def check_cut_data(data: Mapping[str, Any]) -> CutData:
 
 def _damage_error(where: str, fault: str) -> CheckpointError:
     return CheckpointError(
-        f"this cut is damaged at {where}: {fault}. Take the file as it was written, or plan again."
+        f"this cut is damaged at {where}: {fault}. Use the file as it was written, or plan again."
     )
 
 

@@ -38,8 +38,8 @@ def cut_tensors(
             if gone := gone_along[id(units)]:
                 if len(gone) == tensor.shape[axis]:
                     raise CutError(
-                        f"{tensor.name}: expected a cut that leaves something of axis {axis}; "
-                        f"received one that removes all {len(gone)}. Leave at least one channel."
+                        f"{tensor.name}: expected a cut that keeps some of axis {axis}; received "
+                        f"one that removes all {len(gone)}. Leave at least one channel."
                     )
                 removed[axis] = gone
         if removed:

@@ -64,10 +64,10 @@ def still_read(parts: Sequence[Slice]) -> CutError:
     """The error for a cut that removes slices which the outputs depend on."""
     names = ", ".join(dict.fromkeys(part.layer for part in parts))
     return CutError(
-        f"{names}: expected channels that nobody reads once their readers' weights are zero; "
-        "the answers still depend on them, through an operation without weights of its own (a "
-        "sum, a norm, weights computed of others). Nothing was changed: leave them out of the "
-        "cut, or take proof=True, which holds the small model against what is left of them."
+        f"{names}: expected channels without influence once the weights that read them are zero; "
+        "the outputs still depend on them, through an operation without weights of its own (a "
+        "sum, a norm, computed weights). Nothing was changed: leave them out of the cut, or use "
+        "proof=True, which compares with the masked twin."
     )
 
 
@@ -77,8 +77,7 @@ def other_answers(
     """The error for a cut whose small model does not give the silenced dense model's outputs."""
     readers = ", ".join(dict.fromkeys(part.layer for part in zero))
     return CutError(
-        f"{name}: with nobody reading these channels (weights of {readers} at zero) the dense "
-        f"model does not do what the cut one does: expected a largest difference of "
-        f"{tolerance:.2g} or less, received {difference:.2g}. The cut was not made. Please report "
-        "it."
+        f"{name}: with the weights that read these channels at zero ({readers}), the dense model "
+        f"does not do what the cut one does: expected a largest difference of {tolerance:.2g} or "
+        f"less, received {difference:.2g}. The cut was not made. Please report it."
     )

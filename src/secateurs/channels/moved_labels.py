@@ -148,7 +148,7 @@ def _pattern(labels: Ids) -> tuple[Ids | None, int]:
 def add_frozen_side(equations: Equations, size: int) -> Ids:
     """New frozen units for positions that carry no channels."""
     side = equations.units(size)
-    equations.freeze(side, "positions that carry no channels")
+    equations.freeze(side, "positions without channels")
     return side
 
 

@@ -58,8 +58,8 @@ class Independent:
         if self.unheard:
             more = ", ..." if len(self.unheard) > 3 else ""
             shown += (
-                f"; it says nothing of {', '.join(self.unheard[:3])}{more}, whose channels do not "
-                "show in the answers to these inputs"
+                "; not tested, as they do not affect the outputs for these inputs: "
+                f"{', '.join(self.unheard[:3])}{more}"
             )
         return shown
 
@@ -113,23 +113,23 @@ class Proof:
         return (
             f"{network}: the cut model does not do what the dense one does without these "
             f"channels: expected a largest difference of {self.tolerance:.2g} or less, received "
-            f"{self.max_difference:.2g} (largest output {self.scale:.3g}); inside, they come apart "
-            f"in {self.layer or 'the model'} (by up to {self.inside:.2g} of the size of what is "
-            f"compared). The cut was not made. {subject} there does something else than its rule "
-            "says: leave its channels out of the cut, and please report it."
+            f"{self.max_difference:.2g} (largest output {self.scale:.3g}); the largest difference "
+            f"inside is in {self.layer or 'the model'} ({self.inside:.2g} relative to the values "
+            f"compared). The cut was not made. {subject} there behaves differently from its rule: "
+            "leave its channels out of the cut, and please report it."
         )
 
     def __str__(self) -> str:
         verdict = "holds" if self.holds else "does not hold"
         shown = (
-            f"proof {verdict}: largest difference {self.max_difference:.2g} "
-            f"(tolerance {self.tolerance:.2g}, largest output {self.scale:.3g}); "
-            f"inside {self.inside:.2g} of the size of what is compared"
+            f"proof {verdict}: largest difference {self.max_difference:.2g} (tolerance "
+            f"{self.tolerance:.2g}, largest output {self.scale:.3g}); inside {self.inside:.2g} "
+            "relative to the values compared"
         )
         if self.images:
-            shown += f"; run on the middle {self.images} pixels"
+            shown += f"; run on the centre {self.images} pixels"
         if self.inexact:
-            shown += f"; exact but for {', '.join(self.inexact)}"
+            shown += f"; exact except for {', '.join(self.inexact)}"
         if self.independent is not None:
             shown += f"; {self.independent}"
         return shown if self.blocks is None else f"{shown}\nof the blocks, {self.blocks}"

@@ -218,19 +218,17 @@ def report_lost(order: WorkItem) -> Outcome:
     Raises:
         SecateursError: the item is a dense model, which all jobs of its seed need.
     """
-    reason = (
-        f"the process that worked on it was killed {_ATTEMPTS} times, for lack of memory perhaps"
-    )
+    reason = f"its worker process was killed {_ATTEMPTS} times, perhaps for lack of memory"
     if order.job is None:
         raise SecateursError(
-            f"{order.name}: {reason}. What is done is kept: give the same command again, with "
+            f"{order.name}: {reason}. Finished jobs are kept: run the same command again with "
             "fewer --jobs"
         )
     return Outcome(
         order.job.strategy,
         order.job.amount,
         order.job.seed,
-        failure=f"{reason}; delete jobs/{order.job.name}.json to have it done again",
+        failure=f"{reason}; delete jobs/{order.job.name}.json to repeat it",
     )
 
 
@@ -268,5 +266,5 @@ def check_reachable(address: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         raise SecateursError(
             f"--ray: expected the address of a Ray cluster, auto or local; received {address!r}, "
-            f"where nobody answers ({error})"
+            f"which does not answer ({error})"
         ) from error

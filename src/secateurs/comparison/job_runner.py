@@ -229,7 +229,9 @@ class JobRunner:
         """The absolute budget of each round, given the dense network, in equal steps."""
         settings = self.comparison
         if settings.rounds > 1 and job.strategy in self.pruners:
-            raise DataError(f"{job.strategy}: expected rounds=1 for a strategy that cuts by itself")
+            raise DataError(
+                f"{job.strategy}: expected rounds=1 for a strategy that makes its own cut"
+            )
         shares = [
             1 - job.amount * (number + 1) / settings.rounds for number in range(settings.rounds)
         ]

@@ -178,8 +178,8 @@ def _read(kind: type[Stored], path: Path) -> Stored | None:
         return kind(**values)
     except (OSError, ValueError, TypeError) as error:
         raise StudyError(
-            f"{path}: cannot be read as a comparison's result: {error}. Delete it to have it done "
-            "again."
+            f"{path}: cannot be read as a comparison's result: {error}. Delete it to repeat the "
+            "job."
         ) from error
 
 

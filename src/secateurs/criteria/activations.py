@@ -42,10 +42,10 @@ def no_zeros(network: Network, gathered: CalibrationStatistics) -> str:
         return ""
     more = f" and {len(smooth) - 4} more" if len(smooth) > 4 else ""
     return (
-        f"apoz counts values that are exactly zero, and of the values of {', '.join(smooth[:4])}"
-        f"{more} ({len(smooth)} of {len(read)} groups) hardly any are: they do not come out of a "
-        "ReLU (GELU, SiLU and leaky ReLU give no zeros), or something else follows it. "
-        "There its scores are nearly all 1 and rank by chance. Use 'mean_activation', "
+        "apoz counts values that are exactly zero, but there are hardly any in "
+        f"{', '.join(smooth[:4])}{more} ({len(smooth)} of {len(read)} groups): the values do not "
+        "come directly from a ReLU (GELU, SiLU and leaky ReLU give no zeros). Its scores there "
+        "are nearly all 1, so the ranking is close to random. Use 'mean_activation', "
         "'std_activation' or 'fisher'."
     )
 

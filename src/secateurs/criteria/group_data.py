@@ -119,7 +119,8 @@ class GroupData:
 def _require(value: T | None, name: str) -> T:
     if value is None:
         raise SecateursError(
-            f"expected {name} to be gathered before scoring; they were not. Register the criterion "
-            "with what it needs: @criterion(Need.ACTIVATIONS | ...), and pass data= to score()."
+            f"expected {name} to be collected before scoring; they were not. Register the "
+            "criterion with what it needs: @criterion(Need.ACTIVATIONS | ...), and pass data= to "
+            "score()."
         )
     return value

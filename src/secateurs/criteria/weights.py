@@ -82,8 +82,8 @@ def bn_scale(facts: GroupData) -> Array:
     """
     if not any(group.with_role(Role.SCALE) for group in facts.network.groups):
         raise ModelError(
-            f"bn_scale: expected normalisation layers with factors; {facts.network.name} has none "
-            "along channels that can be pruned. Use another criterion, such as 'l1'."
+            f"bn_scale: expected normalisation layers with scale factors; {facts.network.name} "
+            "has none along channels that can be pruned. Use another criterion, such as 'l1'."
         )
     scales = facts.scales
     if not scales:

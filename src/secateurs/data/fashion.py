@@ -105,7 +105,7 @@ def _from_openml() -> tuple[_Labelled, _Labelled]:
     except OSError as error:  # base class of urllib's errors
         raise DataError(
             f"fashion-mnist: {DEBIAN_FOLDER} is not there and OpenML cannot be reached ({error}); "
-            f"apt install {DEBIAN_PACKAGE}, or connect once: what is fetched is kept"
+            f"apt install {DEBIAN_PACKAGE}, or connect once: the download is cached"
         ) from error
     images = fetched.data.astype(np.uint8).reshape(-1, 1, _PIXELS, _PIXELS)
     labels = fetched.target.astype(np.int64)

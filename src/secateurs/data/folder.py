@@ -105,9 +105,8 @@ def _listing(folder: Path) -> _Listing:
     for name, files in listing.items():
         if not files:
             raise DataError(
-                f"{folder / name}: expected at least one image "
-                f"({', '.join(sorted(SUFFIXES))}); received none. "
-                "Put images there, or take the folder out."
+                f"{folder / name}: expected at least one image ({', '.join(sorted(SUFFIXES))}); "
+                "received none. Put images there, or remove the folder."
             )
     return listing
 

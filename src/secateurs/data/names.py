@@ -132,11 +132,11 @@ def _load_texts(
     **others: Any,
 ) -> tuple[Any, ...]:
     for name in others:
-        raise DataError(f"text:{place}: expected no {name}, which is of images; received one")
+        raise DataError(f"text:{place}: expected no {name}, which applies to images; received one")
     if tokenizer is None:
         raise DataError(
-            f"text:{place}: expected a tokenizer; received none. A model of transformers:DIRECTORY "
-            "brings its own; for any other, name a directory with one: --tokenizer DIRECTORY."
+            f"text:{place}: expected a tokenizer; received none. A model transformers:DIRECTORY "
+            "includes one; for any other, pass a directory with one: --tokenizer DIRECTORY."
         )
     check_shares(validation, test)
     if size is not None and size < 1:

@@ -40,7 +40,7 @@ def read_picture(path: Path, size: int, crop: float = 1.0) -> NDArray[np.uint8]:
             fitted = fitted.crop((edge, edge, edge + size, edge + size))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{path}: expected an image; it cannot be read ({error}). Repair it, or take it out."
+            f"{path}: expected an image; it cannot be read ({error}). Repair or remove it."
         ) from error
     return np.asarray(fitted).transpose(2, 0, 1)
 

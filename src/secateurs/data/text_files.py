@@ -102,7 +102,9 @@ def load_texts(
 def _read(place: Path) -> dict[str, Texts]:
     """Part -> its texts; those of no particular part are "all"."""
     if not place.exists():
-        raise DataError(f"text:{place}: expected a file of texts or a folder of such; no such path")
+        raise DataError(
+            f"text:{place}: expected a text file or a folder of text files; no such path"
+        )
     files = sorted(one for one in place.rglob("*") if one.suffix in _READ) or []
     if place.is_file():
         files = [place]
@@ -217,7 +219,7 @@ def _mask(arrays: TokenArrays, tokenizer: Any, seed: int) -> TokenArrays:
     if hidden is None:
         raise DataError(
             "masked-language-modelling: expected a tokenizer with a mask token; received one "
-            "without. A model that tells the next token is for --task language-modelling."
+            "without. A model that predicts the next token is for --task language-modelling."
         )
     tokens = arrays["input_ids"]
     special = np.isin(tokens, list(getattr(tokenizer, "all_special_ids", ())))

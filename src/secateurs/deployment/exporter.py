@@ -38,7 +38,7 @@ DECIDED = 0.05
 """Relative difference on negated inputs that rounding never explains, but a different control-flow
 decision does."""
 
-NOT_RUN_HERE = {"coreml": "Core ML runs on macOS alone, so it was written and not compared"}
+NOT_RUN_HERE = {"coreml": "Core ML runs only on macOS, so the file was written but not compared"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,8 @@ def _check_new(places: Sequence[Path], overwrite: bool) -> None:
 def _kind_of(target: Target, precision: str) -> FileKind:
     if precision == "int8":
         raise ExportError(
-            "precision: int8 is made of images: give int8=images (--int8 --data NAME), which "
-            "writes a second file"
+            "precision: int8 needs calibration images: pass int8=images (--int8 --data NAME), "
+            "which writes a second file"
         )
     usual = FORMATS[target.name][0]
     try:
@@ -212,8 +212,8 @@ def _put(
             made = _compare_written(backend, model, inside, example_inputs, target, kind)
             if made.max_difference is not None and not made.max_difference <= tolerance:
                 raise ExportError(
-                    f"{path}: expected {target.name} to do as the model does, within "
-                    f"{tolerance:.0e} of the largest output; received a difference of "
+                    f"{path}: expected outputs of {target.name} within {tolerance:.0e} of the "
+                    "model's, relative to the largest output; received a difference of "
                     f"{made.max_difference:.1e}. Nothing was written."
                 )
             _move(Path(folder), path)
@@ -316,11 +316,11 @@ def _check_decisions(
         difference = float("inf")
     if not difference <= DECIDED:
         raise ExportError(
-            "the file does as the model does on the example inputs, and something else "
-            f"({difference:.1e} of the largest output) on the same of the other sign: the model "
-            "decides by values, and the exporter wrote down what was decided for these. Put the "
-            "decision into tensor operations (torch.where), or outside the model. Nothing was "
-            "written."
+            f"the file agrees with the model on the example inputs, but differs ({difference:.1e} "
+            "of the largest output) on the same inputs with the opposite sign: control flow in "
+            "the model depends on values, and the exporter recorded one path only. Express the "
+            "decision with tensor operations (torch.where), or move it out of the model. Nothing "
+            "was written."
         )
 
 
@@ -376,7 +376,7 @@ def _convert_to_openvino(onnx_path: Path, path: Path, halve: bool) -> None:
         # OpenVINO halves weights by default.
         openvino.save_model(openvino.convert_model(str(onnx_path)), path, compress_to_fp16=halve)
     except Exception as error:
-        raise ExportError(f"openvino: cannot take the model: {first_line(error)}") from error
+        raise ExportError(f"openvino: cannot convert the model: {first_line(error)}") from error
 
 
 def _move(folder: Path, path: Path) -> None:

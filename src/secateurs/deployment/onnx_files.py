@@ -39,7 +39,7 @@ def finish_(path: Path, cut: Cut, *, halve: bool = False) -> int:
         onnx.save(model, path)
     except ValueError as error:  # protobuf's size limit
         raise ExportError(
-            f"{path.name}: an ONNX file of one piece may hold 2 GB; this model is larger"
+            f"{path.name}: a single ONNX file is limited to 2 GB; this model is larger"
         ) from error
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # external data is inlined now
     return folded

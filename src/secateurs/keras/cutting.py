@@ -62,7 +62,7 @@ def apply(
     if optimizer is not None:
         raise CutError(
             "optimizer: expected None for a Keras model; compile the model with it, "
-            "model.compile(optimizer, loss), and its state is sliced along"
+            "model.compile(optimizer, loss), and its state is sliced with it"
         )
     if outputs is not None:
         trace(model, example_inputs, outputs=outputs)  # raises, with the remedy in its message

@@ -48,9 +48,10 @@ def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
     ]
     if differ and not _outputs_agree(model, again):
         raise CheckpointError(
-            f"{path}: expected layers whose get_config() tells all that their answers depend on; "
-            f"{differ[0]} comes back another, and with it the answers. Let get_config() give it, "
-            f"make it a weight, or save the model as {path.with_suffix('.safetensors').name}"
+            f"{path}: expected layers whose get_config() holds everything that their outputs "
+            f"depend on; {differ[0]} is different after the file was read back, and so are the "
+            "outputs. Return it from get_config(), make it a weight, or save the model as "
+            f"{path.with_suffix('.safetensors').name}"
         )
 
 
@@ -67,13 +68,13 @@ def _read(mine: list[tuple[str, Operation]], written: Path, path: Path) -> keras
         message = " ".join(str(error).split())[:200]
         kind = type(mine[0][1]).__name__
         remedy = (
-            f"Give {kind} a get_config() that tells all of it"
+            f"Give {kind} a complete get_config()"
             if is_users(mine[0][1])
-            else "Name an activation that Keras knows"
+            else "Use an activation that Keras knows by name"
         )
         raise CheckpointError(
-            f"{path}: expected layers that Keras can make again from a .keras file; reading it "
-            f"back raised {type(error).__name__}: {message}. {remedy}, or save the model as "
+            f"{path}: expected layers that Keras can rebuild from a .keras file; reading it back "
+            f"raised {type(error).__name__}: {message}. {remedy}, or save the model as "
             f"{path.with_suffix('.safetensors').name}"
         ) from error
 

@@ -56,10 +56,9 @@ def save(model: keras.Model, path: str | Path) -> None:
     if path.suffix == ".keras" and cut_inside:
         raise CheckpointError(
             f"{path}: expected a model that Keras can build from its configuration; that of "
-            f"{cut_inside[0] or model.name} does not tell the sizes that a cut left inside it. "
+            f"{cut_inside[0] or model.name} does not contain the sizes that a cut left inside it. "
             f"Save it as {path.with_suffix('.safetensors').name} and load it with "
-            "secateurs.load(dense_model, "
-            "...)"
+            "secateurs.load(dense_model, ...)"
         )
     if path.suffix == ".keras":
         write_atomically(path, _keras_bytes(model, cut, path))

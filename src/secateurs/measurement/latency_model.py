@@ -440,7 +440,7 @@ class LatencyModel:
             f"{self.conditions}: {self.dense_ms:.3g} ms dense "
             f"({self.images * 1000 / self.dense_ms:.4g} a second)",
             f"a cut is predicted within {self.median_error:.1%} (median) and "
-            f"{self.largest_error:.1%} (worst of {len(self.errors)} cuts, each left out)",
+            f"{self.largest_error:.1%} (worst of {len(self.errors)} cuts, leave-one-out)",
             "times as fast as dense: "
             + ", ".join(
                 f"{1 / time:.2f} {_at(m)} ({1 / macs:.1f} times fewer MACs)"
@@ -463,7 +463,7 @@ class LatencyModel:
             MeasurementError: the model was not fitted.
         """
         if self.samples is None:
-            raise MeasurementError("expected a latency model that was fitted; received costs alone")
+            raise MeasurementError("expected a fitted latency model; received only costs")
         plain = {
             "conditions": self.conditions.to_plain(),
             "images": self.images,
@@ -492,7 +492,7 @@ class LatencyModel:
                 *(np.array(getattr(plain.samples, f.name), np.float64) for f in fields(Samples))
             )
             if len({len(samples.terms), len(samples.macs), len(samples), len(samples.noise)}) != 1:
-                raise ValueError("samples: expected as many of each")
+                raise ValueError("samples: expected equally many of each")
             settled = (plain.multiple, plain.at_multiples, plain.by_kind)
             with np.errstate(over="raise", invalid="raise", divide="raise"):
                 return cls.fit(conditions, plain.images, plain.dense_ms, samples, *settled)

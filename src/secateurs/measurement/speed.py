@@ -141,7 +141,7 @@ def throughput(
         The speed for each name; sample i of every speed comes from the same pass.
     """
     if images < 1:
-        raise ValueError(f"expected at least one image a call; received images={images}")
+        raise ValueError(f"expected at least one image per call; received images={images}")
     durations = _in_turns(runs, repeats, seconds, seed, clock)
     return {name: Speed(tuple((images / taken).tolist())) for name, taken in durations.items()}
 

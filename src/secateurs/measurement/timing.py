@@ -109,8 +109,8 @@ def compare_times(
         worst = max(errors, key=lambda name: errors[name])
         raise MeasurementError(
             f"{worst}: too noisy to time: after {len(taken[worst])} passes its time relative to "
-            f"{reference}'s is known to {errors[worst]:.1%} only; {trusted:.1%} are needed. "
-            "Stop what else runs on this machine, or ask for one thread (threads=1)."
+            f"{reference}'s is known only to within {errors[worst]:.1%}; {trusted:.1%} are "
+            "needed. Stop other programs on this machine, or ask for one thread (threads=1)."
         )
     base = np.array(taken[reference])
     return {

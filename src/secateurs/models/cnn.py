@@ -43,8 +43,9 @@ class VanillaCNN(nn.Module):
         left = size >> len(widths)
         if not widths or left < 1:
             raise ModelError(
-                f"vanilla_cnn: expected 1 to {size.bit_length() - 1} widths for images of "
-                f"{size} x {size} pixels, each halves them; received {len(widths)}: {tuple(widths)}"
+                f"vanilla_cnn: expected 1 to {size.bit_length() - 1} widths for images of {size} "
+                f"x {size} pixels, each of which halves the image; received {len(widths)}: "
+                f"{tuple(widths)}"
             )
         blocks: list[nn.Module] = []
         for inputs, outputs in zip((in_channels, *widths), widths, strict=False):

@@ -212,8 +212,8 @@ def build_resnet(depth: int, **options: Unpack[ResNetOptions]) -> ResNet:
     """
     if depth not in BLOCKS_PER_STAGE:
         raise ModelError(
-            f"resnet: expected a depth of {', '.join(map(str, BLOCKS_PER_STAGE))}; "
-            f"received {depth!r}. Any other: ResNet(blocks_per_stage=(1, 1, 1), ...)."
+            f"resnet: expected a depth of {', '.join(map(str, BLOCKS_PER_STAGE))}; received "
+            f"{depth!r}. For another depth: ResNet(blocks_per_stage=(1, 1, 1), ...)."
         )
     bottleneck = depth >= BOTTLENECK_FROM_DEPTH
     return ResNet(BLOCKS_PER_STAGE[depth], bottleneck=bottleneck, **options)

@@ -48,8 +48,8 @@ def load_tokenizer(place: Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
         raise DataError(
-            f"{place}: expected a tokenizer with a token to fill texts up with; received one "
-            "without. Set tokenizer.pad_token, and save it again."
+            f"{place}: expected a tokenizer with a padding token; received one without. Set "
+            "tokenizer.pad_token, and save it again."
         )
     return tokenizer
 

@@ -88,13 +88,13 @@ class Tournament:
         )
         rivals = [one for one in rest if not one.out]
         if not rivals:
-            return f"{text}; no other criterion could take part."
+            return f"{text}; no other criterion could be used."
         next_best = rivals[0]
         text += f", {next_best.behind:.3f} below {next_best.criterion}"
         close = [one.criterion for one in rivals if one.behind <= 2 * one.error]
         if not close:
-            return f"{text}: more than chance would do."
-        return f"{text}. Within two standard errors, so as good for all that can be told: " + (
+            return f"{text}: more than two standard errors."
+        return f"{text}. Not distinguishable, within two standard errors: " + (
             f"{', '.join(close)}."
         )
 
@@ -251,8 +251,8 @@ def _halves(
         judging += [batch.rows(rows[1::2])] if len(batch) > 1 else []
     if not judging:
         raise DataError(
-            "auto: expected at least two calibration images in a batch, one to score by and one to "
-            f"judge by; received {sum(map(len, given))} in {len(given)} batches"
+            "auto: expected at least two calibration images in a batch, one for scoring and one "
+            f"for evaluation; received {sum(map(len, given))} in {len(given)} batches"
         )
     return learning, judging
 
@@ -298,7 +298,7 @@ def rank_candidates(
         BudgetError: ``found`` is empty.
     """
     if not found:
-        raise BudgetError(f"auto: no criterion could take part: {next(iter(out.values()))}")
+        raise BudgetError(f"auto: no criterion could be used: {next(iter(out.values()))}")
     means = {name: float(losses.mean()) for name, (losses, _) in found.items()}
     order = sorted(found, key=lambda name: np.inf if np.isnan(means[name]) else means[name])
     best = found[order[0]][0]

@@ -117,8 +117,8 @@ class Budget:
             self._check_conditions()
         if self._options_of_file and "size_mb" not in self.limits:
             raise BudgetError(
-                f"{', '.join(self._options_of_file)}: says which file is meant; expected size_mb "
-                f"beside it; received {', '.join(self.limits)}"
+                f"{', '.join(self._options_of_file)}: describes a file; expected size_mb beside "
+                f"it; received {', '.join(self.limits)}"
             )
         _ = self.file  # raises if there is no such format or precision
 
@@ -126,7 +126,7 @@ class Budget:
         if not self.wants_speed:
             given = self._given_conditions
             raise BudgetError(
-                f"{', '.join(given)}: says where a model has to be fast; expected runtime=, or one "
+                f"{', '.join(given)}: describes how a model is timed; expected runtime=, or one "
                 "of latency, latency_ms, throughput and speedup, beside it; received "
                 f"{', '.join(self.limits)}"
             )

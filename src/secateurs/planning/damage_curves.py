@@ -113,8 +113,8 @@ class Sensitivity:
         rows = [[name, *(f"{rise:+.3f}" for rise in harm[name])] for name in names]
         columns = ["group", *(f"at {100 * share:g} %" for share in shown)]
         text = (
-            "By how much the loss rises when that share of one group alone is removed by "
-            f"{self.criterion}; {self.images} images."
+            f"Rise of the loss when that share of a single group is removed by {self.criterion}; "
+            f"{self.images} images."
         )
         if self.accuracies:
             columns += [f"{self.metric.name} at {100 * share:g} %" for share in shown]
@@ -160,8 +160,8 @@ class Sensitivity:
             plain.check()
         except (OSError, ValueError, RecursionError) as error:
             raise StudyError(
-                f"{path}: cannot be read as a sensitivity: {in_one_line(error)}. Measure it anew: "
-                "sensitivity(network, data, cache=...)"
+                f"{path}: cannot be read as a sensitivity: {in_one_line(error)}. Measure it "
+                "again: sensitivity(network, data, cache=...)"
             ) from error
         shares, losses, accuracies = (
             {group: np.array(values, float) for group, values in kept.items()}

@@ -229,7 +229,7 @@ def _metric_of(network: Network, validation: Any) -> Measure:
         return lambda model: _as_finite(metric(model))
     if validation is None:
         raise DataError(
-            "drop: expected data to tell the loss by; received none. Give validation=(images, "
+            "drop: expected data to measure the drop on; received none. Give validation=(images, "
             "labels), not the test data, or validation= a function of a model that returns its "
             "metric, larger being better."
         )

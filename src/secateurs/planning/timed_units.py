@@ -83,8 +83,8 @@ class TimedUnit(Unit):
     def _predictor(self) -> Predictor:
         if self.predictor is None:
             raise BudgetError(
-                f"{self.name}: expected a latency model; received none. Ask sec.prune, sec.plan "
-                "or sec.iterate for it, which make one."
+                f"{self.name}: expected a latency model; received none. Use sec.prune, sec.plan "
+                "or sec.iterate, which make one."
             )
         return self.predictor
 

@@ -70,7 +70,7 @@ class Trial:
         if name not in self.predicted:
             return ""
         off = self.predicted[name] / self.measured[name] - 1
-        return f" [predicted {off:+.1%} off, give or take {self.doubt:.1%}]"
+        return f" [predicted {off:+.1%} off, uncertainty {self.doubt:.1%}]"
 
 
 class Foresight(ABC):
@@ -194,8 +194,8 @@ class Trials:
         if least < 1 - TOLERANCE:
             trial = replace(
                 trial,
-                remark=f"{1 - least:.1%} less than was allowed: of {len(self.made)} plans none "
-                "came nearer from below, as widths go in steps (of multiple=) and times vary",
+                remark=f"{1 - least:.1%} below the limit: none of {len(self.made)} plans came "
+                "closer, since widths change in steps (multiple=) and timings vary",
             )
         self.made.remove(sketch)
         self.made.append(trial)

@@ -16,7 +16,7 @@ class TriedUnit(Unit):
 
     def predict(self, candidate: Candidate) -> float:
         raise BudgetError(
-            f"{self.name}: only a cut model can tell. Ask sec.prune for it, which makes and "
+            f"{self.name}: it can only be measured on a cut model. Use sec.prune, which makes and "
             "measures several."
         )
 

@@ -113,8 +113,8 @@ class Evenly:
         moves = find_moves(self.network, configuration, skip)
         if not moves:
             raise BudgetError(
-                f"{self.network.name}: uniform: expected widths that its configuration has fields "
-                "for; received a model whose groups follow none. Leave uniform out, and load it "
+                f"{self.network.name}: uniform: expected groups whose widths its configuration "
+                "has fields for; received a model without any. Leave uniform out, and load it "
                 "with secateurs.load."
             )
         return moves
@@ -296,6 +296,8 @@ class _Search:
     def _describe_missed(self, budget: Budget | None) -> str:
         cut = self._cut_of(self._most)
         if budget is None or cut is None or budget.is_timed:
-            return f"{self._network.name}: no widths that its configuration can say are as narrow"
+            return (
+                f"{self._network.name}: its configuration cannot express widths as narrow as this"
+            )
         units, limits = budget.units(self._network), budget.absolute_for(self._network)
         return nearest_budget_message(self._network, cut, budget, units, limits)

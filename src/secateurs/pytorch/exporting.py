@@ -357,7 +357,7 @@ def _quietly(target: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         cause = error.__cause__ or error
-        raise ExportError(f"{target}: cannot take the model: {first_line(cause)}") from error
+        raise ExportError(f"{target}: cannot convert the model: {first_line(cause)}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -75,15 +75,15 @@ def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> 
             set_fields_(config, changes)
             return True
     _record_widths_(config, cut)
-    cause = "its layers have different widths now"
+    cause = "its layers now have different widths"
     if not _layer_widths(config, cut):
-        cause = "its widths are none that its configuration has a field for"
+        cause = "its configuration has no field for its widths"
     if cut.blocks and not cut.tensors:
-        cause = "whole blocks of it are gone"
+        cause = "whole blocks were removed"
     _LOG.warning(
-        "%s: %s, of which from_pretrained cannot build it yet. What save_pretrained writes is "
-        "loaded by secateurs.models.build('transformers:DIRECTORY'); or keep it with "
-        "secateurs.save and secateurs.load. To have every layer of a kind alike: uniform=True.",
+        "%s: %s, so from_pretrained cannot build it yet. Load what save_pretrained writes with "
+        "secateurs.models.build('transformers:DIRECTORY'), or use secateurs.save and "
+        "secateurs.load. For equal widths in all layers of a kind: uniform=True.",
         type(model).__name__,
         cause,
     )

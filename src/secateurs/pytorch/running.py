@@ -41,7 +41,9 @@ def runner(
         MeasurementError: the runtime cannot run the model, or the device does not exist.
     """
     if conditions.device == "cuda" and not torch.cuda.is_available():
-        raise MeasurementError("device: expected one that is there; received 'cuda', of none")
+        raise MeasurementError(
+            "device: expected an available one; received 'cuda', but there is no CUDA device"
+        )
     ready = copy_model(check_model(model)).eval()
     with explain_no_room(conditions.batch):
         arguments, keywords = _call(example_inputs, ready, conditions.batch)

@@ -136,8 +136,8 @@ def check_state(name: str, state: Mapping[str, object]) -> None:
             )
         if key == _RESERVED:
             raise ModelError(
-                f"{name}: expected tensors of other names; {key!r} is a safetensors file's own. "
-                "Call it otherwise."
+                f"{name}: expected tensors with other names; {key!r} is reserved in safetensors "
+                "files. Rename it."
             )
 
 

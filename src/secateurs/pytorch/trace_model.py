@@ -219,8 +219,8 @@ def _trace_with_fallback(
     network = _trace_once(model, example_inputs, outputs, concrete=True)
     network.notes = (
         *network.notes,
-        f"{BY_VALUES}: without values {_describe_failure(reason)}. What its forward decides "
-        "by values was decided as it is for these example inputs.",
+        f"{BY_VALUES}: on tensors without data, {_describe_failure(reason)}. Where control flow in "
+        "forward() depends on values, the path that these example inputs take is traced.",
     )
     return network
 
@@ -354,7 +354,9 @@ def _freeze_outputs(
             which = f" {name!r}" if name else ""
             when = "" if known is None or name in known else " in train mode"
             tracer.freeze(tensor, f"{NETWORK_OUTPUT}{which}{when}")
-            tracer.freeze_positions(tensor, f"numbered by the network's output{which}{when}")
+            tracer.freeze_positions(
+                tensor, f"indices of these channels are in the network's output{which}{when}"
+            )
 
 
 def _watch(

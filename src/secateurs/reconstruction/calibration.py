@@ -80,9 +80,9 @@ class Calibration:
         everything = join_batches(images)
         if len(everything) < LEAST_IMAGES:
             raise DataError(
-                f"{caller}: expected at least {LEAST_IMAGES} calibration images, to fit some and "
-                f"judge by others; received {len(everything)}. {ENOUGH_IMAGES} are plenty; labels "
-                "are not needed."
+                f"{caller}: expected at least {LEAST_IMAGES} calibration images, some for fitting "
+                f"and others for evaluation; received {len(everything)}. {ENOUGH_IMAGES} are "
+                "plenty; labels are not needed."
             )
         _warn_of(everything, caller)
         return cls._split(everything, sources, seed, caller)
@@ -102,8 +102,8 @@ class Calibration:
         number = int(of.max()) + 1
         if number < 3:
             raise DataError(
-                f"{caller}: expected images of at least 3 sources, to fit, to choose and to judge "
-                f"by; received {number}. Leave sources= out to split by image."
+                f"{caller}: expected images of at least 3 sources, for fitting, selection and "
+                f"evaluation; received {number}. Leave sources= out to split by image."
             )
         order = np.random.default_rng(seed).permutation(number)
         judging = max(1, round(number * JUDGING))
@@ -180,8 +180,8 @@ def _warn_of(images: CalibrationBatch, caller: str) -> None:
     if len(images) < FEW_IMAGES:
         warnings.warn(
             f"{caller}: {len(images)} calibration images are few: weights are fitted to them, and "
-            f"only {max(1, round(len(images) * JUDGING))} of them judge the result. Labels are not "
-            f"needed: {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST.",
+            f"only {max(1, round(len(images) * JUDGING))} of them evaluate the result. Labels are "
+            f"not needed: {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST.",
             UserWarning,
             stacklevel=4,
         )
@@ -190,8 +190,8 @@ def _warn_of(images: CalibrationBatch, caller: str) -> None:
     arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
     if all((array == array[:1]).all() for array in arrays):
         warnings.warn(
-            f"{caller}: all {len(images)} calibration images are the same: nothing can be told of "
-            "how the network answers to others. Pass images like those that it will see.",
+            f"{caller}: all {len(images)} calibration images are identical, so they say nothing "
+            "about the outputs for others. Pass images like those that the network will see.",
             UserWarning,
             stacklevel=4,
         )

@@ -129,8 +129,8 @@ def limit_what_blocks_leave(network: Network, budget: Budget) -> Budget:
     if relative:
         raise BudgetError(
             f"{', '.join(relative)}: expected limits that hold for any model "
-            f"({', '.join((*PRICED, *ABSOLUTE))}) beside depth. Prune with depth= alone, then what "
-            "it gives with this budget."
+            f"({', '.join((*PRICED, *ABSOLUTE))}) beside depth. Prune with depth= alone, then "
+            "prune the result with this budget."
         )
     priced = budget.ablate(*(name for name in budget.limits if name not in PRICED))
     fixed = Budget.from_absolute(priced.absolute_for(network)).limits if priced else {}

@@ -164,7 +164,7 @@ class _Search:
             f"repair: {name}: expected slices of the dense model's weights along axis {axis}, to "
             f"tell which of {self._tensor(name).shape[axis]} channels the small model's "
             f"{self.small[name].shape[axis]} are; there are none. Repair a cut model before it is "
-            "trained, or make the cut with secateurs, which notes what went."
+            "trained, or make the cut with secateurs, which records what was removed."
         )
 
 

@@ -554,15 +554,17 @@ def _check_joint(
     if not request.blocks:
         return
     if images is None:
-        raise DataError(f"depth=True: {_WITHOUT_IMAGES} Or say how many blocks go: depth=0.25.")
+        raise DataError(
+            f"depth=True: {_WITHOUT_IMAGES} Or give the number of blocks to remove: depth=0.25."
+        )
     others = [name for name in DECIDING if planning.get(name) is not None]
     others += ["uniform"] * request.uniform + ["loss"] * (request.loss is not None)
     others += ['criterion="auto"'] * (request.criterion == AUTO)
     if others:
         raise BudgetError(
-            f"depth=True: expected blocks and widths to be chosen by what each was measured to "
-            f"lose; received {', '.join(others)} as well. Leave that out, or say how many blocks "
-            "go: depth=0.25."
+            "depth=True: expected blocks and widths to be chosen by their measured losses; "
+            f"received {', '.join(others)} as well. Leave that out, or give the number of blocks "
+            "to remove: depth=0.25."
         )
     if not network.blocks:
         raise no_blocks(network)
@@ -571,7 +573,7 @@ def _check_joint(
 def no_blocks(network: Network) -> BudgetError:
     """The error for a network without residual blocks."""
     return BudgetError(
-        f"{network.name}: depth: expected residual blocks, modules that give their input plus "
+        f"{network.name}: depth: expected residual blocks, modules that return their input plus "
         "something; found none. Cut channels instead: amount=0.5, or a budget."
     )
 
@@ -653,8 +655,9 @@ def images_for_repair(
         return images
     if request.criterion is None:
         warnings.warn(
-            f"prune: expected at least {LEAST_IMAGES} calibration images; received {count}: widths "
-            "are chosen, and weights left, as without any. Labels are not needed; 512 are plenty.",
+            f"prune: expected at least {LEAST_IMAGES} calibration images; received {count}: "
+            "widths are chosen as without images, and weights are not repaired. Labels are not "
+            "needed; 512 images are plenty.",
             UserWarning,
             stacklevel=3,
         )
@@ -662,12 +665,12 @@ def images_for_repair(
 
 
 _WITHOUT_IMAGES = (
-    "expected calibration images; received none. Pass calibration=images, an array of some hundred "
-    "inputs like those the model will see; labels are not needed."
+    "expected calibration images; received none. Pass calibration=images, an array of a few "
+    "hundred inputs like those the model will see; labels are not needed."
 )
 _NOT_JUDGED = (
-    "Nothing was judged: pass calibration=images, some hundred inputs like those the model will "
-    "see, unlabelled, to have all layers fitted to what they give and the result judged."
+    "The result was not evaluated: pass calibration=images, a few hundred unlabelled inputs like "
+    "those the model will see, to fit all layers to their activations and to evaluate the result."
 )
 NOISE_IMAGES = 256
 
@@ -685,18 +688,18 @@ def _repair_without_images(model: Any, network: Network, request: Request, cut: 
     changed = repairing(network.source.framework).repair_without_images_(network, small, cut)
     if changed:
         warnings.warn(
-            f"repair: without calibration images, {len(changed)} layers were put right by the "
-            "moments that batch normalisation keeps and by the likeness of filters: channels that "
-            f"stay stand in for those that have gone. {_NOT_JUDGED}",
+            f"repair: without calibration images, {len(changed)} layers were corrected with the "
+            "running statistics of batch normalisation and the similarity of filters: kept "
+            f"channels replace removed ones. {_NOT_JUDGED}",
             UserWarning,
             stacklevel=2,
         )
         return small
     noise = _noise_like(_example(network), request.seed)
     warnings.warn(
-        "repair: without calibration images, and without batch normalisation to know activations "
-        f"by, weights are fitted on {NOISE_IMAGES} images of noise, which are judged by noise as "
-        f"well. {_NOT_JUDGED}",
+        "repair: without calibration images, and without batch normalisation to estimate "
+        f"activations from, weights are fitted on {NOISE_IMAGES} images of noise, and evaluated "
+        f"on noise too. {_NOT_JUDGED}",
         UserWarning,
         stacklevel=2,
     )
@@ -784,8 +787,9 @@ def _find_removed_beside_blocks(network: Network, cut: Cut) -> NDArray[np.int64]
         return network.removed_by(cut)
     except UnknownNameError as error:
         raise CutError(
-            f"repair: expected a model whose blocks and channels went in one cut; here channels "
-            f"went later ({error}). Pass the model that the blocks left as the dense one."
+            "repair: expected a model whose blocks and channels were removed in one cut; here "
+            f"channels were removed later ({error}). Pass the model without the blocks as the "
+            "dense one."
         ) from error
 
 

@@ -175,9 +175,9 @@ def images_that_fit(
         return fit, held
     less = [batch.rows(slice(0, max(2, int(share * len(batch))))) for batch in (fit, held)]
     warnings.warn(
-        f"repair: the values of {images} images take {images * each / 1e9:.1f} GB at once in both "
-        f"networks; {len(less[0]) + len(less[1])} of them are fitted, which take "
-        f"{MOST_BYTES / 1e9:.1f}. Pass fewer or smaller images to choose them yourself.",
+        f"repair: the activations of {images} images need {images * each / 1e9:.1f} GB in both "
+        f"networks; only {len(less[0]) + len(less[1])} images are used, which need "
+        f"{MOST_BYTES / 1e9:.1f} GB. Pass fewer or smaller images to choose them yourself.",
         UserWarning,
         stacklevel=3,
     )

@@ -71,12 +71,15 @@ class FidelityReport:
         """How reliable the figures are, in a sentence."""
         judged = self.fidelity.images
         text = (
-            f"Judged on {judged} of {self.images} calibration images, none of which was fitted: "
-            f"right to about {self.fidelity.error:.2g}"
+            f"Evaluated on {judged} of {self.images} calibration images, which were held out: "
+            f"accurate to about {self.fidelity.error:.2g}"
         )
         if self.second_domain is None:
-            return f"{text}. No second kind of data was given, so nothing is known of any other."
-        return f"{text}. On the second kind of data: {self.second_domain}."
+            return (
+                f"{text}. No data of a second domain were given, so nothing is known about other "
+                "domains."
+            )
+        return f"{text}. On the second domain: {self.second_domain}."
 
     def __str__(self) -> str:
         kind = MEASURES.get(self.fidelity.kind, "KL to dense")
@@ -90,5 +93,5 @@ class FidelityReport:
             for stage in self.stages
         ]
         table = formatting.table(("step", kind, "agree", "seconds"), rows, (1, 2, 3))
-        once = f"Order and curves took {self.seconds:.1f} s. " if self.seconds else ""
+        once = f"Ranking and curves took {self.seconds:.1f} s. " if self.seconds else ""
         return f"{table}\n\n* is kept. {once}{self.trust}"

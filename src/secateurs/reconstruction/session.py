@@ -150,9 +150,9 @@ class DenseReference:
         if found is not None and found[0] > UNLIKE:
             warnings.warn(
                 f"calibration images are unlike the training data: in {found[1]}, means of "
-                f"activations are {found[0] ** 0.5:.1f} standard deviations from the running means "
-                "that batch normalisation keeps. What is fitted to them need not hold for others; "
-                "normalise them as in training.",
+                f"activations are {found[0] ** 0.5:.1f} standard deviations from the running "
+                "means that batch normalisation keeps. What is fitted to them may not hold for "
+                "other inputs; normalise them as in training.",
                 UserWarning,
                 stacklevel=5,
             )

@@ -137,7 +137,7 @@ class Frontier:
         columns += ["ms a call"] if timed else []
         table = formatting.table(columns, rows, tuple(range(1, len(columns))))
         judged = self.points[0].fidelity.images
-        return f"{table}\n\n* is the knee. Judged on {judged} images that were not fitted."
+        return f"{table}\n\n* is the knee. Evaluated on {judged} held-out images."
 
     def figure(self) -> Figure:
         """Plot quality over the remaining cost, with the knee marked."""

@@ -33,6 +33,8 @@ def speedups(benchmark: Benchmark) -> Figure:
     axes.set_yticks(list(places), [f"{row.model}\n{row.conditions}" for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"times as fast as {first}; the mark: times fewer multiply-accumulates")
-    style.heading(axes, "What fewer MACs brought", "Bars are medians, lines the quartiles")
+    axes.set_xlabel(
+        f"speedup over {first}; the mark: reduction of multiply-accumulates, as a factor"
+    )
+    style.heading(axes, "Speedup for fewer MACs", "Bars are medians, lines the quartiles")
     return figure

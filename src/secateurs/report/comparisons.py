@@ -141,7 +141,7 @@ def matrix(
     title: str,
     *,
     x_label: str = "filter",
-    subtitle: str = "One row a layer",
+    subtitle: str = "One row per layer",
 ) -> Figure:
     """Plot a heat map of layers by filters; NaN (a layer without such a filter) is white.
 
@@ -308,7 +308,7 @@ def critical(
     matters = sum(int((values > threshold).any(axis=1).sum()) for values in panels.values())
     total = sum(len(values) for values in panels.values())
     title = f"{matters:,} of {total:,} channels matter to some class"
-    key = "a row a channel, the most needed on top; a column a class; darker: needed more"
+    key = "rows: channels, the most important on top; columns: classes; darker: more important"
     style.heading_of_panels(figure, title, key)
     return figure
 

@@ -121,7 +121,7 @@ def headline(
 ) -> str:
     """State which strategy is best at the largest amount, and whether random is as good."""
     if not summary:
-        return "No job has come to a result."
+        return "No job has finished."
     amount = max(one["amount"] for one in summary)
     rows = [one for one in summary if one["amount"] == amount]
     metric = metric or Metric()
@@ -138,7 +138,7 @@ def headline(
     gap = abs(best["accuracy"] - control["accuracy"])
     spread = math.hypot(best["accuracy_std"], control["accuracy_std"])
     if gap <= spread:
-        return f"{text} Random is as good, for all that these seeds can tell."
+        return f"{text} Random is not distinguishable from it with these seeds."
     return f"{text} Random comes to {metric.text(control['accuracy'])}."
 
 
@@ -187,7 +187,7 @@ def figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Figure, str]]:
             "norms",
             norm_histogram(found["dense"][0]["norms"], "L1 norm of a filter, divided by its size"),
             "L1 norms of all filters of all layers of the first seed's dense model, each divided "
-            "by the numbers in the filter, so that layers compare.",
+            "by the number of weights in the filter, to make layers comparable.",
         )
 
 
@@ -214,8 +214,8 @@ def _tables(found: Mapping[str, Any]) -> Iterator[TitledTable]:
             )
             for one in summary
         ),
-        "Means over seeds. Seconds to choose: of scoring, planning, cutting and proving; what jobs "
-        "of one strategy and seed share is counted for the first of them.",
+        "Means over seeds. Seconds to choose: time for scoring, planning, cutting and proving; "
+        "work shared by jobs of one strategy and seed is counted for the first of them.",
     )
 
 

@@ -34,8 +34,9 @@ FIGURES: tuple[tuple[str, Callable[[History], Figure], str], ...] = (
     (
         "accuracy",
         figures.accuracy_over_batches,
-        "Validation {metric} while the dense model is trained, then pruned and fine-tuned round by "
-        "round. Each upright line is a pruning; the dot on it is the {metric} just after the cut.",
+        "Validation {metric} while the dense model is trained, then pruned and fine-tuned "
+        "round by round. Each vertical line marks a cut; the dot on it is the {metric} just "
+        "after the cut.",
     ),
     (
         "size",
@@ -45,14 +46,14 @@ FIGURES: tuple[tuple[str, Callable[[History], Figure], str], ...] = (
     (
         "speed",
         figures.images_per_second,
-        "Images a second of the pruned model over those of the dense model, both measured in turns "
+        "Throughput of the pruned model relative to the dense model, both measured alternately "
         "in the same run. Bars span the quartiles.",
     ),
     (
         "widths",
         figures.widths,
-        "Filters of each layer in the dense and in the pruned model. Halving a layer is equally "
-        "long everywhere.",
+        "Filters of each layer in the dense and in the pruned model. The scale is logarithmic: "
+        "halving a layer has the same length everywhere.",
     ),
 )
 
@@ -287,7 +288,7 @@ def _rounds(summary: Summary) -> Table:
             f"{summary.metric.name} after the cut",
             "batches trained",
             "after training",
-            "images a second, times dense",
+            "throughput relative to dense",
             "proof: largest difference",
         ),
         rows=tuple(_round_cells(one, shares[one.number], summary.metric) for one in every),

@@ -209,15 +209,15 @@ def _refuse_another(study: Study, configuration: Configuration) -> None:
     if tighter:
         raise StudyError(
             f"{study.directory}: expected no fewer rounds, no tighter tolerance and no less "
-            f"patience than the study there had; received {'; '.join(tighter)}. Go on with it as "
-            f"it was: --resume {study.directory}; or start over in its place: --fresh."
+            f"patience than the study there had; received {'; '.join(tighter)}. Continue it as it "
+            f"was: --resume {study.directory}; or start over in its place: --fresh."
         )
     differences = [one for one in every if not one.startswith("stop.")]
     if differences:
         raise StudyError(
-            f"{study.directory}: holds another study ({'; '.join(differences)}). "
-            f"Go on with it: --resume {study.directory}; start over in its place: --fresh; or "
-            "choose another directory."
+            f"{study.directory}: holds another study ({'; '.join(differences)}). Continue it: "
+            f"--resume {study.directory}; start over in its place: --fresh; or choose another "
+            "directory."
         )
 
 

@@ -234,7 +234,7 @@ def _read_line(line: bytes, place: str) -> Record | None:
         if not line.endswith(b"\n"):
             return None
         raise StudyError(
-            f"{place}: not a record of a history: {error}. Put the line right or delete it."
+            f"{place}: not a record of a history: {error}. Correct the line or delete it."
         ) from error
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
         raise StudyError(f"{place}: expected a JSON object with a 'kind'; received {line[:60]!r}")

@@ -158,7 +158,7 @@ def _try(handle: int, directory: Path) -> None:
 
 def _refusal(directory: Path, owner: str) -> str:
     return (
-        f"{directory}: expected a directory in which nobody is at work; received one that {owner} "
+        f"{directory}: expected a directory that no other process uses; received one that {owner} "
         "is working in. Wait for it or stop it, or choose another directory."
     )
 

@@ -138,8 +138,8 @@ class Loop:
         best = session.position.best
         if best <= -sys.float_info.max:
             raise DataError(
-                f"validation: expected a {session.metric.name} of the dense model that is a finite "
-                "number; received none. Look at what metric= or evaluate= gives for it."
+                f"validation: expected a {session.metric.name} of the dense model that is a "
+                "finite number; received none. Check what metric= or evaluate= returns for it."
             )
         session.move(stage=StudyStage.CUT, dense_accuracy=best, result_accuracy=best)
         session.keep("dense")
@@ -230,7 +230,7 @@ class Loop:
             if cut:
                 self._cutter.cut(network, cut)
                 return
-            floors = "nothing more may go: every group is at its floor"
+            floors = "no more channels can be removed: every group is at its floor"
             reason = f"{floors}{self._describe_missed(session.learner.trace())}"
         self._end(reason)
 
@@ -247,7 +247,9 @@ class Loop:
             limits = stop.budget.limits if stop.budget else {}
             return f"the budget is met: {', '.join(f'{k}={v}' for k, v in limits.items())}"
         if stop.rounds is not None and position.round >= stop.rounds:
-            return f"{position.round} rounds were asked for{self._describe_missed(network)}"
+            return (
+                f"the maximum of {position.round} rounds is reached{self._describe_missed(network)}"
+            )
         return None
 
     def _describe_missed(self, network: Network) -> str:

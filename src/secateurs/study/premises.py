@@ -45,16 +45,16 @@ def doubts(
     count = len(validation)
     if tolerance is not None and count * tolerance < 1:
         yield (
-            f"the validation data hold {count} images: one of them is {100 / count:.2g} points of "
-            f"accuracy, more than the tolerance of {100 * tolerance:.2g} can tell. Give more "
+            f"the validation data hold {count} images: one image is {100 / count:.2g} points of "
+            f"accuracy, more than the tolerance of {100 * tolerance:.2g}. Use more "
             "(--validation), or a larger --tolerance."
         )
     if will_be_trained:
         return
     if not is_trained:
         yield (
-            "the model's weights are random, and it is not trained first: what is measured says "
-            "nothing of a trained one. Give --weights FILE, or train it with 'secateurs run "
+            "the model's weights are random, and it is not trained first: the results say "
+            "nothing about a trained one. Pass --weights FILE, or train it with 'secateurs run "
             "--train-batches N'."
         )
         return
@@ -62,10 +62,10 @@ def doubts(
     if found is not None and _is_near_chance(found, validation.labels):
         present = f" (now {normalisation})" if normalisation else ""
         yield (
-            f"the weights given classify {percent(found)} of the validation images right, which is "
-            f"about chance for {len(np.unique(validation.labels))} classes: the images may be "
-            f"normalised or sized otherwise than in training{present}; see --normalise, --size and "
-            "--crop. Or the classes are in another order, or the weights are another model's."
+            f"the weights given classify {percent(found)} of the validation images right, which "
+            f"is about chance for {len(np.unique(validation.labels))} classes: the images may be "
+            f"normalised or sized differently than in training{present}; see --normalise, --size "
+            "and --crop. Or the classes are in another order, or the weights are another model's."
         )
 
 

@@ -85,7 +85,7 @@ def _require(fine: bool, place: str, name: str, wanted: str, value: object) -> N
     if not fine:
         raise StudyError(
             f"{place}: expected {name} to be {wanted}; received {format_value(value)}. The line "
-            "was changed, or written by something else: put it right, or delete it."
+            "was changed, or written by something else: correct or delete it."
         )
 
 

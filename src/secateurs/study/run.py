@@ -173,8 +173,8 @@ def _tracking() -> Any:
         return backend_named("pytorch")
     except ModuleNotFoundError as error:
         raise SecateursError(
-            f"track: needs {error.name}; pip install 'secateurs[torch]', whose Accelerate holds "
-            "the trackers"
+            f"track: needs {error.name}; pip install 'secateurs[torch]', whose Accelerate "
+            "includes the trackers"
         ) from error
 
 

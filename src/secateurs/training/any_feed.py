@@ -98,8 +98,8 @@ class AnyFeed:
             count = sum(1 for _ in self._batches(0, shuffle=False))
         if not count or next(iter(self._batches(0, shuffle=False)), None) is None:
             raise DataError(
-                f"{self._what}: expected at least one batch, from something that can be gone "
-                "through again, such as a list or a DataLoader; received none"
+                f"{self._what}: expected at least one batch, from something that can be iterated "
+                "again, such as a list or a DataLoader; received none"
             )
         return count
 

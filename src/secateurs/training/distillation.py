@@ -277,8 +277,8 @@ class DistillationJudge:
         """
         if not held_out:
             raise DataError(
-                "distil: expected images that are held out, to judge by; received none. Give an "
-                "eighth of the calibration images as held_out=, and leave them out of images."
+                "distil: expected held-out images for evaluation; received none. Pass an eighth "
+                "of the calibration images as held_out=, and leave them out of images."
             )
         wanted = [run(dense, batch.images) for batch in held_out]
         first = wanted[0]

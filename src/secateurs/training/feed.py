@@ -248,8 +248,8 @@ class LoaderFeed:
         check_classes(classes, self._what)
         if next(iter(self._batches(0)), None) is None:
             raise DataError(
-                f"{self._what}: expected something that can be gone through again, such as a list "
-                f"or a DataLoader; received a {type(self._source).__name__} that is used up"
+                f"{self._what}: expected something that can be iterated again, such as a list or "
+                f"a DataLoader; received a {type(self._source).__name__} that is used up"
             )
         return count
 
@@ -454,14 +454,13 @@ def _as_classes(value: Any, name: str) -> ClassLabels:
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.size and _one_hot(labels):
         raise DataError(
             f"{name}: expected labels that are classes, one whole number an image; received "
-            f"one-hot "
-            f"labels of shape {labels.shape}. Pass labels.argmax(axis=1)."
+            f"one-hot labels of shape {labels.shape}. Pass labels.argmax(axis=1)."
         )
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
         raise DataError(
             f"{name}: expected labels that are classes, whole numbers from 0; received "
             f"{labels.dtype} such as {labels.ravel()[np.argmax(labels != np.floor(labels))]}. For "
-            'another task say which: task="regression", or loss= and metric=.'
+            'another task, pass it: task="regression", or loss= and metric=.'
         )
     return labels.astype(np.int64)
 

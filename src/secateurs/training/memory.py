@@ -39,13 +39,13 @@ def explain_memory_errors(batch_size: int) -> Iterator[None]:
         smaller = max(1, batch_size // 2)
         advice = (
             f"Try a smaller batch: --batch-size {smaller}, or sec.Training(batch_size={smaller}); "
-            "PyTorch models train on one of the same size in parts: --accumulation-steps 2."
+            "or keep the batch size and split batches (PyTorch): --accumulation-steps 2."
             if batch_size > 1
-            else "The batch is of one image already: take smaller images, or a smaller model."
+            else "The batch has only one image: use smaller images, or a smaller model."
         )
         raise SecateursError(
-            f"out of memory in a batch of {batch_size} images. What was kept last is still good. "
-            f"{advice}"
+            f"out of memory in a batch of {batch_size} images. The last checkpoint is still "
+            f"valid. {advice}"
         ) from error
 
 
@@ -65,7 +65,7 @@ def explain_no_room(batch: int | None) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         of = "" if batch is None else f" of {batch:,}"
-        raise MeasurementError(f"no room for a batch{of}: time a smaller one") from error
+        raise MeasurementError(f"not enough memory for a batch{of}: use a smaller one") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ def test_the_reported_line_is_in_the_users_code():
     error = catch(code)
     assert "test_code_errors.py:" in line_of(error)
     assert "return keras.ops.reshape" in line_of(error)
-    assert explain(error).startswith("its code takes no tensors without data (")
+    assert explain(error).startswith("its code cannot run on symbolic tensors (")
 
 
 def test_where_no_code_of_the_users_was_reached_there_is_no_line():
@@ -27,7 +27,7 @@ def test_where_no_code_of_the_users_was_reached_there_is_no_line():
         "Exception encountered when calling Own.call().\n\n\x1b[1mwrong shape\x1b[0m"
     )
     assert line_of(error) == ""
-    assert explain(error) == "its code takes no tensors without data (ValueError: wrong shape)"
+    assert explain(error) == "its code cannot run on symbolic tensors (ValueError: wrong shape)"
 
 
 def test_a_reraised_error_is_explained_by_its_original():

@@ -49,7 +49,7 @@ def test_a_layer_has_a_path_and_a_foreign_one_has_none():
     model, shared = nest_models()
     assert path_of(model, "anything") == "anything"
     assert path_of(model, shared) in ("s", "in.s")
-    with pytest.raises(UnknownNameError, match="none of its layers"):
+    with pytest.raises(UnknownNameError, match="not one of its layers"):
         path_of(model, L.Dense(2, name="foreign"))
 
 

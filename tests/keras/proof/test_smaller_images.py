@@ -36,7 +36,7 @@ def proof_of(model, layer):
 def test_large_images_are_cropped_and_the_proof_says_so():
     proof = proof_of(convolutions(), "a")
     assert proof.images == "64 x 64 of 128 x 128"
-    assert "run on the middle 64 x 64 of 128 x 128 pixels" in str(proof)
+    assert "run on the centre 64 x 64 of 128 x 128 pixels" in str(proof)
     assert proof.scale > 0
 
 

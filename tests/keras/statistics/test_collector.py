@@ -100,7 +100,7 @@ def test_every_family_of_layers_is_seen(name):
         arrays.append(values.astype("int32" if whole else "float32"))
     images = arrays[0] if len(arrays) == 1 else [tuple(arrays)]
     if name == "cells":  # the state that a cell passes on from step to step
-        with pytest.raises(sec.DataError, match=r"stack.*read inside stack alone"):
+        with pytest.raises(sec.DataError, match=r"stack.*read only inside stack"):
             collect_statistics(network, Need.ACTIVATIONS, images)
         return
     found = collect_statistics(network, Need.ACTIVATIONS, images)

@@ -71,7 +71,7 @@ def test_a_shape_taken_from_another_tensor_freezes_both_if_one_is_frozen():
     model = keras.Model(i, L.Dense(2, name="head")(h))
     network = sec.trace(model, x)
     reasons = {name: frozen.reasons for frozen in network.frozen for name in frozen.members}
-    assert "its number is another's too, which does not follow" in reasons["before"]
+    assert "their number is also another size, which does not follow" in reasons["before"]
     assert {group.name for group in network.groups} == {"folded.out", "folded.after"}
     gone = {"folded.out": [0, 5], "folded.after": [1, 2]}
     small = sec.delete_channels(model, gone, x)

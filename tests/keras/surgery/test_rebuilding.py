@@ -163,7 +163,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_refused():
             raise NotImplementedError("no configuration")
 
     model = keras.Model(i, L.Dense(2, name="head")(Unknown(4, name="own")(i)))
-    with pytest.raises(sec.ModelError, match=r"own: expected a layer that can be made again"):
+    with pytest.raises(sec.ModelError, match=r"own: expected a layer that can be rebuilt"):
         sec.delete_channels(model, {"own": [0]})
 
 

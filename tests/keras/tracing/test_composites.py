@@ -132,7 +132,7 @@ def test_a_cut_model_trains_is_saved_and_is_cut_again(tmp_path):
 
 def test_keras_own_format_is_refused_where_it_could_not_be_read_back(tmp_path):
     small = sec.delete_channels(build_block_model(), {"block.conv": [0]}, X)
-    with pytest.raises(sec.CheckpointError, match=r"block does not tell.*small.safetensors"):
+    with pytest.raises(sec.CheckpointError, match=r"block does not contain.*small.safetensors"):
         sec.save(small, tmp_path / "small.keras")
     assert not list(tmp_path.iterdir())
 
@@ -331,7 +331,7 @@ def test_a_layer_whose_code_and_calls_differ_is_refused():
             return super().get_config()
 
     model = classifier(Moody(name="moody"))
-    with pytest.raises(sec.CutError, match="moody: expected code that does what its calls do"):
+    with pytest.raises(sec.CutError, match="moody: expected code that computes the same"):
         sec.delete_channels(model, {"moody.dense": [0]}, X)
 
 
@@ -357,8 +357,8 @@ def numpys_hidden(model):
 
 WHOLE = (
     "no rule for Whole, and its class is not registered with Keras; decorate it with "
-    "@keras.saving.register_keras_serializable() to have its code followed, or say what it does "
-    "with @secateurs.keras.rule(Whole)"
+    "@keras.saving.register_keras_serializable() to have its code followed, or register a rule "
+    "for it with @secateurs.keras.rule(Whole)"
 )
 
 
@@ -544,7 +544,7 @@ def test_a_mask_that_is_passed_implicitly_keeps_a_layer_whole():
     for model in (attending(inner), attending(dtype="mixed_bfloat16")):
         network = sec.trace(model)
         reasons = {reason for f in network.frozen for reason in f.reasons}
-        assert any("a mask of padding goes through its code" in reason for reason in reasons)
+        assert any("a padding mask passes through its code" in reason for reason in reasons)
         assert not any(group.name.startswith("a.") for group in network.groups)
 
 

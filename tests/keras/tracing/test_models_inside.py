@@ -110,8 +110,8 @@ def test_an_open_number_of_steps_keeps_it_whole():
     assert [group.name for group in network.groups] == ["lstm/4x4"]
     reasons = [reason for frozen in network.frozen for reason in frozen.reasons]
     assert (
-        "each (TimeDistributed): a model inside it is not followed (how many steps it goes is "
-        "open; give its Input their number); call it on its own"
+        "each (TimeDistributed): the model inside it cannot be followed (its number of steps is "
+        "unknown; give the Input a fixed length); call that model outside the wrapper"
     ) in reasons
 
 

@@ -135,7 +135,7 @@ def test_save_and_load(tmp_path):
     loaded = sec.load(build_net(), tmp_path / "small.safetensors")
     assert type(loaded) is Net
     np.testing.assert_array_equal(predict(loaded), predict(small))
-    with pytest.raises(sec.CheckpointError, match=r"net.* does not tell the sizes.*safetensors"):
+    with pytest.raises(sec.CheckpointError, match=r"net.* does not contain the sizes.*safetensors"):
         sec.save(small, tmp_path / "small.keras")
 
 

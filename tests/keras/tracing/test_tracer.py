@@ -56,14 +56,14 @@ class Sorts(L.Layer):
 
 
 FREEZES = {
-    "softmax over it in sm (Softmax)": L.Softmax(name="sm"),
-    "sort (Sort) runs along it": keras.ops.sort,
+    "softmax over these channels in sm (Softmax)": L.Softmax(name="sm"),
+    "sort (Sort) runs along this axis": keras.ops.sort,
     "fft (FFT): no rule for FFT": lambda h: keras.ops.fft((h, h))[0],
-    "meets a constant in multiply (Multiply)": lambda h: h * np.arange(8, dtype=np.float32),
-    "argmax (Argmax) runs along it": lambda h: (
+    "combined with a constant in multiply (Multiply)": lambda h: h * np.arange(8, dtype=np.float32),
+    "argmax (Argmax) runs along this axis": lambda h: (
         h * keras.ops.cast(keras.ops.argmax(h, axis=-1, keepdims=True), "float32")
     ),
-    "roll (Roll) takes it round the end": lambda h: keras.ops.roll(h, 1, axis=1),
+    "roll (Roll) wraps it around": lambda h: keras.ops.roll(h, 1, axis=1),
     "lam.get_item (GetItem) picks it by its position": L.Lambda(lambda h: h - h[:, :1], name="lam"),
     "mine": Sorts(name="mine"),
 }

@@ -124,7 +124,7 @@ def test_restored_weights_of_silent_channels_are_refused(best):
     )
     callback, model = PruneOnSchedule({1: 0.2, 3: 0.4}), cnn()
     model.fit(X, Y, epochs=3, verbose=0, callbacks=[MadeUp(best), stop, callback])
-    with pytest.raises(sec.CutError, match=r"numbers are not.*EarlyStopping.*callback.cut"):
+    with pytest.raises(sec.CutError, match=r"weights are not.*EarlyStopping.*callback.cut"):
         callback.pruned(X[:2])
 
 

@@ -173,7 +173,7 @@ class Reads(nn.Module):
 def test_models_that_read_values_are_traced_on_real_tensors_and_say_so():
     network = sec.trace(Reads(), IMAGE)
     assert network.notes[0].startswith(
-        "Traced on real tensors: without values RuntimeError is raised"
+        "Traced on real tensors: on tensors without data, RuntimeError is raised"
     )
     small = halve(Reads())
     assert small.two.in_channels == 4
@@ -201,7 +201,7 @@ def test_complex_inputs_are_the_networks_input():
     layers = (nn.Linear(i, o, dtype=torch.complex64) for i, o in ((3, 8), (8, 2)))
     model, x = nn.Sequential(*layers), torch.randn(4, 3, dtype=torch.complex64)
     frozen = {one.name: one.reasons for one in sec.trace(model, x).frozen}
-    assert frozen["0 (input)"] == ("meets the network's input",)
+    assert frozen["0 (input)"] == ("combined with the network's input",)
     small = halve(model, x)
     assert small[0].out_features == 4
     assert sec.report_of(small).proof.holds

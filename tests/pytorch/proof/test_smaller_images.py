@@ -54,7 +54,7 @@ def proof_of(model: nn.Module, x: torch.Tensor, layer: str) -> sec.Proof:
 def test_large_images_are_cropped_and_the_proof_says_so() -> None:
     proof = proof_of(convolutions(), X, "0")
     assert proof.images == "64 x 64 of 128 x 128"
-    assert "run on the middle 64 x 64 of 128 x 128 pixels" in str(proof)
+    assert "run on the centre 64 x 64 of 128 x 128 pixels" in str(proof)
     assert proof.scale > 0
 
 

@@ -428,7 +428,7 @@ def test_memory_bounds_how_many_images_are_fitted(monkeypatch):
     cut = sec.delete_channels(model, {"stem": [3]}, data[:1])
     whole = sec.report_of(sec.repair(cut, model, data)).fidelity.peak_bytes
     monkeypatch.setattr(refitting, "MOST_BYTES", whole // 2)
-    with pytest.warns(UserWarning, match=r"the values of 175 images take .* GB at once"):
+    with pytest.warns(UserWarning, match=r"the activations of 175 images need .* GB"):
         repaired = sec.repair(cut, model, data)
     assert sec.report_of(repaired).fidelity.peak_bytes <= whole // 2
     with torch.no_grad():
@@ -441,5 +441,5 @@ def test_another_network_is_refused():
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     other = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     cut = sec.delete_channels(other, {"0": [3]}, data[:1])
-    with pytest.raises(sec.ModelError, match="does something else in their place"):
+    with pytest.raises(sec.ModelError, match="has others in their place"):
         sec.repair(cut, model, data)

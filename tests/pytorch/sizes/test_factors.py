@@ -130,4 +130,4 @@ def test_weights_of_both_sides_of_a_product_keep_their_factor():
     torch.manual_seed(0)
     network = sec.trace(Matched().eval(), X)
     assert [group.name for group in network.groups] == ["a"]
-    assert any("on weights used twice" in r for one in network.frozen for r in one.reasons)
+    assert any("on weights that are used twice" in r for one in network.frozen for r in one.reasons)

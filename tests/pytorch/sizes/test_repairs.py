@@ -51,7 +51,8 @@ def test_a_mean_by_hand_is_frozen_with_its_line():
     assert not network.groups
     reasons = [reason for one in network.frozen for reason in one.reasons]
     assert any(
-        "a factor computed from their number" in r and "test_repairs.py" in r for r in reasons
+        "a factor computed from the number of these channels" in r and "test_repairs.py" in r
+        for r in reasons
     )
 
 
@@ -158,7 +159,7 @@ def test_a_split_that_no_more_adds_up_is_seen_where_its_parts_stay():
     network = sec.trace(SplitOfWhatStays().eval(), X)
     assert not network.groups
     reasons = {reason for frozen in network.frozen for reason in frozen.reasons}
-    assert any("their number is also that of others, which stay" in reason for reason in reasons)
+    assert any("an attribute also counts other, frozen channels" in reason for reason in reasons)
 
 
 class Gates(nn.Module):

@@ -138,7 +138,7 @@ def test_channels_written_over_numbers_that_differ_stay():
         out[1:] = h
         return out
 
-    assert "constants that differ along it are written over at" in why_frozen(over_a_ramp, X)
+    assert "overwritten constants differ along this axis, at" in why_frozen(over_a_ramp, X)
 
 
 def test_channels_written_side_by_side_are_apart():

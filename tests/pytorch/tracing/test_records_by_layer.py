@@ -26,5 +26,5 @@ def test_more_of_a_kind_are_as_all_are_or_refused_where_channels_go():
     same = RecordsByLayer([record("a", "mm", [1, 2]), record("a", "mm", [1, 2])])
     assert list(same.find("a", "mm", 5, 0).masks[0].units) == [1, 2]
     unlike = RecordsByLayer([record("a", "mm", [1, 2]), record("a", "mm", [3, 4])])
-    with pytest.raises(OtherPathError, match="operation 7 of its forward pass is mm"):
+    with pytest.raises(OtherPathError, match="operation 7 of the forward pass is mm"):
         unlike.find("a", "mm", 2, 7)

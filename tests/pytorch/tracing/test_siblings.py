@@ -104,5 +104,5 @@ def test_another_decision_than_in_the_trace_is_refused_and_said():
     state = model.layers[0](model.first(x)).detach().abs().mean(0)
     gone = state.argsort()[8:].tolist()  # with the large ones gone it halts after the first layer
     model.least = float((state.mean() + state[state.argsort()[:8]].mean()) / 2)
-    with pytest.raises(sec.CutError, match="decided otherwise without these channels"):
+    with pytest.raises(sec.CutError, match="takes another path without these channels"):
         sec.delete_channels(model, {"layers.0": gone}, x)

@@ -91,7 +91,7 @@ FREEZES = {
     "cumsum": lambda h: h.cumsum(1),
     "_fft_r2c": lambda h: torch.fft.fft(h).real,
     "indexed": lambda h: h[:, [3, 1, 0, 2, 5, 4]],
-    "rolled": lambda h: h.roll(1, 1),
+    "wrapped around by roll": lambda h: h.roll(1, 1),
     "histc": lambda h: torch.stack([torch.histc(row, bins=6) for row in h]),
     "linalg_matrix_exp": lambda h: torch.linalg.matrix_exp(h[:, None] * h[:, :, None])[:, 0],
     "the number 3": lambda h: h.view(-1, 3, 2).amax(1).repeat(1, 3),

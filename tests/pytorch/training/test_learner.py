@@ -233,7 +233,7 @@ def with_nan():
         (
             lambda: learner(train=iter([killed.examples(6, 1)])),
             sec.DataError,
-            "gone through again",
+            "iterated again",
         ),
         (lambda: learner(train=[(1, 2, 3)]), sec.DataError, "pairs"),
     ],

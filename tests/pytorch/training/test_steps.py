@@ -43,7 +43,7 @@ def test_the_loss_is_the_tasks_the_steps_or_the_outputs_own():
 def test_an_invalid_loss_is_refused():
     with pytest.raises(sec.ModelError, match="expected outputs that hold their loss"):
         TaskStep(sec.LearningTask()).loss(model(), BATCH)
-    with pytest.raises(sec.SecateursError, match="expected a loss that is a tensor"):
+    with pytest.raises(sec.SecateursError, match="expected a loss tensor"):
         TaskStep(sec.LearningTask("mine", train_step=lambda *_: 1.0)).loss(model(), BATCH)
 
 

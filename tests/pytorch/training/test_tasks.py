@@ -35,7 +35,7 @@ def test_metrics_by_name_are_torchmetrics(metric):
         ({"task": "regresion"}, "did you mean 'regression'"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
         ({"evaluate": lambda model: "good"}, "expected a number"),
-        ({"train_step": lambda model, batch: 3}, "loss that is a tensor"),
+        ({"train_step": lambda model, batch: 3}, "loss tensor"),
         ({"metric": "mse"}, "Pass loss="),
     ],
 )

@@ -27,7 +27,7 @@ def explain(error: BaseException) -> str:
     error = _error_of_user_code(error)
     line = _user_line(error)
     cause = f"{type(error).__name__}: {_message_of(error)[:100]}"
-    return f"its code takes no tensors without data ({cause}{f', at {line}' if line else ''})"
+    return f"its code cannot run on symbolic tensors ({cause}{f', at {line}' if line else ''})"
 
 
 def _error_of_user_code(error: BaseException) -> BaseException:

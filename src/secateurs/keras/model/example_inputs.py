@@ -78,8 +78,8 @@ def _give_graph_(model: keras.Model, example_inputs: object) -> None:
         given = _specs_of_build(model)
     if given is None:
         raise ModelError(
-            f"{model.name}: expected example_inputs; {kind} does not tell what it was called on. "
-            "Pass a small batch of what the model sees: sec.trace(model, x[:1])"
+            f"{model.name}: expected example_inputs; {kind} does not record what it was called "
+            "on. Pass a small batch of what the model sees: sec.trace(model, x[:1])"
         )
     try:
         begin_graph_(model, _name_specs(given))
@@ -97,8 +97,8 @@ def closed_code_error(model: keras.Model, reason: str) -> ClosedCodeError:
     """Return the error for a subclassed model whose code cannot be followed, with the remedy."""
     return ClosedCodeError(
         f"{model.name}: expected a model whose call can be followed; received a "
-        f"{type(model).__name__}: {reason}. Use keras.ops and layers there, on tensors of "
-        "any framework's; or put that part into a layer of its own, which then stays whole",
+        f"{type(model).__name__}: {reason}. Use keras.ops and layers there, which accept tensors "
+        "of any backend; or move that part into a layer of its own, which is then not pruned",
         reason,
     )
 
@@ -168,9 +168,9 @@ def _check_training(model: keras.Model) -> None:
 
 def _subclass_message(name: str, kind: str, way_out: str) -> str:
     return (
-        f"{name}: expected a sequential or functional model; received {kind}, a subclass with code "
-        "of its own, which Keras cannot build again with other sizes. Where its layers are "
-        f"Keras's, its graph can be had: {way_out}"
+        f"{name}: expected a sequential or functional model; received {kind}, a subclass with "
+        "code of its own, which Keras cannot build again with other sizes. If its layers are "
+        f"Keras's own, build its graph: {way_out}"
     )
 
 
@@ -310,7 +310,9 @@ def _array_dtype(kind: str) -> str:
 def _check_known(model: keras.Model, tensor: keras.KerasTensor) -> None:
     if None in tensor.shape[1:]:
         raise ModelError(
-            _needs_examples_message(model, tensor, f"its shape {tuple(tensor.shape)} is open")
+            _needs_examples_message(
+                model, tensor, f"its shape {tuple(tensor.shape)} is not fully defined"
+            )
         )
 
 

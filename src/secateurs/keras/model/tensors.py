@@ -156,8 +156,8 @@ def path_of(model: keras.Model, layer: str | Layer) -> str:
                 return inner_path
     name = getattr(layer, "name", layer)
     raise UnknownNameError(
-        f"expected a layer of {model.name}, or its name; received {name!r}, which is none of its "
-        "layers"
+        f"expected a layer of {model.name}, or its name; received {name!r}, which is not one of "
+        "its layers"
     )
 
 

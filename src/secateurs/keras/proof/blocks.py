@@ -123,7 +123,7 @@ def _find_branches(
     if unknown:
         raise CutError(
             f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on "
-            "these inputs it is none. Trace the model that is to be cut, and take its blocks."
+            "these inputs it is not one. Trace the model that is to be cut, and use its blocks."
         )
     return {n: at for block in blocks for n, at in found[block].branches.items()}
 
@@ -171,7 +171,7 @@ def prove_blocks_independently(
         raise CutError(
             f"{model.name}: with all weights of {_name_all(blocks)} at zero the dense model does "
             f"not do what the small one does: expected a largest difference of {tolerance:.2g} or "
-            f"less, received {difference:.2g}. The cut was not made. Take other blocks, or "
+            f"less, received {difference:.2g}. The cut was not made. Use other blocks, or "
             "proof=True, and please report it."
         )
     return Independent(0, difference, scale, tolerance)

@@ -211,9 +211,10 @@ class TwinComparison:
         difference, scale = largest_difference(computed, followed.outputs)
         if not difference <= TOLERANCE[precision_of(self.source.model)] * scale:
             raise CutError(
-                f"{self.network.name}: {', '.join(layers[:3])}: expected code that does what its "
-                f"calls do one by one; it gives other numbers, by up to {difference:.2g}. Say what "
-                "such a layer does with @secateurs.keras.rule(...), or leave it out: skip=..."
+                f"{self.network.name}: {', '.join(layers[:3])}: expected code that computes the "
+                "same as the calls recorded from it; its outputs differ by up to "
+                f"{difference:.2g}. Register a rule for such a layer with "
+                "@secateurs.keras.rule(...), or leave it out: skip=..."
             )
 
     def call_by_call(self, small: keras.Model) -> Proof:

@@ -319,7 +319,7 @@ def check_alike(dense: Program, small: Program) -> None:
     ours, theirs = ([step.part.name for step in one.steps] for one in (small, dense))
     if ours != theirs:
         raise ModelError(
-            f"repair: expected two models that do the same, step by step; the dense one does "
-            f"{len(theirs)}, and the small one does something else in their place. Pass the dense "
-            "model that the small one was cut from."
+            "repair: expected two models with the same sequence of operations; the dense one has "
+            f"{len(theirs)}, and the small one has others in their place. Pass the dense model "
+            "that the small one was cut from."
         )

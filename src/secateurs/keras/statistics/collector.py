@@ -362,8 +362,8 @@ def _check_seen(
                 continue
             if not any(len(channel_index(network, group, place.units)) for place in places):
                 raise DataError(
-                    f"{caller}: expected values of {group.name} that can be seen; they are read "
-                    f"inside {hidden.layer} alone. Rank by weights, with 'l1' or the like."
+                    f"{caller}: expected values of {group.name} that can be recorded; they are "
+                    f"read only inside {hidden.layer}. Use a criterion of weights, such as 'l1'."
                 )
 
 

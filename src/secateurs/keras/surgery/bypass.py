@@ -96,7 +96,8 @@ def hand_on(
     skip = tensors[block.place] if block.place < len(tensors) else None
     if skip is None:
         raise CutError(
-            f"{block.owner}: expected a block whose operand {block.place} stays; nothing of this "
-            "model makes it without the block. Apply the cut to the model it was planned for."
+            f"{block.owner}: expected a block whose operand {block.place} remains; nothing in "
+            "this model computes it without the block. Apply the cut to the model it was planned "
+            "for."
         )
     return keras.layers.Activation(block.after, name=name)(skip) if block.after else skip

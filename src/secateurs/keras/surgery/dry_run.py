@@ -86,7 +86,9 @@ def _check_all(
         for tensor in network.tensors.values():
             for units in tensor.axes.values():
                 held = units[np.isin(network.solution.atoms[units], atoms).any(axis=1)]
-                tracer.equations.freeze(held, "its number is another's too, which does not follow")
+                tracer.equations.freeze(
+                    held, "their number is also another size, which does not follow"
+                )
     return build(())
 
 

@@ -157,9 +157,9 @@ def _check_trains(model: keras.Model, small: keras.Model) -> None:
     except Exception as error:
         message = " ".join(str(error).split())[:200]
         raise CutError(
-            f"{model.name}: expected layers that read what inference reads; the cut model's call "
-            f"raises {type(error).__name__} with training=True: {message}. Leave the channels that "
-            "only training reads out of the cut: skip=..."
+            f"{model.name}: expected layers that read the same channels in training as in "
+            f"inference; the cut model's call raises {type(error).__name__} with training=True: "
+            f"{message}. Leave the channels that only training reads out of the cut: skip=..."
         ) from error
 
 
@@ -286,7 +286,7 @@ def _rebuild_small(
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise CutError(
-            f"{model.name}: expected layers that run in their new sizes; making the model again "
+            f"{model.name}: expected layers that run in their new sizes; rebuilding the model "
             f"raised {type(error).__name__}: {message}. Nothing was changed. Leave the channels "
             "of the layer named there out of the cut: skip=..."
         ) from error
@@ -502,7 +502,7 @@ def rebuild_layer(
         raise
     except Exception as error:
         raise ModelError(
-            f"{path}: expected a layer that can be made again from its get_config(); "
+            f"{path}: expected a layer that can be rebuilt from its get_config(); "
             f"{type(layer).__name__} raised {type(error).__name__}: {error}. Give it get_config() "
             "and from_config(), as saving it needs."
         ) from error
@@ -619,11 +619,11 @@ def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -
     lost = [aliases[0] for aliases in known if present.isdisjoint(aliases)]
     more = sorted(set(present).difference(*known)) if known else sorted(present)
     if lost or more:
-        difference = f"has no {lost[0]}" if lost else f"has a {more[0]} besides"
+        difference = f"has no {lost[0]}" if lost else f"has an additional {more[0]}"
         raise ModelError(
             f"{(lost or more)[0].rpartition('.')[0]}: expected a layer that has the same tensors "
-            f"when it is made again from its get_config(); the one that was made {difference}. Its "
-            "get_config() has to give every argument of its constructor. Nothing was changed."
+            f"when it is rebuilt from its get_config(); the rebuilt one {difference}. Its "
+            "get_config() must return every argument of its constructor. Nothing was changed."
         )
 
 

@@ -104,7 +104,7 @@ def _open_layer(
         return NOT_REGISTERED
     if repeats_model(layer) and node.input_tensors[0].shape[1] is None:
         # Calls recorded for one number of steps are replayed for any other.
-        return "how many steps it goes is open; give its Input their number"
+        return "its number of steps is unknown; give the Input a fixed length"
     specs = map_structure(_spec_of, [list(arguments), dict(keywords)])
     if accepts_training(layer):
         specs[1]["training"] = False
@@ -130,19 +130,23 @@ def _why_call_differs(node: Node, specs: object, seen: Calls) -> str:
     """Return how the calls differ from Keras's own record of the layer's call, or ''."""
     given = [item for item in flatten(specs) if isinstance(item, keras.KerasTensor)]
     if len(given) != len(seen.inputs):
-        return "its code is given tensors in other structures"
+        return "its code takes tensors in nested structures"
     expected = [tuple(tensor.shape) for tensor in node.outputs]
     received = [tuple(tensor.shape) for tensor in flatten(seen.outputs)]
-    return "" if _shapes_match(expected, received) else "its code gives other shapes than it says"
+    return (
+        ""
+        if _shapes_match(expected, received)
+        else ("its code returns other shapes than compute_output_shape() declares")
+    )
 
 
 def _why_mask_is_lost(layer: Layer, inside: Sequence[Layer], beside: Sequence[Layer]) -> str:
     """Return why padding masks would not reach the layers that Keras passes them to, or ''."""
     if layer.compute_dtype != layer.variable_dtype:
         # Keras drops a mask where it casts; whether it casts depends on inferred dtypes.
-        return "a mask of padding goes through its code, which computes in another type"
+        return "a padding mask passes through its code, which computes in another dtype"
     if any(inner.supports_masking for inner in inside) and any(map(accepts_mask, beside)):
-        return "a mask of padding goes through its code to layers inside, which is not followed"
+        return "a padding mask passes through its code to inner layers, which is not followed"
     return ""
 
 

@@ -13,7 +13,7 @@ from secateurs.keras.internals import Operation
 from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import ModelTensor
 
-NO_CHANNEL = "values that carry no channels"
+NO_CHANNEL = "a tensor of fixed size"
 
 Axes = dict[int, Ids]
 

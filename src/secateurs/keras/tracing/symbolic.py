@@ -203,7 +203,7 @@ def _record_code_of(layer: Layer, recording: _Recording) -> Iterator[None]:
         if accepts_training(self) and options.get("training") is None:
             options["training"] = False
         if recording.is_masked and accepts_mask(self) and "mask" not in keywords:
-            recording.closed[id(self)] = "it finds a mask of padding on what it is given"
+            recording.closed[id(self)] = "its input has a padding mask"
             return kind.__call__(self, *arguments, **keywords)
         try:
             given, options = cast_inputs(self, arguments, options)
@@ -343,7 +343,7 @@ def _collect_calls(
     flat = flatten(outputs)
     made = [tensor for tensor in flat if isinstance(tensor, keras.KerasTensor)]
     if not made or not all(is_tensor(x) or isinstance(x, keras.KerasTensor) for x in flat):
-        return "its code gives something else than tensors that depend on what it is given"
+        return "its code returns something other than tensors computed from its inputs"
     nodes: list[Node] = []
     begin = [*inputs, *(placeholder for placeholder, _ in recording.weights)]
     seen = {id(tensor) for tensor in begin}
@@ -353,7 +353,7 @@ def _collect_calls(
     if scope.state_mapping:
         return "its code writes to its own state"
     if not all(found):
-        return "its code uses tensors that it was not given"
+        return "its code uses tensors that are not among its inputs"
     entered = recording.entered
     return Calls(inputs, recording.weights, nodes, outputs, recording.closed, entered)
 

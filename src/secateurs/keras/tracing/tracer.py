@@ -215,7 +215,7 @@ class Tracer:
                 fixed = thing
         if fixed is not None:
             for units in [*known, *(self._units_of_weight(leaf, axis) for leaf, axis in unbound)]:
-                self.equations.freeze(units, f"meets {fixed.why}")
+                self.equations.freeze(units, f"combined with {fixed.why}")
             return None
         if not known and unbound:
             known.append(self._units_of_weight(*unbound.pop(0)))
@@ -313,7 +313,9 @@ class Tracer:
         if units is None:
             return
         if self._inside:
-            self.equations.freeze(units, f"summed over inside {self.operations[-1].layer}")
+            self.equations.freeze(
+                units, f"summed over inside the layer {self.operations[-1].layer}"
+            )
             return
         numbers = [number for number, known in enumerate(call.inputs) if known is value]
         self.operations[-1].masks += [Mask(n, axis % value.rank, units) for n in numbers]
@@ -325,7 +327,7 @@ class Tracer:
             return
         if self._inside:
             for array in arrays:
-                self.equations.freeze(array, f"{call} mixes them inside another layer")
+                self.equations.freeze(array, f"{call} mixes these channels inside another layer")
             return
         self.operations[-1].mixes = True
         self.mixings.append(Mixing(call.kind, call.path, np.unique(np.concatenate(arrays))))

@@ -270,10 +270,10 @@ def _check_silent(network: Network, cut: Cut) -> None:
         nonzero = int(np.count_nonzero(leaf.array()[mask == 0]))
         if nonzero:
             raise CutError(
-                f"{leaf.name}: expected zeros where it reads silent channels; {nonzero} of "
-                f"{int((mask == 0).sum())} numbers are not. Something has set weights since, such "
-                "as EarlyStopping(restore_best_weights=True) or ModelCheckpoint: go on from the "
-                "last weights, or make the cut all the same and fine-tune: "
+                f"{leaf.name}: expected zero weights where silent channels are read; {nonzero} of "
+                f"{int((mask == 0).sum())} weights are not. Something has changed them since, "
+                "such as EarlyStopping(restore_best_weights=True) or ModelCheckpoint: continue "
+                "from the last weights, or make the cut anyway and fine-tune: "
                 "secateurs.apply(model, callback.cut)"
             )
 

@@ -161,7 +161,7 @@ class Teacher:
             if keras.backend.is_float_dtype(keras.backend.standardize_dtype(one.dtype))
         ]
         if self._outputs is None:
-            raise RuntimeError("distances are of answers that were given before")
+            raise RuntimeError("distances need the outputs of an earlier call")
         return distances(self._outputs, wanted, mine, self._temperature)
 
 

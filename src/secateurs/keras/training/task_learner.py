@@ -339,6 +339,6 @@ def _check_task(model: keras.Model, task: LearningTask, training: Training) -> N
     if training.distillation and (by_itself or _learns_by_own_class(task, model)):
         raise SecateursError(
             f"{task.name}: expected training.distillation of 0; received {training.distillation}. "
-            "A train_step or trainer of one's own knows its own loss alone: put the distance from "
-            "the dense model there."
+            "A custom train_step or trainer computes its own loss: add the distillation loss "
+            "there."
         )

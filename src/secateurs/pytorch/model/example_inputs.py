@@ -75,8 +75,8 @@ def check_model(model: object) -> nn.Module:
     kinds = {type(part) for _, part in modules}
     if SHARDED & {base.__name__ for part in kinds for base in part.__mro__}:
         raise ModelError(
-            f"{kind}: expected a whole model; received one that FSDP has spread in shards. Prune "
-            "or save it before it is wrapped."
+            f"{kind}: expected a whole model; received one that FSDP has sharded. Prune or save "
+            "it before it is wrapped."
         )
     for path, part in modules:
         for name, tensor in itertools.chain(part._parameters.items(), part._buffers.items()):

@@ -72,7 +72,7 @@ def check_names(
     for name in wanted:
         if not any(is_used(one, [name]) for one in given):
             raise UnknownNameError(
-                f"outputs: the model gives none named {name!r}{nearest(name, list(given))}"
+                f"outputs: the model has none named {name!r}{nearest(name, list(given))}"
             )
     return wanted
 

@@ -104,8 +104,8 @@ def prove_blocks(
         )
     except Exception as error:
         raise CutError(
-            f"the model does not run without {_name_all(blocks)}: {type(error).__name__}: {error}. "
-            "Something else in it looks at them. Nothing was changed."
+            f"the model does not run without {_name_all(blocks)}: {type(error).__name__}: "
+            f"{error}. Something else in the model uses them. Nothing was changed."
         ) from error
     proof = _compare(source, expected, received, twins, ours, _list_norms(skipped, found))
     if not proof.holds:
@@ -142,7 +142,7 @@ def _compare(
     except ValueError as error:
         raise CutError(
             "expected as many outputs without the blocks as with them; received another number. "
-            "Name the outputs that you use: outputs=..., or take other blocks."
+            "Name the outputs that you use: outputs=..., or use other blocks."
         ) from error
     if not math.isfinite(scale):
         raise CutError(
@@ -243,7 +243,7 @@ def prove_blocks_independently(
         raise CutError(
             f"{type(model).__name__}: with all weights of {_name_all(blocks)} at zero the dense "
             "model does not do what the small one does: expected a largest difference of "
-            f"{tolerance:.2g} or less, received {difference:.2g}. The cut was not made. Take other "
+            f"{tolerance:.2g} or less, received {difference:.2g}. The cut was not made. Use other "
             "blocks, or proof=True, and please report it."
         )
     return Independent(0, difference, scale, tolerance)

@@ -73,8 +73,8 @@ def _of_decisions(network: Network) -> str:
     if not any(note.startswith(BY_VALUES) for note in network.notes):
         return ""
     return (
-        " Or its forward decides by values, and decided otherwise without these channels, so that "
-        "others meet: then pass example inputs for which it decides as it was traced."
+        " Or control flow in its forward() depends on values and takes another path without "
+        "these channels: then pass example inputs that take the path that was traced."
     )
 
 
@@ -155,8 +155,8 @@ def _compare(
     received, expected = used(received), used(expected)
     if not has_values(received, expected):
         raise CutError(
-            "expected answers with numbers in them, to compare; received none from these example "
-            "inputs. Nothing can be proven; nothing was changed. Pass a batch of one or more."
+            "expected outputs with numbers to compare; received none for these example inputs. "
+            "Nothing can be proven; nothing was changed. Pass a batch of at least one."
         )
     difference, scale = largest_difference(received, expected)
     if not math.isfinite(scale):

@@ -270,7 +270,7 @@ def _in_step(small: nn.Module, operations: Sequence[OpRecord], first: Calibratio
         return Pieces(small, operations, first)
     except DataError as error:
         raise ModelError(
-            f"repair: expected two models that do the same, operation by operation; the dense one "
-            f"does {len(operations)}, and the small one does something else in their place. Pass "
-            "the dense model that the small one was cut from."
+            "repair: expected two models with the same sequence of operations; the dense one has "
+            f"{len(operations)}, and the small one has others in their place. Pass the dense "
+            "model that the small one was cut from."
         ) from error

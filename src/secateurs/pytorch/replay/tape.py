@@ -236,15 +236,19 @@ def record(
             raise
         message = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"calibration data: expected {format_inputs([*arguments, *keywords.values()])} to pass "
-            f"through {type(model).__name__}, as the example inputs did; its forward raised "
-            f"{type(error).__name__}: {message}. Its batches may have any number of images, also 2 "
-            "or 3; let the model take them."
+            f"calibration data: expected {format_inputs([*arguments, *keywords.values()])} to "
+            f"pass through {type(model).__name__}, as the example inputs did; its forward raised "
+            f"{type(error).__name__}: {message}. Batches may have any size, also 2 or 3; let the "
+            "model accept them."
         ) from error
     if recorder.index + 1 != len(operations):
         raise DataError(recorder.off_course(f"operation {recorder.index} is another"))
     if recorder.decided_otherwise and not _answers_alike(model, arguments, keywords, returned):
-        raise DataError(recorder.off_course("a value decides otherwise, and the answers differ"))
+        raise DataError(
+            recorder.off_course(
+                "control flow depends on a value that differs, and so do the outputs"
+            )
+        )
     sources = recorder.sources_of(returned)
     written = frozenset(recorder.written)
     return Tape(recorder.steps, recorder.values, inputs, sources, written, recorder.memories)
@@ -403,10 +407,10 @@ class _Recorder(OpInterpreter):
     def off_course(self, difference: str) -> str:
         """Message that the model takes another path than when it was traced."""
         return (
-            f"calibration data: expected the forward pass that was traced "
+            "calibration data: expected the forward pass that was traced "
             f"({len(self._operations)} operations); received images for which {difference}. The "
-            "model's path depends on its input: trace it with an input like the calibration data; "
-            f"of texts, with one that is filled up, if any is: {TRACE_PADDED}"
+            "model's path depends on its input: trace it with an input like the calibration "
+            f"data; for texts, use a padded one if there is any: {TRACE_PADDED}"
         )
 
     def pass_through(

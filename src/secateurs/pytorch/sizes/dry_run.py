@@ -234,11 +234,11 @@ class DryRun(OpInterpreter):
             call = self._slice_as_expected(call, operations[self.index])
             self.index += 1
         if self.index >= len(operations):
-            raise PathChangedError("it does more than the dense model")
+            raise PathChangedError("it executes more operations than the dense model")
         operation = operations[self.index]
         if operation.name != str(call.packet):
             raise PathChangedError(
-                f"it does {call.name} where the dense model did {operation.name}"
+                f"it executes {call.name} where the dense model executes {operation.name}"
             )
         return call, operation
 

@@ -110,9 +110,12 @@ class Factors:
         self._powers.pop(wrong.key, None)
         self._scalings.pop(wrong.key, None)
         if parts is None:
-            return f"a factor computed from their number at {wrong.line}"
+            return f"a factor computed from the number of these channels at {wrong.line}"
         if self._are_read_elsewhere(parts, wrong.key[0], operations):
-            return f"a factor computed from their number, on weights used twice, at {wrong.line}"
+            return (
+                "a factor computed from the number of these channels, on weights that are used "
+                f"twice, at {wrong.line}"
+            )
         sign = 1 if operations[wrong.key[1]].name in DIVIDES else -1
         self._powers[wrong.key] = (size, power)
         self._scalings[wrong.key] = [

@@ -213,7 +213,10 @@ def _reason(findings: Findings) -> str:
     lines += [wrong.line for wrong in findings.sizes]
     lines += [wrong.line for wrong in findings.numbers]
     message = f": {raised.message}" if raised is not None else ""
-    return f"a size does not follow at {lines[0] if lines else 'an unknown line'}{message}"
+    return (
+        f"a size does not follow these channels at {lines[0] if lines else 'an unknown line'}"
+        f"{message}"
+    )
 
 
 def _one_each(groups: Sequence[Group]) -> dict[str, list[int]]:

@@ -117,7 +117,7 @@ def _parts_of(equations: Equations, made: Ids, width: int) -> list[Ids]:
         fused = made[first:]
         if equations.sides(fused) is not None:
             parts, columns = equations.factor(fused, (len(fused) // width, width))
-            equations.freeze(parts, "queries, keys and values")
+            equations.freeze(parts, "the split into queries, keys and values")
             return [made[:first], columns] if first else [columns]
     return [made[:width], made[width : 2 * width], made[2 * width :]]
 

@@ -186,7 +186,7 @@ class Repairs:
         for units in self._bindings.list_counted(wrong.key):
             kept = int(stays[units].sum())
             if len(units) == wrong.dense != kept == wrong.got:
-                reason = f"their number is also that of others, which stay, at {wrong.line}"
+                reason = f"an attribute also counts other, frozen channels at {wrong.line}"
                 self._tracer.equations.freeze(units, reason)
                 return True
         return False
@@ -199,7 +199,7 @@ class Repairs:
         """
         equations, units_there = self._tracer.equations, wrong.units
         if units_there is None:
-            equations.freeze(units, f"their number must stay as it is at {wrong.line}")
+            equations.freeze(units, f"the number of these channels is fixed at {wrong.line}")
             return True
         sides = equations.sides(units_there) if rows is None else (rows, units_there)
         if sides is not None and len(sides) == 2:

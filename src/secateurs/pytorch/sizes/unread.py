@@ -78,7 +78,7 @@ def follow_unread_sizes_(
         rest = f" and {len(unsure) - _MOST_NOTED} more" if len(unsure) > _MOST_NOTED else ""
         network.notes = (
             *network.notes,
-            "These may count channels of one kind or another, and stay as they are: "
+            "These integers may count either of several axes of channels and were left unchanged: "
             f"{', '.join(unsure[:_MOST_NOTED])}{rest}.",
         )
 

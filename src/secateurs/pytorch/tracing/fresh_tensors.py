@@ -80,8 +80,8 @@ class FreshTensors:
             if length > 1 and axis not in axes:
                 axes[axis] = self._equations.units(length)
                 if not is_empty and not is_uniform(base, axis):
-                    reason = "constants that differ along it are written over"
-                    self._equations.freeze(axes[axis], f"{reason} at {self._where()}")
+                    reason = "overwritten constants differ along this axis"
+                    self._equations.freeze(axes[axis], f"{reason}, at {self._where()}")
         follow(whole, Labels(axes, why=WRITTEN, is_made=True, is_empty=is_empty))
         self._written[key] = whole
         known = dict(labels_of(tensor).axes) if tensor is not whole else {}
@@ -115,7 +115,7 @@ class FreshTensors:
             if along is not None:
                 runs.setdefault(along, []).append((axis, stride // base.stride(along)))
         axes: Axes = {}
-        reason = f"seen through a view that cannot be followed at {self._where()}"
+        reason = f"read through a view that cannot be followed, at {self._where()}"
         for along, carried in units.items():
             found = runs.get(along, [])
             if not found:

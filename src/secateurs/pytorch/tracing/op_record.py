@@ -14,7 +14,7 @@ from secateurs.channels.tensors import Mask
 from secateurs.pytorch.model.tensors import ModelTensor
 from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords
 
-NO_CHANNEL = "values that carry no channels"
+NO_CHANNEL = "a tensor of fixed size"
 
 Axes = dict[int, Ids]
 

@@ -12,8 +12,8 @@ class OtherPathError(Exception):
 
     def __init__(self, index: int, name: str) -> None:
         super().__init__(
-            f"operation {index} of its forward pass is {name}, and was another when it was traced: "
-            "its path depends on its input or its sizes"
+            f"operation {index} of the forward pass is {name}, but another one was traced: the "
+            "path through the model depends on its input or its sizes"
         )
 
 

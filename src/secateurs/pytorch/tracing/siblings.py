@@ -54,7 +54,7 @@ def bind_siblings_(
         if not leaf.is_read:
             leaf.is_read = True
             for units in leaf.axes.values():
-                equations.freeze(units, "no row of the example inputs came here")
+                equations.freeze(units, "no example input reached these weights")
     return found
 
 

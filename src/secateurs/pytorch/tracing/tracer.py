@@ -162,7 +162,9 @@ class Tracer(OpInterpreter):
             self.reads_sizes = True
         for tensor, labels in zip(followed, operation.operands, strict=True):
             if labels.positions is not None:
-                self.freeze_positions(tensor, f"numbered by {call.name} at {self.where()}")
+                self.freeze_positions(
+                    tensor, f"indices of these channels are read by {call.name} at {self.where()}"
+                )
 
     def _note_results(self, operation: OpRecord, output: object) -> None:
         """Note what an operation gives: shapes, channels, and choices that code may read."""
@@ -226,7 +228,7 @@ class Tracer(OpInterpreter):
                 self._has_written_constants = self.reads_sizes = True
             elif self._stand_ins.find_buffer(target) is None:
                 for tensor in call.tensors():
-                    self.freeze(tensor, f"written into a constant at {self.where()}")
+                    self.freeze(tensor, f"written into a constant tensor at {self.where()}")
         return call.with_tensors(changes) if changes else call
 
     def freeze_positions(self, tensor: torch.Tensor, reason: str) -> None:
@@ -403,9 +405,9 @@ class Tracer(OpInterpreter):
         Values with a description, such as the network's input, need no line.
         """
         if fixed.why != NO_CHANNEL or not self.operations:
-            return f"meets {fixed.why}"
+            return f"combined with {fixed.why}"
         name = self.operations[-1].name.removeprefix("aten.")
-        return f"meets {NO_CHANNEL} in {name} at {self.where()}"
+        return f"combined with {NO_CHANNEL} in {name} at {self.where()}"
 
     def _freeze_all(
         self, arrays: Iterable[Ids], unbound: Iterable[tuple[ModelTensor, int]], reason: str

@@ -58,7 +58,9 @@ def multiply_groups(named: Named) -> object:
     kind = named.get("out_dtype") or rows.dtype
     if (rows.dim(), matrices.dim()) == (2, 3):
         return rows.new_empty((rows.shape[0], matrices.shape[2]), dtype=kind, device="meta")
-    raise NotImplementedError("grouped products other than rows by a matrix for each group")
+    raise NotImplementedError(
+        "grouped matrix products other than rows (2-D) by one matrix per group (3-D)"
+    )
 
 
 RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)

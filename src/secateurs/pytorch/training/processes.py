@@ -87,8 +87,8 @@ class Processes:
             other = next(rank for rank, one in enumerate(held) if one != held[0])
             raise SecateursError(
                 f"{name}: expected the same in all {self.share.of} processes; process {other} has "
-                f"{held[other]}, process 0 {held[0]}. What was kept last is still good; go on from "
-                "there, and please report it."
+                f"{held[other]}, process 0 {held[0]}. The last checkpoint is still valid; "
+                "continue from it, and please report this."
             )
 
     def wait(self) -> None:
@@ -206,7 +206,7 @@ def _check_whole(accelerator: Accelerator) -> None:
     if found in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):
         raise SecateursError(
             f"processes: expected each to hold the whole model (DDP); received {found}, which "
-            "spreads it over them, where no cut can be made or proven. Launch without "
+            "shards it over them, so that no cut can be made or proven. Launch without "
             f"{_FLAG_OF.get(found, 'it')}: accelerate launch --multi_gpu --num_processes N -m "
             "secateurs run ..., with --precision bf16 and --accumulation-steps where memory is "
             "short. Prune first, then shard the small model."

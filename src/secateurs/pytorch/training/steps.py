@@ -109,7 +109,7 @@ class TaskStep:
             loss = loss.get("loss")
         if not isinstance(loss, torch.Tensor) or not loss.is_floating_point():
             raise SecateursError(
-                f"{self.task.name}: expected a loss that is a tensor to go back from; received "
+                f"{self.task.name}: expected a loss tensor to backpropagate from; received "
                 f"{type(loss).__name__}. Return the loss of the batch."
             )
         return loss.mean()

@@ -242,6 +242,6 @@ def _check_distillation(task: LearningTask, training: Training) -> None:
     if training.distillation and (task.train_step is not None or task.fit is not None):
         raise SecateursError(
             f"{task.name}: expected training.distillation of 0; received {training.distillation}. "
-            "A train_step or trainer of one's own knows its own loss alone: put the distance from "
-            "the dense model there."
+            "A custom train_step or trainer computes its own loss: add the distillation loss "
+            "there."
         )

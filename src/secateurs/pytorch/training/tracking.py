@@ -102,7 +102,7 @@ def _begin(
             tracker.store_init_configuration(dict(settings))
         except Exception as error:
             raise SecateursError(
-                f"track: expected {name} to begin; it raised {type(error).__name__}: "
+                f"track: expected {name} to start; it raised {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
         begun.append(tracker)

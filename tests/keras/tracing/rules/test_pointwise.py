@@ -18,7 +18,7 @@ def why_frozen(network, layer):
 @pytest.mark.parametrize("function", ["softmax", "log_softmax"])
 def test_a_softmax_over_channels_freezes_them(function):
     network = sec.trace(model(L.Dense(4, activation=function, name="d"), shape=(6,)))
-    assert "softmax over it in d (Dense)" in why_frozen(network, "d")[0]
+    assert "softmax over these channels in d (Dense)" in why_frozen(network, "d")[0]
 
 
 def test_an_activation_of_the_users_that_mixes_channels_freezes_them():
@@ -29,4 +29,4 @@ def test_an_activation_of_the_users_that_mixes_channels_freezes_them():
     assert [group.name for group in network.groups] == ["d"]
     network = sec.trace(model(L.Dense(4, activation=mixing, name="d"), shape=(6,)))
     assert not network.groups
-    assert "mixes them inside another layer" in why_frozen(network, "d")[0]
+    assert "mixes these channels inside another layer" in why_frozen(network, "d")[0]

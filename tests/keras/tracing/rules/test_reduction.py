@@ -44,4 +44,4 @@ def test_over_positions_channels_are_carried(keepdims):
 def test_a_running_sum_over_channels_freezes_them():
     network = sec.trace(over_channels(lambda x: ops.cumsum(x, axis=-1)))
     (reasons,) = [one.reasons for one in network.frozen if one.name == "a"]
-    assert "accumulated over it" in reasons[0]
+    assert "accumulated over these channels" in reasons[0]

@@ -105,7 +105,7 @@ ALONG = {
 
 @pytest.mark.parametrize("name", ALONG)
 def test_along_their_own_axis_nothing_goes(name):
-    assert f"{name.rstrip('_')} along it at" in why_frozen(ALONG[name], X)
+    assert f"{name.rstrip('_')} along this axis at" in why_frozen(ALONG[name], X)
 
 
 def test_a_mask_of_its_own_for_each_channel_keeps_these():
@@ -131,11 +131,11 @@ def test_what_a_write_in_place_would_have_to_ignore_stays():
 
 def test_an_index_of_its_own_for_each_channel_keeps_these():
     each = torch.stack([torch.randperm(6) for _ in range(8)], 1)[None].expand(2, 6, 8)
-    assert "carry no channels" in why_frozen(lambda h: h.gather(1, each), X)
+    assert "a tensor of fixed size" in why_frozen(lambda h: h.gather(1, each), X)
 
 
 def test_an_index_that_covers_some_channels_keeps_all():
-    assert "gather covers some" in why_frozen(
+    assert "gather covers only some" in why_frozen(
         lambda h: torch.cat([h.gather(1, order(h)[..., :4]), h[..., 4:]], -1), X
     )
 
@@ -149,7 +149,9 @@ NUMBERED = {
 
 @pytest.mark.parametrize("name", NUMBERED)
 def test_channels_whose_numbers_are_read_stay(name):
-    assert "arg" in why_frozen(NUMBERED[name], X) or "numbered by" in why_frozen(NUMBERED[name], X)
+    assert "arg" in why_frozen(NUMBERED[name], X) or "indices of these channels" in why_frozen(
+        NUMBERED[name], X
+    )
 
 
 def test_the_largest_channel_may_be_another_one_when_only_its_value_is_read():
@@ -230,4 +232,4 @@ def test_a_transform_freezes_what_it_runs_along(axis, free):
     network = sec.trace(Spectral(), torch.randn(2, 3, 6))
     assert list(channels_of(network).values()) == ([8] if free else [])
     reasons = [reason for one in network.frozen for reason in one.reasons]
-    assert any("_fft_r2c over it" in reason for reason in reasons) == (not free)
+    assert any("_fft_r2c over these channels" in reason for reason in reasons) == (not free)

@@ -99,7 +99,7 @@ def test_heads_that_share_a_fixed_one_stay():
     network = sec.trace(Fixed(6, 2).eval(), torch.randn(2, 5, 6))
     assert not network.groups
     reasons = [reason for one in network.frozen for reason in one.reasons]
-    assert any("grouped attention with heads that stay" in reason for reason in reasons)
+    assert any("grouped-query attention with frozen heads" in reason for reason in reasons)
 
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))

@@ -252,7 +252,7 @@ def dot_product_attention(tracer: Tracer, call: Call) -> None:
     named = call.by_name
     query, key, value = (named[name] for name in ("query", "key", "value"))
     if not all(isinstance(x, Value) and x.rank == 4 for x in (query, key, value)):
-        return unknown(tracer, call, "it is given constants")
+        return unknown(tracer, call, "its inputs are constants")
     for x in (query, key, value):
         tracer.freeze_known(x, f"{call} sums over positions", [1])
     for name in ("mask", "bias"):
@@ -262,7 +262,7 @@ def dot_product_attention(tracer: Tracer, call: Call) -> None:
     inner = tracer.unify([Place(query, 3), Place(key, 3)])
     if named.get("scale") is None:
         if inner is not None:
-            tracer.equations.freeze(inner, f"{call} divides by the root of how many there are")
+            tracer.equations.freeze(inner, f"{call} divides by the square root of their number")
     else:
         tracer.mask(call, query, 3)
     # The backends' attention functions require values as wide as queries.

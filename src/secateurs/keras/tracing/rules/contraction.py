@@ -75,7 +75,7 @@ def dense(tracer: Tracer, call: Call) -> None:
     layer, x = call.layer, call.input
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
-        return unknown(tracer, call, "its kernel is not a variable of its own")
+        return unknown(tracer, call, "its kernel is not its own variable")
     lead = "abcdefgh"[: x.rank - 1]
     contract(tracer, call, [(x, f"{lead}i"), (kernel, "io")], f"{lead}o")
     shift(tracer, call.output, -1, tracer.weight(layer.bias))
@@ -89,7 +89,7 @@ def einsum_dense(tracer: Tracer, call: Call) -> None:
     layer, x = call.layer, call.input
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
-        return unknown(tracer, call, "its kernel is not a variable of its own")
+        return unknown(tracer, call, "its kernel is not its own variable")
     read, weight, result = spell_out(layer.equation, x.rank)
     contract(tracer, call, [(x, read), (kernel, weight)], result)
     bias = tracer.weight(layer.bias)
@@ -129,9 +129,9 @@ def convolution(tracer: Tracer, call: Call) -> None:
     layer, x = call.layer, call.input
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
-        return unknown(tracer, call, "its kernel is not a variable of its own")
+        return unknown(tracer, call, "its kernel is not its own variable")
     channel = channel_axis(layer, x.rank)
-    tracer.freeze_known(x, f"{call} slides over it", _space(x, channel))
+    tracer.freeze_known(x, f"{call} runs along this axis", _space(x, channel))
     if layer.groups == 1:
         counted = [
             tracer.unify([Place(x, channel), Place(kernel, -2)]),
@@ -195,9 +195,9 @@ def transposed_convolution(tracer: Tracer, call: Call) -> None:
     layer, x = call.layer, call.input
     kernel = tracer.weight(layer.kernel)
     if kernel is None:
-        return unknown(tracer, call, "its kernel is not a variable of its own")
+        return unknown(tracer, call, "its kernel is not its own variable")
     channel = channel_axis(layer, x.rank)
-    tracer.freeze_known(x, f"{call} slides over it", _space(x, channel))
+    tracer.freeze_known(x, f"{call} runs along this axis", _space(x, channel))
     read = tracer.unify([Place(x, channel), Place(kernel, -1)])
     made = tracer.unify([Place(kernel, -2)])
     tracer.reads(kernel, -1, call, Place(x, channel))
@@ -214,7 +214,7 @@ def depthwise_convolution(tracer: Tracer, call: Call) -> None:
     channel = channel_axis(call.layer, call.input.rank)
     kernel = tracer.weight(call.layer.kernel)
     if kernel is None:
-        return unknown(tracer, call, "its kernel is not a variable of its own")
+        return unknown(tracer, call, "its kernel is not its own variable")
     positions = math.prod(call.output.shape) // call.output.shape[channel]
     made = _each_channel(tracer, call, kernel, channel, positions)
     return _label_result(tracer, call, channel, made)
@@ -225,10 +225,10 @@ def _each_channel(
 ) -> Ids | None:
     """Return the output units of a depthwise kernel of shape (..., input, multiplier)."""
     x, multiplier = call.input, kernel.shape[-1]
-    tracer.freeze_known(x, f"{call} slides over it", _space(x, channel))
+    tracer.freeze_known(x, f"{call} runs along this axis", _space(x, channel))
     read = x.axes.get(channel)
     if read is None:
-        tracer.freeze(kernel, f"{call}: each channel of {x.why}", (-2, -1))
+        tracer.freeze(kernel, f"{call}: channel by channel of {x.why}", (-2, -1))
         tracer.costs(call.path, positions * math.prod(kernel.shape), [])
         return None
     tracer.join(kernel, -2, read)
@@ -248,12 +248,12 @@ def separable_convolution(tracer: Tracer, call: Call) -> None:
     depthwise = tracer.weight(layer.depthwise_kernel)
     pointwise = tracer.weight(layer.pointwise_kernel)
     if depthwise is None or pointwise is None:
-        return unknown(tracer, call, "its kernels are not variables of its own")
+        return unknown(tracer, call, "its kernels are not its own variables")
     channel = channel_axis(layer, call.input.rank)
     positions = math.prod(call.output.shape) // call.output.shape[channel]
     between = _each_channel(tracer, call, depthwise, channel, positions)
     if between is None:
-        tracer.freeze(pointwise, f"{call}: each channel of {call.input.why}", (-2,))
+        tracer.freeze(pointwise, f"{call}: channel by channel of {call.input.why}", (-2,))
     else:
         tracer.join(pointwise, -2, between, Role.INPUT)
         tracer.reads(pointwise, -2)

@@ -18,8 +18,8 @@ def embedding(tracer: Tracer, call: Call) -> None:
     """Rows are selected by the data; columns are channels."""
     table = tracer.weight(call.layer.embeddings)
     if table is None:
-        return unknown(tracer, call, "its table is not a variable of its own")
-    tracer.freeze(table, f"{call}: looked up by the data", (0,))
+        return unknown(tracer, call, "its table is not its own variable")
+    tracer.freeze(table, f"{call}: rows looked up by the data", (0,))
     units = tracer.unify([Place(table, 1)])
     tracer.play(Place(table, 1), Role.FILTER)
     tracer.put(call.output, {-1: units})
@@ -39,12 +39,12 @@ def reversible_embedding(tracer: Tracer, call: Call) -> None:
             table = tracer.weight(call.layer.embeddings)
             if table is not None and other is not None:
                 tracer.unify([Place(table, 1), Place(other, 0)])
-                tracer.freeze(other, f"{call}: one for each row of its table", (1,))
+                tracer.freeze(other, f"{call}: one per row of its table", (1,))
         return embedding(tracer, call)
     layer, x = call.layer, call.input
     table = tracer.weight(layer.embeddings if layer.tie_weights else layer.reverse_embeddings)
     if table is None:
-        return unknown(tracer, call, "its table is not a variable of its own")
+        return unknown(tracer, call, "its table is not its own variable")
     lead = "abcdefgh"[: x.rank - 1]
     letters = "oi" if layer.tie_weights else "io"
     contract(tracer, call, [(x, f"{lead}i"), (table, letters)], f"{lead}o")
@@ -57,9 +57,9 @@ def take(tracer: Tracer, call: Call) -> None:
     x, axis = call.input, call.layer.axis
     numbers = call.inputs[1:]
     if not isinstance(axis, int) or any(value.axes for value in numbers):
-        return unknown(tracer, call, "it takes from several axes, or by numbers that are channels")
+        return unknown(tracer, call, "it indexes several axes, or with indices that have channels")
     axis %= x.rank
-    reason = f"{call}: looked up by the data" if numbers else f"{call} runs along it"
+    reason = f"{call}: entries looked up by the data" if numbers else f"{call} runs along this axis"
     tracer.freeze_known(x, reason, [axis])
     longer = call.output.rank - x.rank
     moved = {at: at if at < axis else at + longer for at in x.axes if at != axis}

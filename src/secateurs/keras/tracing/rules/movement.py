@@ -157,7 +157,7 @@ def _run_on_labels(call: Call) -> Movement:
 def rearrange(tracer: Tracer, call: Call) -> None:
     """Move elements without any argument that depends on the number of channels."""
     if len(call.inputs) > 1:
-        return unknown(tracer, call, "it is told by a tensor what to do")
+        return unknown(tracer, call, "its arguments are tensors")
     return move(tracer, call, _run_on_labels(call))
 
 
@@ -179,9 +179,10 @@ def along_axis(tracer: Tracer, call: Call) -> None:
     x = call.input
     axis = getattr(call.layer, "axis", -1)
     if len(call.inputs) > 1 or not isinstance(axis, int):
-        return unknown(tracer, call, "it runs along several axes, or by a tensor that is computed")
+        why = "it runs along several axes, or along one that a computed tensor gives"
+        return unknown(tracer, call, why)
     axis %= x.rank
-    tracer.freeze_known(x, f"{call} runs along it", [axis])
+    tracer.freeze_known(x, f"{call} runs along this axis", [axis])
     longer = call.output.rank - x.rank
     for output in call.outputs:
         moved = {at: at if at < axis else at + longer for at in x.axes if at != axis}
@@ -197,11 +198,11 @@ def roll(tracer: Tracer, call: Call) -> None:
         for value in (call.layer.shift, call.layer.axis)
     )
     if axes == (None,):
-        tracer.freeze_known(call.input, f"{call} of all values", range(call.input.rank))
+        tracer.freeze_known(call.input, f"{call} over all values", range(call.input.rank))
     for shift, axis in zip(shifts * len(axes) if len(shifts) == 1 else shifts, axes, strict=True):
         units = None if axis is None else call.input.axes.get(axis % call.input.rank)
         if units is not None:
-            tracer.equations.freeze(round_the_end(units, shift), f"{call} takes it round the end")
+            tracer.equations.freeze(round_the_end(units, shift), f"{call} wraps it around")
     rearrange(tracer, call)
 
 
@@ -238,7 +239,7 @@ def slice_operation(tracer: Tracer, call: Call) -> None:
         or not isinstance(starts, (list, tuple))
         or not all(isinstance(at, int) for at in starts)
     ):
-        return unknown(tracer, call, "where it begins is a tensor")
+        return unknown(tracer, call, "its start index is a tensor")
     for axis, length in enumerate(lengths):
         if (units := x.axes.get(axis)) is None:
             continue
@@ -261,7 +262,7 @@ def split(tracer: Tracer, call: Call) -> None:
     units = call.input.axes.get(axis)
     if units is not None and isinstance(asked, int):
         if asked > 1 and len(units) % asked:
-            return unknown(tracer, call, "its pieces are not equal")
+            return unknown(tracer, call, "its pieces are of unequal size")
         rows, _ = tracer.equations.factor(units, (asked, len(units) // asked))
         tracer.equations.freeze(rows, f"{call} needs {asked} pieces")
     elif units is not None:
@@ -284,7 +285,7 @@ def pad(tracer: Tracer, call: Call) -> None:
             ends = [add_frozen_side(tracer.equations, size) for size in (before, after)]
             axes[axis] = np.concatenate([ends[0], units, ends[1]])
         else:
-            tracer.equations.freeze(units, f"{call} pads it by {call.layer.mode}")
+            tracer.equations.freeze(units, f"{call} pads it in mode {call.layer.mode!r}")
     tracer.put(call.output, axes)
 
 
@@ -321,7 +322,7 @@ def _follow_entry(tracer: Tracer, call: Call, number: int, entry: int | slice, a
     else:
         ends, regular = {"index": entry}, True
     if not regular or any(end is not None and end < 0 for end in ends.values()):
-        reason = f"{call} counts positions from the end or in steps; write them from the front"
+        reason = f"{call} counts positions from the end or in steps; count from the front instead"
         tracer.equations.freeze(units, reason)
         return
     for part, end in ends.items():

@@ -89,5 +89,5 @@ def unit_normalization(tracer: Tracer, call: Call) -> None:
 def normalization(tracer: Tracer, call: Call) -> None:
     """Normalisation of input data by adapted statistics; it normally precedes any channels."""
     if call.input.axes:
-        return unknown(tracer, call, "it keeps statistics of the data it was adapted to")
+        return unknown(tracer, call, "it holds statistics of the data it was adapted to")
     return tracer.carry(call)

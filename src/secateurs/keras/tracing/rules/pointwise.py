@@ -66,7 +66,7 @@ def activate(tracer: Tracer, call: Call, function: TensorFunction | None) -> Non
         return
     for output in call.outputs:
         if function in along_the_last_axis():
-            over_the_last(tracer, call, output, f"{function.__name__} over it")
+            over_the_last(tracer, call, output, f"{function.__name__} over these channels")
         elif not _follow(tracer, call, function, output):
             tracer.freeze(output, _why_unknown(call, function))
 
@@ -109,7 +109,7 @@ def _is_closed(node: Node) -> bool:
 
 def _why_unknown(call: Call, function: TensorFunction) -> str:
     name = getattr(function, "__name__", type(function).__name__)
-    return f"{call}: its activation {name} does not work element by element, as far as can be seen"
+    return f"{call}: its activation {name} is not known to be element-wise"
 
 
 def over_the_last(tracer: Tracer, call: Call, value: Value, operation: str, axis: int = -1) -> None:
@@ -130,7 +130,7 @@ def softmax(tracer: Tracer, call: Call) -> None:
     tracer.carry(call)
     axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else [call.layer.axis]
     for axis in axes:
-        over_the_last(tracer, call, call.output, "softmax over it", axis)
+        over_the_last(tracer, call, call.output, "softmax over these channels", axis)
 
 
 @rule(
@@ -183,7 +183,7 @@ def rescaling(tracer: Tracer, call: Call) -> None:
     """Scale and offset: scalars, or one value per channel."""
     each = [v for v in (call.layer.scale, call.layer.offset) if isinstance(v, (list, tuple))]
     if each and call.input.axes:
-        return unknown(tracer, call, "it has a factor for each channel in its configuration")
+        return unknown(tracer, call, "its configuration holds one factor per channel")
     return tracer.carry(call)
 
 

@@ -55,14 +55,14 @@ def follow_recurrent(tracer: Tracer, call: Call) -> None:
     if cells is None:
         return unknown(tracer, call, f"its cell {type(layer.cell).__name__} has no rule")
     if layer.stateful:
-        return unknown(tracer, call, "it keeps its state from one batch to the next")
+        return unknown(tracer, call, "it is stateful: its state is kept between batches")
     x, initial = (
         call.by_name["sequences"],
         values_in(call.by_name.get("initial_state")),
     )
     channel = _channel_axis(layer, x)
     others = [axis for axis in range(1, x.rank) if axis != channel]
-    tracer.freeze_known(x, f"{call} runs along it", others)
+    tracer.freeze_known(x, f"{call} runs along this axis", others)
     place: Place | Ids | None = Place(x, channel)
     states: list[Ids | None] = []
     for cell in cells:
@@ -102,7 +102,7 @@ def _label_outputs(
         if units is not None and given is not None:
             tracer.equations.equate(units, given)
         elif units is not None:
-            tracer.equations.freeze(units, f"{call} starts from {value.why}")
+            tracer.equations.freeze(units, f"{call}: its initial state is {value.why}")
     result, *final_states = call.outputs
     tracer.put(result, {axis + int(bool(call.layer.return_sequences)): last})
     for value, units in zip(final_states, states, strict=False):
@@ -149,7 +149,7 @@ def _check_activations(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> N
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
         if not works_by_element(function, rank=2):
             along = function in along_the_last_axis()
-            reason = "mixes units" if along else "is not known to work element by element"
+            reason = "mixes units" if along else "is not known to be element-wise"
             name = getattr(function, "__name__", type(function).__name__)
             tracer.equations.freeze(units, f"{call}: its activation {name} {reason}")
 
@@ -181,7 +181,7 @@ def bidirectional(tracer: Tracer, call: Call) -> None:
     """Bidirectional layer: Keras requires equal widths, so both directions lose the same units."""
     layer = call.layer
     if isinstance(getattr(layer.forward_layer, "cell", None), CONVOLUTIONAL):
-        return unknown(tracer, call, "convolutional cells in both directions are not followed")
+        return unknown(tracer, call, "bidirectional convolutional cells are not supported")
     x, initial = (
         call.by_name["sequences"],
         values_in(call.by_name.get("initial_state")),

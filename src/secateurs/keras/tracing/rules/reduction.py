@@ -65,7 +65,7 @@ def along(tracer: Tracer, call: Call) -> None:
     """Freeze an axis along which each result depends on all of it."""
     tracer.carry(call)
     if call.layer.axis is None:
-        tracer.freeze(call.input, f"{call} over it")
+        tracer.freeze(call.input, f"{call} over these channels")
         tracer.put(call.output, {})
     else:
-        over_the_last(tracer, call, call.output, "accumulated over it", call.layer.axis)
+        over_the_last(tracer, call, call.output, "accumulated over these channels", call.layer.axis)

@@ -52,7 +52,7 @@ def apply(tracer: Tracer, call: Call) -> None:
     if found is None or is_quantized(call.layer):
         unknown(tracer, call)
     elif weights and found not in OF_ALL_OPERANDS:
-        unknown(tracer, call, "it is given a weight, of which its rule says nothing")
+        unknown(tracer, call, "one of its inputs is a weight, which its rule does not cover")
     else:
         found(tracer, call)
 
@@ -64,7 +64,7 @@ def unknown(tracer: Tracer, call: Call, why: str = "") -> None:
         tracer.freeze(value, reason)
     freeze_weights(tracer, call.layer, reason)
     for value in call.outputs:
-        tracer.put(value, {}, why=f"what {call} gave")
+        tracer.put(value, {}, why=f"the result of {call}")
 
 
 def freeze_weights(tracer: Tracer, layer: object, reason: str) -> None:
@@ -79,9 +79,9 @@ def _why_unknown(call: Call, closed: str) -> str:
     if is_quantized(call.layer):
         return "it is quantized or carries LoRA weights; merge or dequantize it first"
     if closed == NOT_REGISTERED:
-        advice = f"or say what it does with @secateurs.keras.rule({call.kind})"
+        advice = f"or register a rule for it with @secateurs.keras.rule({call.kind})"
         return f"no rule for {call.kind}, and {closed}, {advice}"
     advice = "write it with keras.ops"
     if call.kind != "Lambda":
-        advice = f"say what it does with @secateurs.keras.rule({call.kind}), or {advice}"
+        advice = f"register a rule for it with @secateurs.keras.rule({call.kind}), or {advice}"
     return f"no rule for {call.kind}{f', and {closed}' if closed else ''}; {advice}"

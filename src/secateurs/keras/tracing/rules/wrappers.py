@@ -23,8 +23,12 @@ def time_distributed(tracer: Tracer, call: Call) -> None:
     x, inner = call.input, call.layer.layer
     if is_model(inner):
         why = f" ({tracer.closed})" if tracer.closed else ""
-        return unknown(tracer, call, f"a model inside it is not followed{why}; call it on its own")
-    tracer.freeze_known(x, f"{call} runs along it", [1])
+        return unknown(
+            tracer,
+            call,
+            f"the model inside it cannot be followed{why}; call that model outside the wrapper",
+        )
+    tracer.freeze_known(x, f"{call} runs along this axis", [1])
     merged = (x.shape[0] * x.shape[1], *x.shape[2:])
     step = Value(keras.KerasTensor(merged, dtype=x.spec.dtype), _without_steps(x), x.why)
     results = tracer.inside(call.path_of(inner), inner, [step], {})
@@ -56,7 +60,7 @@ INPUT = "input_"
 def enter(tracer: Tracer, call: Call) -> None:
     """Equate the input sizes of a model nested in a layer with the tensor that it is called on."""
     layer, owner = call.layer, call.path.rpartition(".")[0]
-    tracer.freeze_known(call.input, "a model inside a layer goes through it", [0])
+    tracer.freeze_known(call.input, "the batch axis of a model inside a layer", [0])
     for axis, units in call.input.axes.items():
         key = id(layer.model), layer.number, axis
         known = tracer.remember(key, partial(np.asarray, units))
@@ -73,7 +77,7 @@ def spectral_normalization(tracer: Tracer, call: Call) -> None:
     results = tracer.inside(call.path_of(inner), inner, [call.input], {})
     vector, kernel = tracer.weight(call.layer.vector_u), tracer.weight(call.layer.kernel)
     if vector is None or kernel is None:
-        return unknown(tracer, call, "its kernel is not a variable of its own")
+        return unknown(tracer, call, "its kernel is not its own variable")
     tracer.unify([Place(kernel, -1), Place(vector, 1)])
     _number(tracer, call, call.path_of(inner))
     for output, result in zip(call.outputs, results, strict=True):

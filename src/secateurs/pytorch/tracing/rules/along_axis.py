@@ -70,7 +70,7 @@ def _unify(tracer: Tracer, places: Sequence[Place], call: Call) -> Ids | None:
     if len({place.tensor.shape[place.axis] for place in places}) == 1:
         return tracer.unify(places)
     for tensor, axis in places:
-        tracer.freeze_known(tensor, f"{call.name} covers some of them", (axis,))
+        tracer.freeze_known(tensor, f"{call.name} covers only some of these indices", (axis,))
     return None
 
 
@@ -92,7 +92,9 @@ def _beside(call: Call, *names: str) -> list[torch.Tensor]:
 def along(tracer: Tracer, call: Call) -> object:
     """Each line along the axis is sorted, accumulated, selected from, ... independently."""
     beside = _beside(call, "self", "other")
-    return carry_beside(tracer, call, _axis(call, beside[0]), beside, f"{call.name} along it")
+    return carry_beside(
+        tracer, call, _axis(call, beside[0]), beside, f"{call.name} along this axis"
+    )
 
 
 @rule(aten.median, aten.nanmedian)
@@ -106,9 +108,9 @@ def position(tracer: Tracer, call: Call) -> object:
     """The index of an extremum along an axis, which is frozen: removal would shift indices."""
     x = call.tensors()[0]
     if call.get("dim") is None:
-        tracer.freeze_known(x, f"{call.name} of all values", range(x.dim()))
+        tracer.freeze_known(x, f"{call.name} over all values", range(x.dim()))
         return call.run()
-    return carry_beside(tracer, call, _axis(call, x), [x], f"{call.name} along it")
+    return carry_beside(tracer, call, _axis(call, x), [x], f"{call.name} along this axis")
 
 
 @rule(
@@ -128,7 +130,9 @@ def by_number(tracer: Tracer, call: Call) -> object:
     index = call.get("index")
     if isinstance(index, torch.Tensor) and call.name.startswith(("gather", "scatter")):
         beside.append(index)
-    return carry_beside(tracer, call, _axis(call, beside[0]), beside, f"{call.name} along it")
+    return carry_beside(
+        tracer, call, _axis(call, beside[0]), beside, f"{call.name} along this axis"
+    )
 
 
 @rule(aten.segment_reduce)
@@ -137,7 +141,7 @@ def segments(tracer: Tracer, call: Call) -> object:
     x, lengths = call["data"], call.get("lengths")
     if call.get("axis", 0) != 0 or (lengths is not None and lengths.dim() > 1):
         return unknown(tracer, call)
-    return carry_beside(tracer, call, 0, [x], "segment_reduce along it")
+    return carry_beside(tracer, call, 0, [x], "segment_reduce along this axis")
 
 
 @rule(*packets("_pack_padded_sequence"))
@@ -169,7 +173,7 @@ def search(tracer: Tracer, call: Call) -> object:
     edges = call["boundaries" if call.packet is aten.bucketize else "sorted_sequence"]
     if not isinstance(values, torch.Tensor):
         return unknown(tracer, call)
-    reason = f"{call.name} along it"
+    reason = f"{call.name} along this axis"
     if edges.dim() == values.dim() > 1:
         return carry_beside(tracer, call, edges.dim() - 1, [edges, values], reason)
     tracer.freeze_known(edges, reason, range(edges.dim()))

@@ -189,8 +189,8 @@ def grouped_matmul(tracer: Tracer, call: Call) -> object:
     if (rows.dim(), matrices.dim()) != (2, 3) or call.get("bias") is not None:
         return unknown(tracer, call)
     output = call.run_one()
-    tracer.freeze_known(rows, "grouped by number", (0,))
-    tracer.freeze_known(matrices, "experts are chosen by number", (0,))
+    tracer.freeze_known(rows, "grouped by index", (0,))
+    tracer.freeze_known(matrices, "experts are selected by index", (0,))
     read = tracer.unify([Place(rows, 1), Place(matrices, 1)])
     made = tracer.unify([Place(matrices, 2)])
     for units in (read, made):
@@ -274,7 +274,7 @@ def _carry_space(
         if still:
             carried[axis] = tracer.labels(x).axes.get(axis)
         else:
-            tracer.freeze_known(x, "a convolution slides over it", (axis,))
+            tracer.freeze_known(x, "a convolution runs along this axis", (axis,))
     return carried
 
 
@@ -388,8 +388,8 @@ def attention(tracer: Tracer, call: Call) -> object:
     shared = lead
     if call.get("enable_gqa", False) and key.shape[-3] != query.shape[-3]:
         shared = f"{lead[:-1]}h"  # each head of keys and values serves several query heads
-    tracer.freeze_known(key, "attention sums over it", (key.dim() - 2,))
-    tracer.freeze_known(value, "attention sums over it", (value.dim() - 2,))
+    tracer.freeze_known(key, "attention sums over this axis", (key.dim() - 2,))
+    tracer.freeze_known(value, "attention sums over this axis", (value.dim() - 2,))
     places = [(query, f"{lead}qd"), (key, f"{shared}kd"), (value, f"{shared}kv")]
     if call.get("attn_mask") is not None:
         mask = call["attn_mask"]
@@ -419,7 +419,7 @@ def _join_heads(tracer: Tracer, queries: Ids | None, keys: Ids | None) -> None:
     if queries is None or keys is None:
         for units in (queries, keys):
             if units is not None:
-                equations.freeze(units, "grouped attention with heads that stay")
+                equations.freeze(units, "grouped-query attention with frozen heads")
         return
     rows, _ = equations.factor(queries, (len(keys), len(queries) // len(keys)))
     equations.equate(rows, keys)

@@ -19,7 +19,7 @@ def embedding(tracer: Tracer, call: Call) -> object:
     """Rows are selected by the data; columns are channels."""
     weight = call["weight"]
     output = call.run_one()
-    tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
+    tracer.freeze(weight, f"rows looked up by the data at {tracer.where()}", (0,))
     tracer.put(output, {output.dim() - 1: tracer.axes(weight).get(1)})
     tracer.play(Place(weight, 1), Role.FILTER)
     return output
@@ -30,7 +30,7 @@ def embedding_bag(tracer: Tracer, call: Call) -> object:
     """The sum, mean or maximum of several rows; columns are channels."""
     weight = call["weight"]
     output = call.run()
-    tracer.freeze(weight, f"looked up by the data at {tracer.where()}", (0,))
+    tracer.freeze(weight, f"rows looked up by the data at {tracer.where()}", (0,))
     columns = tracer.axes(weight).get(1)
     for result in iterate_tensors(output):
         if result.dim() == 2:

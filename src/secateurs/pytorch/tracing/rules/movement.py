@@ -128,9 +128,9 @@ def roll(tracer: Tracer, call: Call) -> object:
     """Entries that wrap around the end are frozen."""
     x, shifts, dims = call["self"], call["shifts"], call.get("dims", ())
     known = tracer.axes(x)
-    reason = f"rolled round the end at {tracer.where()}"
+    reason = f"wrapped around by roll at {tracer.where()}"
     if not dims:
-        tracer.freeze_known(x, "roll of all values", range(x.dim()))
+        tracer.freeze_known(x, "roll over the flattened tensor", range(x.dim()))
     for shift, axis in zip(shifts, dims, strict=False):
         units = known.get(axis % x.dim())
         if units is not None:
@@ -180,7 +180,7 @@ def pair(tracer: Tracer, call: Call) -> object:
     """Two real numbers along the last axis as one complex number, or the reverse."""
     x = call["self"]
     if call.packet is aten.view_as_complex:
-        tracer.freeze_known(x, "a number's real and imaginary part", (x.dim() - 1,))
+        tracer.freeze_known(x, "real and imaginary parts of complex numbers", (x.dim() - 1,))
     output = call.run_one()
     last = min(x.dim(), output.dim())
     tracer.put(output, {axis: units for axis, units in tracer.axes(x).items() if axis < last})
@@ -197,7 +197,7 @@ def diagonal_of(tracer: Tracer, call: Call) -> object:
     rest = [axis for axis in range(rank) if axis not in sides]
     axes = tracer.axes(x)
     if call.get("offset", 0):
-        tracer.freeze_known(x, "put beside a diagonal", (x.dim() - 1,))
+        tracer.freeze_known(x, "placed off the main diagonal by diag_embed", (x.dim() - 1,))
         axes = tracer.axes(x)
         units = None
     else:
@@ -327,7 +327,7 @@ def im2col(tracer: Tracer, call: Call) -> object:
     output = call.run_one()
     channel = x.dim() - 3
     units = tracer.axes(x).get(channel)
-    tracer.freeze_known(x, "im2col slides over it", (channel + 1, channel + 2))
+    tracer.freeze_known(x, "im2col runs along this axis", (channel + 1, channel + 2))
     taps = int(np.prod(kernel))
     tracer.put(output, {channel: None if units is None else np.repeat(units, taps)})
     return output
@@ -344,6 +344,6 @@ def col2im(tracer: Tracer, call: Call) -> object:
     if units is not None:
         taps = int(np.prod(kernel))
         sides = tracer.equations.factor(units, (len(units) // taps, taps))
-        tracer.equations.freeze(sides[1], "taps of a kernel")
+        tracer.equations.freeze(sides[1], "kernel positions of col2im")
         tracer.put(output, {channel: sides[0]})
     return output

@@ -153,5 +153,5 @@ def sample(tracer: Tracer, call: Call) -> object:
     """Sample each channel at positions whose coordinates the grid holds."""
     x, grid = call.tensors()[:2]
     tracer.unify([Place(x, 0), Place(grid, 0)])
-    tracer.freeze_known(grid, f"{call.name} reads places from it", range(1, grid.dim()))
+    tracer.freeze_known(grid, f"{call.name} reads coordinates from it", range(1, grid.dim()))
     return _carry(tracer, call, x.dim() - 2)

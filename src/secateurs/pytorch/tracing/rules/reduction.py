@@ -121,7 +121,7 @@ def along(tracer: Tracer, call: Call) -> object:
     """Freeze an axis along which each result depends on all of it."""
     x = call.tensors()[0]
     over = _axes_argument(call, x.dim())
-    tracer.freeze_known(x, f"{call.name} over it", over)
+    tracer.freeze_known(x, f"{call.name} over these channels", over)
     output = call.run_one()
     tracer.put(output, {at: units for at, units in tracer.axes(x).items() if at not in over})
     return output

@@ -49,5 +49,5 @@ def unknown(tracer: Tracer, call: Call) -> object:
         tracer.freeze(tensor, reason)
     output = call.run()
     for tensor in iterate_tensors(output):
-        tracer.put(tensor, {}, why=f"what {call.packet._qualified_op_name} gave")
+        tracer.put(tensor, {}, why=f"the result of {call.packet._qualified_op_name}")
     return output

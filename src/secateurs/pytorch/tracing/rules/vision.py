@@ -17,11 +17,11 @@ def deformable_convolution(tracer: Tracer, call: Call) -> object:
     """
     x, weight = call["input"], call["weight"]
     layer = "a deformable convolution"
-    tracer.freeze_known(x, f"{layer} slides over it", (2, 3))
+    tracer.freeze_known(x, f"{layer} runs along this axis", (2, 3))
     for name in ("offset", "mask"):
-        tracer.freeze_known(call[name], f"the places {layer} looks at", range(call[name].dim()))
+        tracer.freeze_known(call[name], f"sampling positions of {layer}", range(call[name].dim()))
     if call["offset_groups"] > 1:
-        tracer.freeze_known(x, f"groups of channels with offsets of their own in {layer}", (1,))
+        tracer.freeze_known(x, f"groups of channels with their own offsets in {layer}", (1,))
     output = convolve(tracer, call, call.run_one())
     sides = {"in_channels": (x, 1), "out_channels": (output, 1)}
     for attribute, (tensor, axis) in sides.items():
@@ -35,7 +35,7 @@ def deformable_convolution(tracer: Tracer, call: Call) -> object:
 def regions(tracer: Tracer, call: Call) -> object:
     """Regions of an image, each resampled to one size; channels are carried."""
     x = call["input"]
-    tracer.freeze_known(x, f"{call.name} looks for regions in it", (0, 2, 3))
+    tracer.freeze_known(x, f"{call.name} samples regions along this axis", (0, 2, 3))
     tracer.freeze_known(call["rois"], f"regions for {call.name}", (0, 1))
     output = call.run()
     for tensor in iterate_tensors(output):
