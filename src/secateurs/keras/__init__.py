@@ -5,6 +5,7 @@ from secateurs.keras.collecting import collect_statistics
 from secateurs.keras.cutting import apply, delete_channels
 from secateurs.keras.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.keras.memory import peak_memory
+from secateurs.keras.next_tokens import next_scores
 from secateurs.keras.running import batch_size, runner
 from secateurs.keras.saving import load, save
 from secateurs.keras.statistics.cut_evaluation import evaluate_cut
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate_cut",
     "load",
     "ablate_channels",
+    "next_scores",
     "outputs",
     "peak_memory",
     "run_file",

@@ -5,6 +5,7 @@ from secateurs.pytorch.collecting import collect_statistics
 from secateurs.pytorch.cutting import apply, delete_channels
 from secateurs.pytorch.exporting import input_arrays, outputs, run_file, write_file
 from secateurs.pytorch.memory import peak_memory
+from secateurs.pytorch.next_tokens import next_scores
 from secateurs.pytorch.running import batch_size, runner
 from secateurs.pytorch.saving import load, save
 from secateurs.pytorch.statistics.cut_evaluation import evaluate_cut
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate_cut",
     "load",
     "ablate_channels",
+    "next_scores",
     "outputs",
     "peak_memory",
     "run_file",
