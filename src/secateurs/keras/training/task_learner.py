@@ -27,7 +27,7 @@ from secateurs.keras.training.objectives import (
 )
 from secateurs.keras.training.optimizers import begin_average_, make_optimizer
 from secateurs.keras.training.random_numbers import seed_generators
-from secateurs.keras.training.task_batches import BatchReader, as_arrays, as_tensors
+from secateurs.keras.training.readers import TaskReader, as_arrays, as_tensors
 from secateurs.keras.training.tasks import CompiledLoss
 from secateurs.settings.training import Training
 from secateurs.training.any_feed import TaskBatches
@@ -89,7 +89,7 @@ class TaskLearner(Learner):
 
     def _prepare_to_read(self, model: keras.Model) -> None:
         """Read batches as the task says; it interprets the outputs too."""
-        self._reader = BatchReader(self._origin, self._task)
+        self._reader = TaskReader(self._origin, self._task)
 
     @property
     def metric(self) -> Metric:

@@ -9,11 +9,9 @@ by its own part.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from torch import nn
 from torch.nn import functional as F
@@ -44,14 +42,12 @@ from secateurs.pytorch.training.optimizers import (
 )
 from secateurs.pytorch.training.processes import Processes
 from secateurs.pytorch.training.random_numbers import seed_generators
+from secateurs.pytorch.training.readers import BatchReader, ImageReader, floating_dtype
 from secateurs.settings.training import Training
 from secateurs.training.feed import (
     EVALUATION_BATCH,
-    Augmentation,
     Batch,
     Feed,
-    Images,
-    as_feed,
     consecutive,
 )
 from secateurs.training.feed_learner import FeedLearner, rebuild
@@ -94,22 +90,27 @@ class Learner(FeedLearner[nn.Module]):
         self._training = training
         self._outputs = outputs
         self._processes = Processes(training)
-        self._dtype = _floating_dtype(model)
-        self._sum_dtype = torch.float64 if self._dtype is torch.float64 else torch.float32
-        self._train_feed = self._feed(train, "train", training.batch_size)
+        is_wide = floating_dtype(model) is torch.float64
+        self._sum_dtype = torch.float64 if is_wide else torch.float32
+        self._reader = self._make_reader()
+        self._train_feed = self._reader.feed(train, "train", training.batch_size)
         larger = max(EVALUATION_BATCH, training.batch_size)
         self._feeds: dict[DataPart, Feed] = {
-            "validation": self._feed(validation, "validation", larger)
+            "validation": self._reader.feed(validation, "validation", larger)
         }
         if test is not None:
-            self._feeds["test"] = self._feed(test, "test", larger)
-        self._example: object = self._first_inputs("train", 1)
+            self._feeds["test"] = self._reader.feed(test, "test", larger)
+        self._example: object = self._reader.read_first(self._train_feed, 1)
         self._teacher: Teacher | None = None
         self._average: NamedTensors = {}
         small = cut_copy(model, Cut())
         self._take(small, make_optimizer(small, training))
 
     _kind_of_outputs: str | None = "categorical"
+
+    def _make_reader(self) -> BatchReader:
+        """The reader of this learner's kind of data."""
+        return ImageReader(self._origin, self._training, self._processes)
 
     @property
     def is_main(self) -> bool:
@@ -159,11 +160,11 @@ class Learner(FeedLearner[nn.Module]):
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """Take one optimizer step; return this process's share of the batch's mean loss."""
-        length = self._length_of(batch)
+        length = self._reader.count(batch)
         pieces = np.array_split(np.arange(length), min(self._training.accumulation_steps, length))
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         for number, rows in enumerate(pieces):
-            piece = batch if len(pieces) == 1 else self._piece_of(batch, rows)
+            piece = batch if len(pieces) == 1 else self._reader.select(batch, rows)
             is_last = number == len(pieces) - 1
             with self._processes.sum_gradients(self._prepared, now=is_last):
                 loss = self._loss_of(piece)
@@ -173,17 +174,9 @@ class Learner(FeedLearner[nn.Module]):
         self._prepared_optimizer.zero_grad()
         return total
 
-    def _length_of(self, batch: Batch) -> int:
-        """Number of examples in this process's part of a batch."""
-        return len(batch.labels)
-
-    def _piece_of(self, batch: Batch, rows: NDArray[np.intp]) -> Batch:
-        """Some of the examples, as part of the same whole batch."""
-        return Batch(batch.images[rows], batch.labels[rows], batch.whole)
-
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         """These examples' share of the whole batch's mean loss."""
-        images, labels = self._on_device(batch)
+        images, labels = self._reader.on_device(batch)
         scores = check_scores(self._select_outputs(self._prepared(images)), batch)
         return self._loss(scores, labels, images, batch) / batch.whole
 
@@ -250,12 +243,12 @@ class Learner(FeedLearner[nn.Module]):
         """(number of correctly classified images, sum of losses, number of images), shape (3,)."""
         if not len(batch.labels):
             return torch.zeros(3, dtype=torch.float64, device=self._processes.device)
-        images, labels = self._on_device(batch)
+        images, labels = self._reader.on_device(batch)
         return judge(check_scores(self._select_outputs(self._scoring(images)), batch), labels)
 
     def speed(self, dense: Snapshot) -> speed.SpeedComparison:
         """Images per second of the model and of the dense one, measured alternately."""
-        inputs = self._first_inputs("validation", self._training.batch_size)
+        inputs = self._reader.read_first(self._feeds["validation"], self._training.batch_size)
         before, _ = self._build(dense)
         device = self._processes.device
         on_cpu = device.type == "cpu"
@@ -274,7 +267,7 @@ class Learner(FeedLearner[nn.Module]):
 
         def run() -> None:
             with torch.no_grad():
-                self._call(model, inputs)
+                self._reader.call(model, inputs)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
@@ -344,46 +337,6 @@ class Learner(FeedLearner[nn.Module]):
         self._scoring = _Shell(model)
         self._prepared, self._prepared_optimizer = self._processes.prepare(self._scoring, optimizer)
 
-    def _feed(self, source: object, name: str, batch_size: int) -> Feed:
-        """The batches of a split, augmented for training only."""
-        training = self._training
-        augmentation = Augmentation(training.flip, training.shift)
-        feed = as_feed(
-            source,
-            batch_size,
-            training.seed,
-            augmentation if name == "train" else Augmentation(),
-            name,
-            lambda epoch, number: seed_generators(training.seed, epoch, number),
-            wide=self._dtype is torch.float64,
-        )
-        smallest = min(batch.whole for batch in [next(feed.in_order())])
-        processes = self._processes.share.of
-        if name == "train" and smallest < processes:
-            raise DataError(
-                f"{name}: expected batches of at least {processes} images, one a process; "
-                f"received {smallest}"
-            )
-        return feed
-
-    def _on_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = torch.from_numpy(np.ascontiguousarray(batch.labels))
-        return self._images(batch.images), labels.to(self._processes.device, non_blocking=True)
-
-    def _images(self, images: Images) -> torch.Tensor:
-        """Images on the training device, in the precision of the model's weights."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images))
-        dtype = self._dtype if tensor.is_floating_point() else None
-        return tensor.to(self._processes.device, dtype, non_blocking=True)
-
-    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
-        """The inputs of the first examples, as the model's forward takes them."""
-        feed = self._train_feed if part == "train" else self._feeds["validation"]
-        return self._images(next(feed.in_order()).images[:count])
-
-    def _call(self, model: nn.Module, inputs: object) -> object:
-        return model(inputs)
-
 
 def _fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     try:
@@ -411,12 +364,6 @@ class _Shell(nn.Module):
 
     def forward(self, *arguments: object, **keywords: object) -> object:
         return self.model(*arguments, **keywords)
-
-
-def _floating_dtype(model: nn.Module) -> torch.dtype | None:
-    """The dtype of a model's floating-point weights; None where there are several."""
-    found = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return found.pop() if len(found) == 1 else None
 
 
 def _check_finite(model: nn.Module) -> None:

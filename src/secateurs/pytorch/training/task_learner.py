@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.arguments import takes_as_annotated
 from secateurs.backends import Loss, Outputs
-from secateurs.calibration.examples import StepLoss, length_of, rows_of, split_of
-from secateurs.calibration.padding import example_with_padding
+from secateurs.calibration.examples import StepLoss, length_of
 from secateurs.channels.network import Network
 from secateurs.errors import SecateursError
 from secateurs.pytorch.model.outputs import DropUnused, names_of
 from secateurs.pytorch.trace_model import trace
-from secateurs.pytorch.training.batches import call_model, on_device
 from secateurs.pytorch.training.learner import Learner
 from secateurs.pytorch.training.random_numbers import seed_generators
+from secateurs.pytorch.training.readers import BatchReader, TaskReader
 from secateurs.pytorch.training.steps import TaskStep
 from secateurs.pytorch.training.tasks import MetricTally
 from secateurs.settings.training import Training
-from secateurs.training.any_feed import Again, AnyFeed, TaskBatches
-from secateurs.training.feed import Batch, Feed
+from secateurs.training.any_feed import TaskBatches
+from secateurs.training.feed import Batch
 from secateurs.training.learner import DataPart, Evaluation
 from secateurs.training.metric import Metric
 from secateurs.training.objectives import label_tokens, loss_in
@@ -77,6 +74,10 @@ class TaskLearner(Learner):
         self._tally = MetricTally(task)
         super().__init__(model, train, validation, test, training, outputs)
 
+    def _make_reader(self) -> BatchReader:
+        """The reader of the task's batches."""
+        return TaskReader(self._origin, self._training, self._processes)
+
     @property
     def metric(self) -> Metric:
         """The task's metric."""
@@ -121,18 +122,9 @@ class TaskLearner(Learner):
             result = result.detach()
         return 0.0 if result is None else float(result)
 
-    def _length_of(self, batch: Batch) -> int:
-        """Number of examples in this process's part of a batch."""
-        return length_of(batch.images)
-
-    def _piece_of(self, batch: Batch, rows: NDArray[np.intp]) -> Batch:
-        """Some of the examples, as part of the same whole batch."""
-        some: Any = rows_of(batch.images, rows)
-        return Batch(some, batch.labels, batch.whole)
-
     def _loss_of(self, batch: Batch) -> torch.Tensor:
         """These examples' share of the whole batch's mean loss."""
-        given = on_device(batch.images, self._processes.device)
+        given = self._reader.on_device(batch)
         if self._task.train_step is not None:
             loss: object = self._one_step.loss(self._prepared, given, self._model)
         else:
@@ -175,7 +167,7 @@ class TaskLearner(Learner):
         count = length_of(batch.images)
         if not count:  # the last batch may have fewer examples than there are processes
             return torch.zeros(2, dtype=torch.float64)
-        given = on_device(batch.images, self._processes.device)
+        given = self._reader.on_device(batch)
         loss = None
         if self._is_judged_by_its_step:
             loss = self._one_step.judge(self._scoring, given)
@@ -209,33 +201,6 @@ class TaskLearner(Learner):
 
     def _as_score(self, value: float) -> float:
         return self.metric.score(value)
-
-    # -- inside
-
-    def _feed(self, source: object, name: str, batch_size: int) -> Feed:
-        seed = self._training.seed
-        return AnyFeed(
-            source,
-            batch_size,
-            seed,
-            name,
-            lambda epoch, number: seed_generators(seed, epoch, number),
-        )
-
-    def _first_inputs(self, part: Literal["train", "validation"], count: int) -> object:
-        """The inputs of the first examples, as the model's forward takes them."""
-        feed = self._train_feed if part == "train" else self._feeds["validation"]
-        batch = next(feed.in_order())
-        inputs, _ = split_of(batch.images)
-        place = next(self._origin.parameters()).device
-        first = rows_of(inputs, range(min(count, batch.whole)))
-        if count == 1:  # example inputs for the trace
-            first = example_with_padding(first, Again(feed))
-        some = on_device(first, place)
-        return (some,) if isinstance(some, list) else some  # a list of images is one argument
-
-    def _call(self, model: nn.Module, inputs: object) -> object:
-        return call_model(model, on_device(inputs, self._processes.device))
 
 
 def _check_distillation(task: LearningTask, training: Training) -> None:

@@ -20,7 +20,7 @@ from secateurs.training.objectives import label_batch
 from secateurs.training.task import LearningTask
 
 
-class BatchReader:
+class TaskReader:
     """Reads a task's batches for a model.
 
     Args:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from secateurs.errors import DataError
-from secateurs.keras.training.task_batches import BatchReader, as_arrays, as_tensors
+from secateurs.keras.training.readers import TaskReader, as_arrays, as_tensors
 from secateurs.training.task import LearningTask
 
 LEFT = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -22,7 +22,7 @@ def model():
 
 @pytest.fixture
 def reader(model):
-    return BatchReader(model, LearningTask("own", loss=lambda outputs, targets: outputs - targets))
+    return TaskReader(model, LearningTask("own", loss=lambda outputs, targets: outputs - targets))
 
 
 def test_what_the_model_takes_is_chosen_by_name(reader):
