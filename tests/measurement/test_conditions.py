@@ -11,8 +11,9 @@ def test_conditions_are_checked_and_read_from_text():
     assert Conditions.from_text({"runtime": "openvino", "threads": "2"}).threads == 2
     with pytest.raises(sec.UnknownNameError, match="did you mean 'onnxruntime'"):
         Conditions(runtime="onnxruntim")
-    with pytest.raises(sec.BudgetError, match="threads: expected a whole number above 0"):
-        Conditions.from_text({"threads": "half"})
+    for text in ("half", "²", "9" * 5000):  # a superscript, and more digits than int() takes
+        with pytest.raises(sec.BudgetError, match="threads: expected a whole number above 0"):
+            Conditions.from_text({"threads": text})
     with pytest.raises(sec.UnknownNameError, match="expected float32, float16 or bfloat16"):
         Conditions(dtype="int4")
     assert str(Conditions(runtime="eager", batch=2, threads=1)) == "eager, batch 2, 1 thread"

@@ -246,8 +246,9 @@ def shape_from(source: str) -> tuple[int, ...]:
     Raises:
         ModelError: the text is not a shape.
     """
-    parts = source.lower().replace(",", "x").split("x")
-    if not all(re.fullmatch("[1-9][0-9]{0,8}", part.strip()) for part in parts) or len(parts) < 2:
+    # Stripped here: int() does not take all that strip() does, such as separators ("\x1c").
+    parts = [part.strip() for part in source.lower().replace(",", "x").split("x")]
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", part) for part in parts) or len(parts) < 2:
         raise ModelError(f"--input: expected a shape such as 1x3x224x224; received {source!r}")
     return tuple(int(part) for part in parts)
 

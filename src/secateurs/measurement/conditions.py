@@ -102,7 +102,8 @@ class Conditions:
         for name in ("batch", "threads"):
             if name in values:
                 text = str(values[name])
-                values[name] = int(text) if text.isdigit() else text
+                # isdigit() would let superscripts through, and int() refuses very long numbers.
+                values[name] = int(text) if re.fullmatch("[0-9]{1,9}", text) else text
         return cls(**values)
 
     def with_batch(self, batch: int) -> Conditions:
