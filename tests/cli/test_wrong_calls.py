@@ -18,6 +18,8 @@ VALUES = {
     "--momentum": ("1", "nan"),
     "--weight-decay": ("-1", "inf"),
     "--schedule": ("nope", ""),
+    "--shift": ("-1", "8", "9" * 20),
+    "--evaluate-every": ("9" * 5000,),
     "--optimizer": ("nope", "compiled"),
     "--precision": ("fp64",),
     "--seed": ("-1", "9" * 23),

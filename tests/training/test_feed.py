@@ -133,6 +133,14 @@ def test_a_loader_draws_by_the_epoch_and_the_batch():
     assert set(seen) == {(5, 0), (5, 1), (5, 2)}
 
 
+@pytest.mark.parametrize("shift", [3, 10**20])
+def test_images_are_not_shifted_out_of_sight(shift):
+    images = np.zeros((10, 1, 3, 5), np.float32)
+    assert len(as_feed((images, LABELS), 5, 0, Augmentation(shift=2))) == 2
+    with pytest.raises(DataError, match=r"fewer pixels than the data images have \(3 x 5\)"):
+        as_feed((images, LABELS), 5, 0, Augmentation(shift=shift))
+
+
 def test_calibration_batches_come_in_order_as_often_as_asked_for():
     first = FirstBatches(ArrayFeed(PAIR, 4), 2)
     for _ in range(2):

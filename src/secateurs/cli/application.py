@@ -186,7 +186,8 @@ def _report_misuse(error: Exception, given: Sequence[str]) -> int:
     named = re.search("Invalid value for '(-[^' /]+)", message)
     if named and named[1] in given[:-1]:
         last = len(given) - 1 - list(reversed(given)).index(named[1])
-        message += f"; received {given[last + 1]!r}"
+        received = given[last + 1]
+        message += f"; received {received if len(received) < 60 else received[:57] + '...'!r}"
     command = f"{given[0]} " if given[0] in _COMMANDS else ""
     message += "" if message.endswith("?") else "."
     error_line(f"{message} See: secateurs {command}--help")

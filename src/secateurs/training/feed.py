@@ -254,6 +254,16 @@ class LoaderFeed:
         return count
 
 
+def _check_shift(shift: int, source: LabelledImages, name: str) -> None:
+    """Refuse to shift images out of sight: a border as wide as an image leaves nothing of it."""
+    sides = source.batch(slice(0, 1))[0].shape[2:] if shift else ()
+    if sides and shift >= min(sides):
+        raise DataError(
+            f"shift: expected fewer pixels than the {name} images have ("
+            f"{' x '.join(map(str, sides))}); received {shift}. Such as shift={min(sides) // 8}."
+        )
+
+
 def as_feed(
     source: Any,
     batch_size: int,
@@ -283,6 +293,7 @@ def as_feed(
         source = ArrayPair(*source, name, wide=wide)
     if hasattr(source, "batch") and hasattr(source, "labels"):
         check_classes(set(np.unique(source.labels).tolist()), name)
+        _check_shift(augmentation.shift, source, name)
         return ArrayFeed(source, batch_size, seed, augmentation)
     if isinstance(source, Iterable) and not isinstance(source, (str, bytes)):
         return LoaderFeed(source, name, seeded, wide=wide)
