@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,6 +168,18 @@ def _inexact(solution: Solution, mixings: Sequence[Mixing]) -> dict[int, set[str
         for atom in np.unique(solution.atoms[mixing.units]).tolist():
             mixed.setdefault(atom, set()).add(reason)
     return mixed
+
+
+def positions_of(
+    group: Group, member: Member, tensors: Mapping[str, Tensor], solution: Solution
+) -> Ids:
+    """Indices of a group's channels along a member's axis; shape (channels, member.each)."""
+    atoms = solution.atoms[tensors[member.tensor].axes[member.axis]]
+    place = np.full(solution.count, -1)
+    place[group.channels] = np.arange(len(group))
+    at, column = np.nonzero(place[atoms] >= 0)
+    order = np.argsort(place[atoms[at, column]], kind="stable")
+    return at[order].reshape(len(group), member.each)
 
 
 def naming_member(members: Sequence[Member]) -> Member:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.arguments import CHANNELS, ONE_OR_MORE_NAMES, instance, takes
+from secateurs.channels.attention_names import name_attention_sides
 from secateurs.channels.blocks import Block, BlockCut, table_of_blocks
 from secateurs.channels.configuration import NumberedConfiguration
 from secateurs.channels.cost import Contraction, Cost
@@ -25,7 +26,7 @@ from secateurs.channels.groups import (
     groups_of,
     list_frozen,
     members,
-    naming_member,
+    positions_of,
 )
 from secateurs.channels.layer_filters import LayerFilters, check_indices
 from secateurs.channels.network_costs import NetworkCosts
@@ -49,13 +50,6 @@ __all__ = [
     "Tensor",
     "members",
 ]
-
-
-SIDES = {
-    2: ("heads", "head_width"),
-    3: ("key_value_groups", "heads_per_group", "head_width"),
-}
-"""Names of the sides of attention's grids by number of sides, the outermost first."""
 
 
 class Source(Protocol):
@@ -155,47 +149,8 @@ class Network:
     def _groups_by_geometry(self) -> tuple[tuple[str, Group], ...]:
         """Each group with its name by shape: ``q_proj/4x16`` for ``q_proj.heads``."""
         plain = groups_of(self.tensors.values(), self.solution, self.mixings)
-        names = self._attention_names(plain)
-        taken = {group.name for group in plain} | {tensor.layer for tensor in self.tensors.values()}
-        found = []
-        for group in plain:
-            name = names.get(group.name, group.name)
-            name = group.name if name in taken else name
-            taken.add(name)
-            found.append((group.name, replace(group, name=name)))
-        return tuple(found)
-
-    def _attention_names(self, groups: Sequence[Group]) -> dict[str, str]:
-        """Names for the sides of attention's grids, told apart by their channels' spacing.
-
-        A grid belongs to attention if it takes part in a product of two activations, neither of
-        them a weight. The larger the step between its channels, the further out the side.
-        """
-        rows = self._atoms_of_activation_products()
-        along: dict[tuple[str, int], list[tuple[int, str]]] = {}
-        for group in groups:
-            if len(group) < 2 or not np.isin(group.channels, rows).any():
-                continue
-            for member in group.members:
-                first, second = self.positions(group, member).min(axis=1)[:2]
-                sides = along.setdefault((member.tensor, member.axis), [])
-                sides.append((-abs(int(second - first)), group.name))
-        names = {}
-        for group in groups:
-            member = naming_member(group.members)
-            order = [name for _, name in sorted(along.get((member.tensor, member.axis), []))]
-            if group.name in order and len(order) in SIDES:
-                side = SIDES[len(order)][order.index(group.name)]
-                names[group.name] = f"{member.layer}.{side}"
-        return names
-
-    def _atoms_of_activation_products(self) -> Ids:
-        """Atoms along the axes of products of two activations, as attention makes."""
-        weights = {t.layer for t in self.tensors.values() if t.is_parameter and len(t.shape) > 1}
-        products = [c.macs.axes for c in self.contractions if c.layer not in weights]
-        units = [units for axes in products for units in axes]
-        atoms: Ids = self.solution.atoms[np.concatenate([*units, np.zeros(0, np.int64)])]
-        return atoms
+        named = name_attention_sides(plain, self.tensors, self.contractions, self.solution)
+        return tuple((group.name, other) for group, other in zip(plain, named, strict=True))
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
@@ -229,12 +184,7 @@ class Network:
 
     def positions(self, group: Group, member: Member) -> Ids:
         """Indices of the group's channels along a member's axis; shape (channels, member.each)."""
-        atoms = self.solution.atoms[self.tensors[member.tensor].axes[member.axis]]
-        place = np.full(self.solution.count, -1)
-        place[group.channels] = np.arange(len(group))
-        at, column = np.nonzero(place[atoms] >= 0)
-        order = np.argsort(place[atoms[at, column]], kind="stable")
-        return at[order].reshape(len(group), member.each)
+        return positions_of(group, member, self.tensors, self.solution)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

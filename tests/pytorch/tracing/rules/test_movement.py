@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import secateurs as sec
 from support.traced import check_cut_of_everything, conv, groups_of, image, trace
 
 
@@ -107,3 +108,69 @@ def test_pieces_in_another_order_stay_equal(pieces):
     )
     assert {name: count for name, (count, _) in groups_of(network).items()} == {"a/4x4": 4}
     check_cut_of_everything(model, network, image())
+
+
+class SharedKeys(nn.Module):
+    """Six query heads of width 4 that share the keys of two, repeated in one of several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.width, self.copies = way, 4, 3
+        self.q, self.k, self.v = (nn.Linear(5, heads * 4) for heads in (6, 2, 2))
+        self.o = nn.Linear(24, 5)
+
+    def repeat(self, x):
+        n, heads, length, width = x.shape
+        if self.way == "interleaved":
+            return x.repeat_interleave(self.copies, dim=1)
+        if self.way == "expanded":
+            x = x[:, :, None].expand(n, heads, self.copies, length, width)
+            return x.reshape(n, heads * self.copies, length, width)
+        return x.unsqueeze(2).repeat(1, 1, self.copies, 1, 1).flatten(1, 2)
+
+    def forward(self, x):
+        q, k, v = (
+            part(x).view(len(x), x.shape[1], -1, self.width).transpose(1, 2)
+            for part in (self.q, self.k, self.v)
+        )
+        mixed = F.scaled_dot_product_attention(q, self.repeat(k), self.repeat(v))
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("way", ["interleaved", "expanded", "repeated"])
+def test_one_of_the_query_heads_that_share_keys_can_go(way):
+    torch.manual_seed(0)
+    model, x = SharedKeys(way).eval(), torch.randn(2, 3, 5)
+    network = sec.trace(model, x)
+    assert {group.name: len(group) for group in network.groups} == {
+        "q.key_value_groups": 2,
+        "q.heads_per_group": 3,
+        "q.head_width": 4,
+    }
+    cut = network.cut({"q.heads_per_group": [1]})
+    small = sec.apply(model, cut, x, network=network, proof="independent")
+    assert small.copies == 2
+    kept = [position for head in (0, 2, 3, 5) for position in range(4 * head, 4 * head + 4)]
+    by_hand = SharedKeys(way).eval()
+    by_hand.copies = 2
+    by_hand.q, by_hand.o = nn.Linear(5, 16), nn.Linear(16, 5)
+    by_hand.k, by_hand.v = model.k, model.v
+    with torch.no_grad():
+        by_hand.q.weight.copy_(model.q.weight[kept])
+        by_hand.q.bias.copy_(model.q.bias[kept])
+        by_hand.o.weight.copy_(model.o.weight[:, kept])
+        by_hand.o.bias.copy_(model.o.bias)
+        torch.testing.assert_close(small(x), by_hand(x), atol=1e-6, rtol=0)
+
+
+def test_as_many_copies_as_heads_of_the_keys_go_with_their_head():
+    """A number in the code may be either, so that all copies of a head are one."""
+
+    class Square(SharedKeys):
+        def __init__(self):
+            super().__init__("expanded")
+            self.copies = 2
+            self.q, self.o = nn.Linear(5, 16), nn.Linear(16, 5)
+
+    network = sec.trace(Square().eval(), torch.randn(2, 3, 5))
+    assert {group.name: len(group) for group in network.groups} == {"q.heads": 2, "q.head_width": 4}

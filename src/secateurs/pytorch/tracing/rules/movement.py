@@ -6,7 +6,6 @@ See ``secateurs.channels.moved_labels``.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,8 +34,9 @@ def move(tracer: Tracer, call: Call) -> object:
             found[place].append(axes_of(tracer.equations, labels.numpy(), units, reason))
     reason = f"a reshape that cannot be followed, at {where}"
     for result, layers in zip(results, found, strict=True):
-        lying = _drop_repeated(tracer, layers)
-        if not result.numel() and call.packet in PIECES:
+        is_empty = not result.numel() and call.packet in PIECES
+        lying = _drop_ambiguous_copies(tracer, layers)
+        if is_empty:
             lying = [_axes_of_empty(tracer.axes(source), result)]
         tracer.put(result, merge_labels(tracer.equations, result.dim(), lying, reason))
     return output
@@ -54,19 +54,24 @@ def _axes_of_empty(axes: Axes, result: torch.Tensor) -> Axes:
     return {axis: units for axis, units in axes.items() if len(units) == result.shape[axis]}
 
 
-def _drop_repeated(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
-    """Drop units of repeated values where an axis also has proper units: copies go with these.
+def _drop_ambiguous_copies(tracer: Tracer, layers: list[Axes]) -> list[Axes]:
+    """Drop units of repeated values where as many entries are repeated as there are copies of each.
 
-    For example, keys repeated for several query heads: a head of the keys goes with all its copies.
+    Keys repeated for several query heads make a grid: heads of the keys, and copies of each. Where
+    there are as many of one as of the other, a number in the model's code may be either; then all
+    copies of a head go together.
     """
     if not tracer.spread or len(layers) < 2:
         return layers
-    times = Counter(axis for layer in layers for axis in layer)
+    lengths: dict[int, list[int]] = {}
+    for layer in layers:
+        for axis, units in layer.items():
+            lengths.setdefault(axis, []).append(len(np.unique(units)))
     return [
         {
             axis: units
             for axis, units in layer.items()
-            if times[axis] == 1 or int(units[0]) not in tracer.spread
+            if len(set(lengths[axis])) == len(lengths[axis]) or int(units[0]) not in tracer.spread
         }
         for layer in layers
     ]
@@ -156,7 +161,7 @@ def move_by_sizes(tracer: Tracer, call: Call) -> object:
     return move(tracer, call)
 
 
-@rule(aten.expand, aten.repeat, aten.tile, aten.repeat_interleave)
+@rule(aten.expand, aten.repeat, aten.tile)
 def spread(tracer: Tracer, call: Call) -> object:
     """Repeat an axis of length one, as often as the number of channels it is aligned with.
 
@@ -172,6 +177,23 @@ def spread(tracer: Tracer, call: Call) -> object:
         if axis not in axes and output.shape[axis] > 1 and _length(source, output, axis) == 1
     }
     tracer.put(output, axes | copied)
+    return output
+
+
+@rule(aten.repeat_interleave)
+def repeat_each(tracer: Tracer, call: Call) -> object:
+    """Repeat each entry of an axis: a grid of the entries and their copies.
+
+    For example, keys repeated for the query heads that share them: a head of the keys goes with
+    all its copies, or the same copy of every head.
+    """
+    source, repeats, axis = call["self"], call.get("repeats"), call.get("dim")
+    units = None if axis is None else tracer.axes(source).get(axis % source.dim())
+    if units is None or not isinstance(repeats, int) or repeats in (1, len(units)):
+        return spread(tracer, call)  # see _drop_ambiguous_copies
+    output = _only(move_by_sizes(tracer, call))
+    grid = tracer.equations.compose([units, tracer.spread_units(repeats)])
+    tracer.put(output, dict(tracer.labels(output).axes) | {axis % source.dim(): grid})
     return output
 
 
