@@ -102,13 +102,13 @@ LOSS = Kind(
     fix="loss=torch.nn.CrossEntropyLoss(reduction='none') is one.",
 ).or_none()
 CRITERION = Kind(
-    "a criterion's name, or a function of Facts",
+    "a criterion's name, or a function of GroupData",
     _is_criterion,
     UnknownNameError,
     "secateurs criteria lists the names; 'l1' is one.",
 )
 CRITERION_LIST = Kind(
-    "a list of criteria, each a name or a function of Facts",
+    "a list of criteria, each a name or a function of GroupData",
     lambda value: (
         isinstance(value, Sequence)
         and not isinstance(value, str | bytes)

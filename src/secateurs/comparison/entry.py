@@ -36,7 +36,9 @@ from secateurs.training.task import LearningTask
 
 Strategy = str | Callable[..., Any]
 
-_ONLOOKER = instance(ComparisonCallback, "a secateurs.comparison.Onlooker", SecateursError)
+_ONLOOKER = instance(
+    ComparisonCallback, "a secateurs.comparison.ComparisonCallback", SecateursError
+)
 _MOST_SEEDS = 10_000
 _SEEDS = Kind(
     f"a whole number of 1 to {_MOST_SEEDS:,}",

@@ -62,10 +62,10 @@ def along_the_last_axis() -> frozenset[TensorFunction]:
 
 def activate(tracer: Tracer, call: Call, function: TensorFunction | None) -> None:
     """Apply the effect of a layer's activation function to the labels of its outputs."""
-    if function is None or function in elementwise_functions():
+    if function is None or is_one_of(function, elementwise_functions()):
         return
     for output in call.outputs:
-        if function in along_the_last_axis():
+        if is_one_of(function, along_the_last_axis()):
             over_the_last(tracer, call, output, f"{function.__name__} over these channels")
         elif not _follow(tracer, call, function, output):
             tracer.freeze(output, _why_unknown(call, function))
@@ -73,9 +73,16 @@ def activate(tracer: Tracer, call: Call, function: TensorFunction | None) -> Non
 
 def works_by_element(function: TensorFunction | None, rank: int) -> bool:
     """Return whether an activation function is known, or tested, to be element-wise."""
-    if function is None or function in elementwise_functions():
+    if function is None or is_one_of(function, elementwise_functions()):
         return True
-    return function not in along_the_last_axis() and passes_on_values(function, rank)
+    if is_one_of(function, along_the_last_axis()):
+        return False
+    return passes_on_values(function, rank)
+
+
+def is_one_of(function: TensorFunction, known: frozenset[TensorFunction]) -> bool:
+    """Return whether a function is one of these; a callable of the user's may have no hash."""
+    return any(function is one for one in known)
 
 
 def _follow(tracer: Tracer, call: Call, function: TensorFunction, output: Value) -> bool:

@@ -17,7 +17,11 @@ from secateurs.keras.model.layer_tree import named_children, path_below, size_pa
 from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.op_record import Place, Value, values_in
 from secateurs.keras.tracing.rules.contraction import channel_axis
-from secateurs.keras.tracing.rules.pointwise import along_the_last_axis, works_by_element
+from secateurs.keras.tracing.rules.pointwise import (
+    along_the_last_axis,
+    is_one_of,
+    works_by_element,
+)
 from secateurs.keras.tracing.rules.registry import rule, unknown
 from secateurs.keras.tracing.tracer import Tracer
 
@@ -148,7 +152,7 @@ def _columns(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> Ids:
 def _check_activations(tracer: Tracer, call: Call, cell: Layer, units: Ids) -> None:
     for function in (cell.activation, getattr(cell, "recurrent_activation", None)):
         if not works_by_element(function, rank=2):
-            along = function in along_the_last_axis()
+            along = is_one_of(function, along_the_last_axis())
             reason = "mixes units" if along else "is not known to be element-wise"
             name = getattr(function, "__name__", type(function).__name__)
             tracer.equations.freeze(units, f"{call}: its activation {name} {reason}")
