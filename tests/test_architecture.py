@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from radon.complexity import cc_visit
 
 import secateurs
 
@@ -262,6 +263,17 @@ def test_no_function_is_over_sixty_lines():
         and node.end_lineno - node.lineno >= 60
     ]
     assert long == []
+
+
+def test_no_function_is_of_complexity_over_fifteen():
+    """By radon's count, which adds boolean operators to the branches."""
+    complex_ones = [
+        f"{path.name}:{block.name}"
+        for path in HOUSE.rglob("*.py")
+        for block in cc_visit(path.read_text())
+        if not hasattr(block, "methods") and block.complexity > 15
+    ]
+    assert complex_ones == []
 
 
 def holds_something_to_test(path):
