@@ -80,7 +80,7 @@ def works_by_element(function: TensorFunction | None, rank: int) -> bool:
     return passes_on_values(function, rank)
 
 
-def is_one_of(function: TensorFunction, known: frozenset[TensorFunction]) -> bool:
+def is_one_of(function: TensorFunction | None, known: frozenset[TensorFunction]) -> bool:
     """Return whether a function is one of these; a callable of the user's may have no hash."""
     return any(function is one for one in known)
 
