@@ -160,7 +160,7 @@ def test_a_file_that_fails_where_the_model_does_not_is_not_written(tmp_path, mon
 
     monkeypatch.setattr(pytorch, "run_file", fail_below_zero)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
-    with pytest.raises(sec.ExportError, match="something else"):
+    with pytest.raises(sec.ExportError, match="differs"):
         sec.export(model, tmp_path / "a.pt2", torch.rand(2, 4))
     assert not list(tmp_path.iterdir())
 
