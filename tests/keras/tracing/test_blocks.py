@@ -98,7 +98,7 @@ def layer_used_twice():
 def positions_alone():
     inputs = keras.Input((8,), dtype="int32")
     x = L.Embedding(10, 4, name="words")(inputs)
-    y = L.Embedding(8, 4, name="places")(ops.arange(8)[None] + 0 * inputs)
+    y = L.Embedding(8, 4, name="places")(0 * inputs + ops.arange(8)[None])
     return keras.Model(inputs, L.Dense(3)(L.Flatten()(L.Add(name="sum")([x, y]))))
 
 

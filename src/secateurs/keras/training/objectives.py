@@ -6,7 +6,8 @@ TensorFlow, JAX and PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -25,6 +26,38 @@ def learns_by_itself(model: keras.Model) -> bool:
     """Return whether the model's class defines its own training, as many detectors do."""
     kind = type(model)
     return any(getattr(kind, name) is not getattr(keras.Model, name) for name in _OWN)
+
+
+@contextmanager
+def refuse_no_loss(model: keras.Model) -> Iterator[None]:
+    """Let a model that is trained without a loss raise on JAX as on the other backends.
+
+    There, Keras takes 0 for the loss of a model that has none, and trains nothing.
+
+    Raises:
+        ValueError: Keras computes the loss, and neither the model's compilation nor its layers
+            have one.
+    """
+    held = vars(model)
+    if keras.backend.backend() != "jax" or getattr(model, "loss", None) or OBJECTIVE in held:
+        yield
+        return
+    compute = model.compute_loss
+    if getattr(type(model), OBJECTIVE) is not getattr(keras.Model, OBJECTIVE):
+        yield
+        return
+
+    def compute_loss(*arguments: object, **keywords: object) -> BackendTensor:
+        if not model.losses:
+            raise ValueError("No loss to compute. Provide a `loss` argument in `compile()`.")
+        loss: BackendTensor = compute(*arguments, **keywords)
+        return loss
+
+    held[OBJECTIVE] = compute_loss
+    try:
+        yield
+    finally:
+        del held[OBJECTIVE]
 
 
 class TaskObjective:

@@ -24,6 +24,7 @@ from secateurs.keras.training.objectives import (
     TaskObjective,
     learns_by_itself,
     one_number,
+    refuse_no_loss,
 )
 from secateurs.keras.training.optimizers import begin_average_, make_optimizer
 from secateurs.keras.training.random_numbers import seed_generators
@@ -148,7 +149,8 @@ class TaskLearner(Learner):
     def _explain_own_step_errors(self) -> Iterator[None]:
         """Explain errors of a training step that the model's class defines."""
         try:
-            yield
+            with refuse_no_loss(self._model):
+                yield
         except SecateursError:
             raise
         except Exception as error:
