@@ -1,13 +1,12 @@
 """What is supported, tried: ``nox`` runs the tests on each of these; ``nox -l`` lists them.
 
-Where a combination cannot be installed, pip says so in that session. Keras 3.5 is not among them:
-the package asks for 3.6.
+Where a combination cannot be installed, pip says so in that session.
 """
 
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-OLDEST = ["torch==2.6.*", "keras==3.6.*", "numpy==1.26.*"]
+OLDEST = ["torch==2.6.*", "keras==3.5.*", "numpy==1.26.*"]
 NEWEST = ["torch", "keras", "numpy>=2"]
 
 

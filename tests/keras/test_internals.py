@@ -24,6 +24,17 @@ def test_nodes_are_in_topological_order():
     assert names[2] == "sum"
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="its tensors take no attributes")
+def test_masks_of_keras_3_5_are_attributes(monkeypatch):
+    for name in ("get_keras_mask", "set_keras_mask"):
+        monkeypatch.delattr(internals.backend, name, raising=False)
+    tensor, mask = keras.ops.ones((2,)), keras.ops.ones((2,), "bool")
+    assert internals.mask_of(tensor) is None
+    internals.set_mask(tensor, mask)
+    internals.set_mask(tensor, None)
+    assert internals.mask_of(tensor) is mask
+
+
 def test_calls_are_intercepted_temporarily():
     layer = L.Dense(2)
     x = np.ones((1, 3), "float32")

@@ -13,7 +13,7 @@ import math
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
@@ -674,14 +674,22 @@ def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTens
 
 def mask_of(tensor: object) -> BackendTensor | None:
     """Return the Keras (padding) mask attached to a tensor, if any."""
-    mask: BackendTensor | None = backend.get_keras_mask(tensor)
+    read = getattr(backend, "get_keras_mask", None)  # since Keras 3.6
+    mask: BackendTensor | None = (
+        getattr(tensor, "_keras_mask", None) if read is None else read(tensor)
+    )
     return mask
 
 
 def set_mask(tensor: BackendTensor, mask: BackendTensor | None) -> None:
     """Attach a Keras mask to a tensor; None leaves it as it is."""
-    if mask is not None:
+    if mask is None:
+        return
+    if hasattr(backend, "set_keras_mask"):
         backend.set_keras_mask(tensor, mask)
+    else:
+        with suppress(AttributeError):  # JAX's tensors take no attributes
+            tensor._keras_mask = mask  # type: ignore[attr-defined]
 
 
 def operation_classes(*names: str) -> tuple[type, ...]:
