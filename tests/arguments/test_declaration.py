@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 import secateurs as sec
 from secateurs.arguments.declaration import Kind, takes
@@ -79,3 +80,21 @@ def test_a_single_value_is_accepted_as_a_sequence():
     assert add(numbers=None, maybe=None) == ((None,), None)
     with pytest.raises(SecateursError, match="add: numbers: expected even numbers; received str"):
         add("3")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: sec.prune(m, x, macs=0.5), r"pass budget=secateurs.Budget\(macs=...\)"),
+        (lambda m, x: sec.iterate(m, x, x, rounds=2), r"pass stop=secateurs.Stop\(rounds=...\)"),
+        (
+            lambda m, x: sec.iterate(m, x, x, fine_tune_batches=2),
+            r"pass training=secateurs.Training\(fine_tune_batches=...\)",
+        ),
+        (lambda m, x: sec.iterate(m, x, x, crieterion="l1"), "criterion"),
+    ],
+)
+def test_a_field_of_an_arguments_class_is_answered_with_that_argument(call, message):
+    model = torch.nn.Linear(4, 2)
+    with pytest.raises(sec.UnknownNameError, match=message):
+        call(model, torch.zeros(3, 4))

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 from secateurs.arguments.values import format_value
 from secateurs.errors import SecateursError, UnknownNameError, nearest
@@ -84,7 +84,25 @@ def refuse_unknown_keywords(
         if name not in parameters:
             known = [one for one in parameters if one != "self"]
             caller = function.__qualname__.removesuffix(".__init__")
-            raise UnknownNameError(f"{caller}: no argument {name!r}{nearest(name, known)}")
+            found = _argument_with_field(function, name)
+            hint = nearest(name, known) if found is None else f"; pass {found}"
+            raise UnknownNameError(f"{caller}: no argument {name!r}{hint}")
+
+
+def _argument_with_field(function: Callable[..., Any], name: str) -> str | None:
+    """Code for the argument whose class has such a field: ``stop=secateurs.Stop(rounds=...)``."""
+    try:
+        hints = get_type_hints(function)
+    except NameError:  # an annotation that only type checkers import
+        return None
+    for argument, hint in hints.items():
+        for kind in (hint, *get_args(hint)):
+            fields = getattr(kind, "model_fields", None) or getattr(
+                kind, "__dataclass_fields__", ()
+            )
+            if argument != "return" and isinstance(kind, type) and name in fields:
+                return f"{argument}=secateurs.{kind.__name__}({name}=...)"
+    return None
 
 
 def takes_known_names(made: type[T]) -> type[T]:
