@@ -97,9 +97,8 @@ def _argument_with_field(function: Callable[..., Any], name: str) -> str | None:
         return None
     for argument, hint in hints.items():
         for kind in (hint, *get_args(hint)):
-            fields = getattr(kind, "model_fields", None) or getattr(
-                kind, "__dataclass_fields__", ()
-            )
+            fields: Any = getattr(kind, "model_fields", None)
+            fields = fields or getattr(kind, "__dataclass_fields__", ())
             if argument != "return" and isinstance(kind, type) and name in fields:
                 return f"{argument}=secateurs.{kind.__name__}({name}=...)"
     return None
