@@ -66,6 +66,17 @@ def with_sizes(
     return changed
 
 
+def changed_attributes(layer: object, changes: Sequence[SizeChange]) -> dict[str, int]:
+    """Return attribute -> new value of the integers that a layer's own code reads.
+
+    Raises:
+        CutError: The layer does not have the value that the cut expects.
+    """
+    for change in changes:
+        _check(vars(layer).get(change.attribute), change)
+    return {change.attribute: change.after for change in changes}
+
+
 def _inside(value: object, path: str, changes: SizeChanges, layer: object) -> object:
     """Apply the changes inside a value that describes a layer or a list of layers."""
     if value is None or isinstance(value, (bool, int, float, str)):

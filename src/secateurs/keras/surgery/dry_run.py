@@ -20,6 +20,7 @@ from secateurs.channels.moved_labels import add_frozen_side
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.model.nested import flatten, map_structure
+from secateurs.keras.surgery.attribute_sizes import Attribute, find_attributes, list_constants
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter
 from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
@@ -52,12 +53,17 @@ def settle_(
     network = build(())
     waiting = list(tracer.assumed)
     trial = ShapeTrial(model, shapes, tracer.operations)
-    tried = False
+    tried = is_bound = False
     while waiting and not trial.follows(network, waiting):
         kinds = sorted({assumed.kind for assumed in waiting})
         wrong = _find_failing(
             trial, network, {kind: _first_call_of(waiting, kind) for kind in kinds}
         )
+        if not is_bound:
+            is_bound = True
+            if _bind_attributes(tracer, trial, waiting, wrong, build):
+                network = build(())
+                continue
         if not tried:
             tried = True
             tied = _tie_widths(tracer, trial, waiting, wrong, build)
@@ -69,6 +75,67 @@ def settle_(
         waiting = [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
         network = build(())
     return _check_all(tracer, trial, network, build) if tracer.assumed else network
+
+
+def _bind_attributes(
+    tracer: Tracer,
+    trial: ShapeTrial,
+    waiting: Sequence[Assumed],
+    wrong: Sequence[tuple[str, int]],
+    build: Callable[[Sequence[Tie]], Network],
+) -> bool:
+    """Let integer attributes of layers follow the channels that they count; whether any does.
+
+    All are tried at once. If that fails, they are tried one after the other, and what those count
+    that do not follow is frozen: a number of positions in a head may follow in every shape, and yet
+    be part of a factor (attention's scale), which must not change.
+    """
+    classes = {name for name, _ in wrong}
+    concerned = [one for one in waiting if not wrong or one.kind[0] in classes]
+    found = find_attributes(trial.model, concerned)
+    names = list(dict.fromkeys(name for _, name in found))
+    if not names:
+        return False
+    accepted = names if _follow(tracer, trial, found, names, build) else []
+    if not accepted and len(names) > 1:
+        for name in names:
+            if _follow(tracer, trial, found, [*accepted, name], build):
+                accepted.append(name)
+    if not accepted:
+        return False
+    for (path, name), counted in found.items():
+        if name in accepted:
+            tracer.sizes[path, name, None] = (counted[0],)
+            for units in counted[1:]:
+                tracer.equations.equate(counted[0], units)
+            continue
+        for units in counted:
+            reason = f"{path}.{name}, which counts them, is part of more than shapes"
+            tracer.equations.freeze(units, reason)
+    return True
+
+
+def _follow(
+    tracer: Tracer,
+    trial: ShapeTrial,
+    found: Mapping[Attribute, Sequence[Ids]],
+    names: Sequence[str],
+    build: Callable[[Sequence[Tie]], Network],
+) -> bool:
+    """Return whether these attributes can follow what they count, by shapes and by constants."""
+    chosen = {key: counted for key, counted in found.items() if key[1] in names}
+    ties = [(counted[0], units) for counted in chosen.values() for units in counted[1:]]
+    added = {(path, name, None): (counted[0],) for (path, name), counted in chosen.items()}
+    before = dict(tracer.sizes)
+    tracer.sizes.update(added)
+    try:
+        network = build(ties)
+        units = [units for counted in chosen.values() for units in counted]
+        groups = list(_groups_of(network, units))
+        return bool(groups) and trial.fits(network, groups, keeps_constants=True)
+    finally:
+        tracer.sizes.clear()
+        tracer.sizes.update(before)
 
 
 def _check_all(
@@ -212,8 +279,16 @@ class ShapeTrial:
         """Return whether cutting a channel of each group concerned gives the predicted shapes."""
         return self.fits(network, list(_groups_of(network, [a.units for a in assumed])))
 
-    def fits(self, network: Network, names: Sequence[str]) -> bool:
-        """Return whether cutting a channel of each of these groups gives the predicted shapes."""
+    def fits(
+        self, network: Network, names: Sequence[str], *, keeps_constants: bool = False
+    ) -> bool:
+        """Return whether cutting a channel of each of these groups gives the predicted shapes.
+
+        Args:
+            network: Network to cut.
+            names: Names of its groups.
+            keeps_constants: Whether the numbers that calls compute with have to stay as well.
+        """
         if not names:
             return True
         cut = network.cut({name: [0] for name in names})
@@ -223,13 +298,16 @@ class ShapeTrial:
             for shape, like in zip(self.shapes, graph_of(self.model).inputs, strict=True)
         ]
         try:
-            received = _shapes(cut_copy(self.model, cut, compiled=False), inputs)
+            received, constants = _run(cut_copy(self.model, cut, compiled=False), inputs)
         except Exception:  # noqa: BLE001 - code that raises anything does not follow
             return False
-        return received == [
+        expected = [
             [_cut_shape(shape, axes, kept) for shape, axes in operation.outputs]
             for operation in self.operations
         ]
+        if received != expected or not keeps_constants:
+            return received == expected
+        return np.allclose(constants, _run(self.model, inputs)[1])
 
 
 def _cut_shape(shape: Sequence[int], axes: Axes, kept: NDArray[np.bool_]) -> tuple[int, ...]:
@@ -245,9 +323,12 @@ def _groups_of(network: Network, units: Sequence[Ids]) -> Iterator[str]:
             yield group.name
 
 
-def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[list[tuple[int, ...]]]:
-    """Return the output shapes of each call, inferred without data."""
+def _run(
+    model: keras.Model, inputs: Sequence[keras.KerasTensor]
+) -> tuple[list[list[tuple[int, ...]]], list[float]]:
+    """Return (output shapes of each call, inferred without data; numbers it computes with)."""
     found: list[list[tuple[int, ...]]] = []
+    constants: list[float] = []
 
     def spec(item: object) -> object:
         if isinstance(item, Variable):
@@ -255,6 +336,7 @@ def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[lis
         return item
 
     def step(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+        constants.extend(list_constants(site, arguments, keywords))
         given, options = map_structure(spec, (list(arguments), keywords))
         made = site.operation.compute_output_spec(*given, **options)
         if any(None in tensor.shape for tensor in flatten(made)):
@@ -263,4 +345,4 @@ def _shapes(model: keras.Model, inputs: Sequence[keras.KerasTensor]) -> list[lis
         return made
 
     OpInterpreter(step).run(model, inputs)
-    return found
+    return found, constants

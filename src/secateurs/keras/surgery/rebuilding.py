@@ -189,7 +189,7 @@ class Copies:
                 is_composite(layer) and (is_shrunk(layer) or self._touches(path))
             ):
                 self._bypass_blocks_(layer, path)
-                shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
+                shrink(layer, path, self._cut.tensors, self._rebuild, self._made, self._changes)
             else:
                 self._made[id(layer)] = self._rebuild_or_shrink(layer, path)
         return self._made[id(layer)]
@@ -202,7 +202,7 @@ class Copies:
         except ModelError:
             if not is_composite(layer):
                 raise
-        return shrink(layer, path, self._cut.tensors, self._rebuild, self._made)
+        return shrink(layer, path, self._cut.tensors, self._rebuild, self._made, self._changes)
 
     def _bypass_blocks_(self, layer: Layer, path: str) -> None:
         """Replace removed blocks inside a layer by layers that return their input."""
@@ -249,8 +249,10 @@ class Copies:
         ]
 
     def _touches(self, path: str) -> bool:
-        names = (*self._cut.tensors, *self._blocks)
-        return any(not path or name.startswith(f"{path}.") for name in names)
+        names = (*self._cut.tensors, *self._blocks, *self._changes)
+        return path in self._changes or any(
+            not path or name.startswith(f"{path}.") for name in names
+        )
 
 
 def _lacks_parts(layer: Layer, made: Layer) -> bool:

@@ -12,6 +12,7 @@ import copy
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import keras
 import numpy as np
@@ -35,6 +36,7 @@ from secateurs.keras.model.layer_tree import (
     named_own_variables,
     path_below,
 )
+from secateurs.keras.sizes.layer_sizes import SizeChanges, changed_attributes
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.tracing.composites import is_composite
 
@@ -58,6 +60,7 @@ def shrink(
     tensors: Mapping[str, TensorCut],
     remake: Remake,
     made: dict[int, Layer],
+    sizes: SizeChanges = MappingProxyType({}),
 ) -> Layer:
     """Copy a composite layer with its new sizes.
 
@@ -67,21 +70,28 @@ def shrink(
         tensors: Cuts of the model's tensors, by name.
         remake: Function that rebuilds sublayers that are not composite.
         made: ``id`` of a layer -> its copy, so that shared layers stay shared; extended.
+        sizes: Path of a layer -> changes of the integers in its attributes.
+
+    Raises:
+        CutError: An attribute does not have the value that the cut expects.
     """
     new = new_layer_like(layer)
     made[id(layer)] = new
     base = set(vars(new)) | COMPILED | {"compute_output_spec", "_torch_params"}
     known: dict[int, object] = {id(layer): new}
     for name, child in named_children(layer):
-        known[id(child)] = _rebuild_part(child, path_below(path, name), tensors, remake, made)
+        known[id(child)] = _rebuild_part(
+            child, path_below(path, name), tensors, remake, made, sizes
+        )
     for name, variable, _ in named_own_variables(layer):
         known[id(variable)] = _cut_variable(variable, tensors.get(path_below(path, name)))
     known |= {id(generator): SeedGenerator() for generator in seed_generators_of(layer)}
     for metric in metrics_inside(layer):
         known[id(metric)] = type(metric).from_config(metric.get_config())
+    numbers = changed_attributes(layer, sizes.get(path, ()))
     for name, value in attributes_of(layer).items():
         if name not in base:
-            setattr(new, name, _replace_parts(value, known))
+            setattr(new, name, _replace_parts(numbers.get(name, value), known))
     setattr(new, SHRUNK, True)
     if layer.input_spec is not None:
         new.input_spec = keras.tree.map_structure(_without_sizes, layer.input_spec)
@@ -177,10 +187,11 @@ def _rebuild_part(
     tensors: Mapping[str, TensorCut],
     remake: Remake,
     made: dict[int, Layer],
+    sizes: SizeChanges,
 ) -> Layer:
     if id(child) not in made:
         if is_composite(child):
-            shrink(child, path, tensors, remake, made)
+            shrink(child, path, tensors, remake, made, sizes)
         else:
             made[id(child)] = remake(child, path)
     return made[id(child)]

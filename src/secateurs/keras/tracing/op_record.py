@@ -103,6 +103,7 @@ class Assumed(NamedTuple):
         kind: (Class of the layer, index of the call in its code); layers of one class behave alike.
         wholes: Widths that the size may be a fraction of: that of the tensor before, and those of
             any two sides of a grid after (``shape(x)[-1] // heads``, a width of another tensor).
+        layer: Layer whose code it is.
     """
 
     step: int
@@ -110,6 +111,7 @@ class Assumed(NamedTuple):
     why: str
     kind: tuple[str, int]
     wholes: tuple[Ids, ...] = ()
+    layer: object = None
 
 
 def values_in(structure: object) -> list[Value]:

@@ -66,6 +66,8 @@ class Tracer:
         """Why the code of the current call's layer is not traced; '' if it is, or need not be."""
         self._written_in: tuple[str, int] | None = None
         """(Class whose code makes the current call, index of the call); None outside such code."""
+        self._written_by: object = None
+        """The layer whose code makes the current call."""
 
     # -- one call
 
@@ -75,7 +77,7 @@ class Tracer:
         """Run the rule of one call of the graph and return its labelled outputs."""
         self.operations.append(OpRecord(type(site.operation).__name__, site.path, site.operation))
         operation = self.operations[-1]
-        self._written_in, self.closed = None, site.closed
+        self._written_in, self._written_by, self.closed = None, site.inside, site.closed
         if site.written:
             self._written_in = type(site.inside).__name__, site.place
         if site.inside is not None:
@@ -352,7 +354,9 @@ class Tracer:
                 f"a number in {operation} in the code of {self._written_in[0]}.call does not follow"
             )
             step = len(self.operations) - 1
-            self.assumed.append(Assumed(step, units, why, self._written_in, tuple(wholes)))
+            self.assumed.append(
+                Assumed(step, units, why, self._written_in, tuple(wholes), self._written_by)
+            )
         else:
             self.sizes.setdefault((owner, attribute, position), (units,))
 
