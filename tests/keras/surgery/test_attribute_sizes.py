@@ -8,6 +8,7 @@ from keras import ops
 
 import secateurs as sec
 from contract.zoo import noisy
+from secateurs.keras.proof.comparison import TwinComparison
 
 
 class Attention(L.Layer):
@@ -36,7 +37,13 @@ class Attention(L.Layer):
             lengths = (-1, steps, self.heads, self.width)
             q, k, v = (ops.reshape(part(x), lengths) for part in self.parts)
         q, k, v = (ops.transpose(one, (0, 2, 1, 3)) for one in (q, k, v))
-        scale = {"literal": 0.4, "width": self.width**-0.5, "heads": 1 / self.heads}[self.scale]
+        scale = {
+            "literal": 0.4,
+            "width": self.width**-0.5,
+            "heads": 1 / self.heads,
+            "numpy": 1 / np.sqrt(self.width),
+            "integer": self.width,
+        }[self.scale]
         weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * scale)
         mixed = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
         return self.out(ops.reshape(mixed, (-1, steps, self.heads * self.width)))
@@ -90,7 +97,16 @@ def test_a_head_that_goes_leaves_what_the_others_give():
     np.testing.assert_allclose(small.predict(X, verbose=0), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("scale", "free"), [("width", {4}), ("heads", {6}), ("literal", {4, 6})])
+@pytest.mark.parametrize(
+    ("scale", "free"),
+    [
+        ("width", {4}),
+        ("heads", {6}),
+        ("literal", {4, 6}),
+        ("numpy", {4}),
+        ("integer", {4}),
+    ],
+)
 def test_what_a_factor_is_computed_from_stays(scale, free):
     network = sec.trace(build(scale=scale))
     assert set(sizes(network).values()) == free
@@ -123,3 +139,16 @@ def test_a_cut_model_is_cut_again():
     small = sec.prune(model, X[:1], sec.Budget(channels=0.75)).model
     smaller = sec.prune(small, X[:1], sec.Budget(channels=0.5)).model
     assert smaller.count_params() < small.count_params() < model.count_params()
+
+
+def test_calls_are_compared_one_by_one_with_the_lengths_of_the_small_model():
+    model = build()
+    network = sec.trace(model)
+    cut = network.cut({name: [0] for name in sizes(network)})
+    small = sec.apply(model, cut, X, network=network, proof=False)
+    compared = TwinComparison.of(network, cut, network.alive(network.removed_by(cut)), X)
+    assert compared.call_by_call(small).holds
+    small.get_layer("second").out.kernel.assign_add(
+        np.ones(small.get_layer("second").out.kernel.shape)
+    )
+    assert not compared.call_by_call(small).holds

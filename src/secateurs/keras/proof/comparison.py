@@ -44,7 +44,12 @@ from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import by_owner
 from secateurs.keras.trace_model import TracedModel, source_of
 from secateurs.keras.tracing.composites import is_followed
-from secateurs.keras.tracing.interpreter import OpInterpreter, convert_arrays
+from secateurs.keras.tracing.interpreter import (
+    CallSite,
+    OpInterpreter,
+    call_layer,
+    convert_arrays,
+)
 from secateurs.keras.tracing.op_record import OpRecord
 
 
@@ -224,12 +229,32 @@ class TwinComparison:
             calls.setdefault(path, layer)
         changes = by_owner(self.cut.sizes)
         side_by_side = SideBySide(
-            self.source.operations, self.kept, self.stand_ins, self.silent, calls, changes
+            self.source.operations,
+            self.kept,
+            self.stand_ins,
+            self.silent,
+            calls,
+            changes,
+            self._written_by(small),
         )
         values = {**self._twins_values(), **present_values(small)}
         expected = self._run(self.source.model, side_by_side, values)
         received = TwinResults(expected.theirs, expected.their_samples)
         return self._proof(received, expected)
+
+    def _written_by(self, small: keras.Model) -> dict[int, Operation]:
+        """Return index of a call -> the operation that the small model's code creates there."""
+        written: dict[int, Operation] = {}
+
+        def note(
+            site: CallSite, arguments: Sequence[object], keywords: dict[str, object]
+        ) -> object:
+            if site.written:
+                written[site.index] = site.operation
+            return call_layer(site.operation, arguments, keywords)
+
+        OpInterpreter(note).run(small, convert_arrays(small, self.arrays))
+        return written
 
     def _twins_values(self) -> VariableValues:
         """Return the dense model's variable values, zero where they read removed channels."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import cast
 
 import keras
@@ -306,10 +307,12 @@ class SideBySide(MaskedTwin):
         silent: SilentPlaces,
         calls: Mapping[str, Operation],
         sizes: SizeChanges,
+        written: Mapping[int, Operation] = MappingProxyType({}),
     ) -> None:
         super().__init__(operations, kept, stand_ins, silent)
         self._calls = calls
         self._sizes = sizes
+        self._written = written
         self.begin()
 
     def begin(self) -> None:
@@ -327,8 +330,8 @@ class SideBySide(MaskedTwin):
         def compress(number: int, tensor: BackendTensor) -> BackendTensor:
             return self._kept.compress(tensor, operation.inputs[number][1])
 
-        # Operations that a layer's code creates are the same in both models.
-        layer = self._calls.get(site.path, site.operation)
+        # An operation that a layer's code creates has no path; its lengths are the small model's.
+        layer = self._written.get(site.index) or self._calls.get(site.path, site.operation)
         less, options = with_tensors(operation, arguments, keywords, compress)
         less = with_positions(layer, less, self._sizes.get(site.path, ()))
         theirs = flatten(call_layer(layer, less, options))

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from secateurs.channels.equations import Ids
-from secateurs.keras.internals import is_tensor
+from secateurs.keras.internals import GetItem, is_tensor
 from secateurs.keras.model.layer_tree import attributes_of
 from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import layers_by_path
@@ -67,18 +67,21 @@ def list_constants(
     """
     if not site.written:
         return []
-    given = [item for item in flatten([list(arguments), keywords]) if is_constant(item)]
-    held = [item for item in vars(site.operation).values() if type(item) is float]
-    return [float(np.asarray(keras.ops.convert_to_numpy(item)).item()) for item in (*given, *held)]
+    given = [] if isinstance(site.operation, GetItem) else flatten([list(arguments), keywords])
+    # Integers of an operation, such as an axis or a number of repeats, are lengths or positions.
+    held = [item for item in vars(site.operation).values() if isinstance(item, float)]
+    items = [*filter(_is_number, given), *held]
+    return [float(np.asarray(keras.ops.convert_to_numpy(item)).item()) for item in items]
 
 
-def is_constant(item: object) -> bool:
-    """Return whether an argument is a single number, as Python's or the backend's."""
-    if type(item) is float:
+def _is_number(item: object) -> bool:
+    """Return whether it is a single number, as Python's, NumPy's or the backend's."""
+    if isinstance(item, (int, float, np.generic)) and not isinstance(item, (bool, np.bool_)):
         return True
+    if isinstance(item, np.ndarray):
+        return item.size == 1 and item.dtype.kind in "iuf"
     return is_tensor(item) and not isinstance(item, keras.KerasTensor) and _size(item) == 1
 
 
 def _size(item: object) -> int:
-    shape = getattr(item, "shape", ())
-    return int(np.prod([int(length) for length in shape])) if shape else 1
+    return int(np.prod([int(length) for length in getattr(item, "shape", ())]))
