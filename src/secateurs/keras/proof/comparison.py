@@ -235,14 +235,14 @@ class TwinComparison:
             self.silent,
             calls,
             changes,
-            self._written_by(small),
+            self._list_written(small),
         )
         values = {**self._twins_values(), **present_values(small)}
         expected = self._run(self.source.model, side_by_side, values)
         received = TwinResults(expected.theirs, expected.their_samples)
         return self._proof(received, expected)
 
-    def _written_by(self, small: keras.Model) -> dict[int, Operation]:
+    def _list_written(self, small: keras.Model) -> dict[int, Operation]:
         """Return index of a call -> the operation that the small model's code creates there."""
         written: dict[int, Operation] = {}
 

@@ -19,11 +19,13 @@ from secateurs.keras.model.tensors import layers_by_path
 from secateurs.keras.tracing.interpreter import CallSite
 from secateurs.keras.tracing.op_record import Assumed
 
-Attribute = tuple[str, str]
+AttributePlace = tuple[str, str]
 """(Path of a layer, name of one of its attributes)."""
 
 
-def find_attributes(model: keras.Model, assumed: Sequence[Assumed]) -> dict[Attribute, list[Ids]]:
+def find_attributes(
+    model: keras.Model, assumed: Sequence[Assumed]
+) -> dict[AttributePlace, list[Ids]]:
     """Return the integer attributes that may hold these sizes, with the units that each counts.
 
     Lengths in one call come from distinct attributes, in the order in which these were set.
@@ -33,7 +35,7 @@ def find_attributes(model: keras.Model, assumed: Sequence[Assumed]) -> dict[Attr
         assumed: Sizes in the code of its layers.
     """
     paths = {id(layer): path for path, layer in layers_by_path(model)} | {id(model): ""}
-    found: dict[Attribute, list[Ids]] = {}
+    found: dict[AttributePlace, list[Ids]] = {}
     taken: dict[int, set[str]] = {}
     for one in assumed:
         path = paths.get(id(one.layer))

@@ -20,7 +20,7 @@ from secateurs.channels.moved_labels import add_frozen_side
 from secateurs.channels.network import Network
 from secateurs.keras.internals import Variable, graph_of, infer
 from secateurs.keras.model.nested import flatten, map_structure
-from secateurs.keras.surgery.attribute_sizes import Attribute, find_attributes, list_constants
+from secateurs.keras.surgery.attribute_sizes import AttributePlace, find_attributes, list_constants
 from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter
 from secateurs.keras.tracing.op_record import Assumed, Axes, OpRecord
@@ -118,7 +118,7 @@ def _bind_attributes(
 def _follow(
     tracer: Tracer,
     trial: ShapeTrial,
-    found: Mapping[Attribute, Sequence[Ids]],
+    found: Mapping[AttributePlace, Sequence[Ids]],
     names: Sequence[str],
     build: Callable[[Sequence[Tie]], Network],
 ) -> bool:
