@@ -64,12 +64,14 @@ def build(**options):
     return noisy(keras.Model(i, L.Dense(3, name="head")(x)))
 
 
-def sizes(network):
+def count_channels(network):
     return {group.name: len(group) for group in network.groups if not group.name.endswith(".out")}
 
 
-def of_heads(network):
-    (name,) = [n for n in sizes(network) if n.startswith("second") and n.endswith(".heads")]
+def find_heads(network):
+    (name,) = [
+        n for n in count_channels(network) if n.startswith("second") and n.endswith(".heads")
+    ]
     return name
 
 
@@ -77,8 +79,8 @@ def of_heads(network):
 def test_heads_and_positions_follow_the_attributes_that_count_them(joined):
     model = build(joined=joined)
     network = sec.trace(model)
-    assert sorted(sizes(network).values()) == [4, 4, 6, 6]
-    cut = network.cut({name: [0, 2] for name in sizes(network)})
+    assert sorted(count_channels(network).values()) == [4, 4, 6, 6]
+    cut = network.cut({name: [0, 2] for name in count_channels(network)})
     small = sec.apply(model, cut, X, network=network, proof="independent")
     for name in ("first", "second"):
         assert (small.get_layer(name).heads, small.get_layer(name).width) == (2, 4)
@@ -89,7 +91,7 @@ def test_a_head_that_goes_leaves_what_the_others_give():
     """Against the dense layer with zeros where the head's values are read."""
     model = build()
     network = sec.trace(model)
-    small = sec.apply(model, network.cut({of_heads(network): [1]}), X, network=network)
+    small = sec.apply(model, network.cut({find_heads(network): [1]}), X, network=network)
     kernel, bias = model.get_layer("second").out.get_weights()
     kernel[6:12] = 0
     model.get_layer("second").out.set_weights([kernel, bias])
@@ -109,13 +111,13 @@ def test_a_head_that_goes_leaves_what_the_others_give():
 )
 def test_what_a_factor_is_computed_from_stays(scale, free):
     network = sec.trace(build(scale=scale))
-    assert set(sizes(network).values()) == free
+    assert set(count_channels(network).values()) == free
 
 
 def test_as_many_heads_as_positions_are_told_apart_or_stay():
     model = build(heads=4, width=4)
     network = sec.trace(model)
-    for name in sizes(network):
+    for name in count_channels(network):
         small = sec.apply(model, network.cut({name: [0]}), X, network=network, proof="independent")
         assert small.count_params() < model.count_params()
 
@@ -123,7 +125,7 @@ def test_as_many_heads_as_positions_are_told_apart_or_stay():
 def test_a_cut_by_attributes_is_saved_and_loaded(tmp_path):
     model = build()
     network = sec.trace(model)
-    small = sec.apply(model, network.cut({of_heads(network): [0, 3]}), X, network=network)
+    small = sec.apply(model, network.cut({find_heads(network): [0, 3]}), X, network=network)
     sec.save(small, tmp_path / "small.safetensors")
     loaded = sec.load(build(), tmp_path / "small.safetensors")
     assert loaded.get_layer("second").heads == 2
@@ -144,7 +146,7 @@ def test_a_cut_model_is_cut_again():
 def test_calls_are_compared_one_by_one_with_the_lengths_of_the_small_model():
     model = build()
     network = sec.trace(model)
-    cut = network.cut({name: [0] for name in sizes(network)})
+    cut = network.cut({name: [0] for name in count_channels(network)})
     small = sec.apply(model, cut, X, network=network, proof=False)
     compared = TwinComparison.of(network, cut, network.alive(network.removed_by(cut)), X)
     assert compared.call_by_call(small).holds
