@@ -49,8 +49,8 @@ class Attention(L.Layer):
         return self.out(ops.reshape(mixed, (-1, steps, self.heads * self.width)))
 
     def get_config(self):
-        own = {"heads": self.heads, "width": self.width, "joined": self.joined, "scale": self.scale}
-        return {**super().get_config(), **own}
+        options = {"heads": self.heads, "width": self.width, "joined": self.joined, "scale": self.scale}
+        return {**super().get_config(), **options}
 
 
 keras.saving.register_keras_serializable("attribute_sizes")(Attention)
