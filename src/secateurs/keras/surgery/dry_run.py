@@ -94,25 +94,28 @@ def _bind_attributes(
     concerned = [one for one in waiting if not wrong or one.kind[0] in classes]
     found = find_attributes(trial.model, concerned)
     names = list(dict.fromkeys(name for _, name in found))
-    if not names:
-        return False
-    accepted = names if _follow(tracer, trial, found, names, build) else []
+    accepted = names if names and _follow(tracer, trial, found, names, build) else []
     if not accepted and len(names) > 1:
         for name in names:
             if _follow(tracer, trial, found, [*accepted, name], build):
                 accepted.append(name)
-    if not accepted:
-        return False
-    for (path, name), counted in found.items():
-        if name in accepted:
-            tracer.sizes[path, name, None] = (counted[0],)
-            for units in counted[1:]:
-                tracer.equations.equate(counted[0], units)
-            continue
+    for (path, name), counted in found.items() if accepted else ():
+        _settle_attribute(tracer, path, name, counted, follows=name in accepted)
+    return bool(accepted)
+
+
+def _settle_attribute(
+    tracer: Tracer, path: str, name: str, counted: Sequence[Ids], *, follows: bool
+) -> None:
+    """Record that an attribute counts these units, or freeze them where it does not follow."""
+    if not follows:
         for units in counted:
             reason = f"{path}.{name}, which counts them, is part of more than shapes"
             tracer.equations.freeze(units, reason)
-    return True
+        return
+    tracer.sizes[path, name, None] = (counted[0],)
+    for units in counted[1:]:
+        tracer.equations.equate(counted[0], units)
 
 
 def _follow(
