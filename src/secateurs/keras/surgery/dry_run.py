@@ -69,12 +69,19 @@ def settle_(
             tied = _tie_widths(tracer, trial, waiting, wrong, build)
             if tied is not None:
                 return tied
-        for assumed in waiting:
-            if not wrong or assumed.kind in wrong:
-                tracer.equations.freeze(assumed.units, assumed.why)
-        waiting = [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
+        waiting = _freeze_failing(tracer, waiting, wrong)
         network = build(())
     return _check_all(tracer, trial, network, build) if tracer.assumed else network
+
+
+def _freeze_failing(
+    tracer: Tracer, waiting: Sequence[Assumed], wrong: Sequence[tuple[str, int]]
+) -> list[Assumed]:
+    """Freeze what these kinds of code assume (all, if none is named), and return the rest."""
+    for assumed in waiting:
+        if not wrong or assumed.kind in wrong:
+            tracer.equations.freeze(assumed.units, assumed.why)
+    return [assumed for assumed in waiting if wrong and assumed.kind not in wrong]
 
 
 def _bind_attributes(
