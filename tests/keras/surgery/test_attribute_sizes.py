@@ -49,8 +49,8 @@ class Attention(L.Layer):
         return self.out(ops.reshape(mixed, (-1, steps, self.heads * self.width)))
 
     def get_config(self):
-        options = {"heads": self.heads, "width": self.width, "joined": self.joined, "scale": self.scale}
-        return {**super().get_config(), **options}
+        sizes = {"heads": self.heads, "width": self.width}
+        return {**super().get_config(), **sizes, "joined": self.joined, "scale": self.scale}
 
 
 keras.saving.register_keras_serializable("attribute_sizes")(Attention)
