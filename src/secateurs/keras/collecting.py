@@ -22,15 +22,15 @@ def collect_statistics(
     """Collect the statistics that these needs ask for, in one pass and in bounded memory.
 
     Args:
-        network: Network returned by ``trace``. Its model is left unchanged.
-        needs: Statistics to collect.
-        data: Calibration data, in any form ``secateurs.calibration.batches.iterate_batches`` takes.
-        loss: Function (outputs, labels) -> losses of shape (images,), written with ``keras.ops``;
+        network: network returned by ``trace``. Its model is left unchanged.
+        needs: statistics to collect.
+        data: calibration data, in any form ``secateurs.calibration.batches.iterate_batches`` takes.
+        loss: function (outputs, labels) -> losses of shape (images,), written with ``keras.ops``;
             None for cross-entropy.
-        caller: Name of the caller, for error messages.
+        caller: name of the caller, for error messages.
 
     Raises:
-        DataError: The data cannot be used; the message gives the reason and the remedy.
+        DataError: the data cannot be used; the message gives the reason and the remedy.
     """
     work, stream = start_pass(network, needs, data, loss, caller)
     work.ablation = ExactAblation(network, lambda _: Removals(work))

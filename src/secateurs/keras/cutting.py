@@ -41,22 +41,22 @@ def apply(
     same settings whose state (momentum and so on) is sliced along with the weights.
 
     Args:
-        model: Model the cut was planned for.
-        cut: Channels and blocks to remove.
-        example_inputs: Inputs both models are run on for the proof; None generates random ones.
-        optimizer: Must be None. A compiled model has its own, whose state is sliced along.
-        network: Trace of the model, if there is one already; None traces the model again.
+        model: model the cut was planned for.
+        cut: channels and blocks to remove.
+        example_inputs: inputs both models are run on for the proof; None generates random ones.
+        optimizer: must be None. A compiled model has its own, whose state is sliced along.
+        network: trace of the model, if there is one already; None traces the model again.
         proof: False skips the proof. "independent" adds a second proof that does not rely on the
             tracing rules: the dense model, with the weights that read the removed channels set to
             zero, must give the small model's outputs. It takes a few forward passes per cut tensor.
-        outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
+        outputs: must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
     Returns:
         The small model, of the same class and with the same layer names.
         ``secateurs.report_of`` returns its proof and everything removed so far.
 
     Raises:
-        CutError: The cut does not fit the model, or the proof fails. The model is unchanged.
+        CutError: the cut does not fit the model, or the proof fails. The model is unchanged.
     """
     model = check_model(model, example_inputs)
     if optimizer is not None:
@@ -133,18 +133,18 @@ def delete_channels(
     """Remove given filters and whatever is coupled to them, with proof: surgery by hand.
 
     Args:
-        model: Model to cut; unchanged.
-        channels: Layer, or its name -> indices of the filters to remove, ``{"conv1": [0, 4]}``;
+        model: model to cut; unchanged.
+        channels: layer, or its name -> indices of the filters to remove, ``{"conv1": [0, 4]}``;
             for a recurrent layer, indices of its units.
-        example_inputs: Inputs of the model; optional where the model knows its input shapes.
-        outputs: Must be None, as for ``trace``.
+        example_inputs: inputs of the model; optional where the model knows its input shapes.
+        outputs: must be None, as for ``trace``.
 
     Returns:
         A new, smaller model; ``secateurs.report_of`` returns its proof.
 
     Raises:
-        UnknownNameError: There is no such layer.
-        CutError: A filter cannot be removed; the message gives the reason.
+        UnknownNameError: there is no such layer.
+        CutError: a filter cannot be removed; the message gives the reason.
     """
     network = trace(model, example_inputs, outputs=outputs)
     named = {path_of(model, layer): indices for layer, indices in channels.items()}

@@ -26,9 +26,9 @@ def onnx_file(model: keras.Model, path: Path, arrays: Sequence[NDArray[np.generi
     """Write a model as ONNX with Keras's exporter; return its input names in order.
 
     Args:
-        model: Model to export. It is called once, because Keras exports only models that were.
-        path: Output file.
-        arrays: Example inputs, in the order of ``model.inputs``.
+        model: model to export. It is called once, because Keras exports only models that were.
+        path: output file.
+        arrays: example inputs, in the order of ``model.inputs``.
 
     Raises:
         ExportError: Keras cannot export the model on this backend; the message gives the reason.

@@ -180,7 +180,7 @@ def begin_graph_(model: keras.Model, specs: object) -> None:
     """Give a subclassed model a graph: one call of itself, on tensors without data.
 
     Args:
-        model: Built model.
+        model: built model.
         specs: ``keras.KerasTensor`` objects, in the structure that the model is called on.
     """
     inputs = keras.tree.map_structure(
@@ -358,9 +358,9 @@ def call_plainly(
     the shape and run ``call``. Its other checks take several times as long as a small layer.
 
     Args:
-        layer: Any layer or operation.
-        arguments: Positional arguments of the call.
-        keywords: Keyword arguments of the call.
+        layer: any layer or operation.
+        arguments: positional arguments of the call.
+        keywords: keyword arguments of the call.
 
     Returns:
         The output; ``NOT_PLAIN``, and nothing is run, where ``__call__`` has more to do.
@@ -510,7 +510,7 @@ class LayerPattern:
     hundred layers of a network takes as long as running them.
 
     Args:
-        layer: Newly constructed layer that has not been called, and never will be.
+        layer: newly constructed layer that has not been called, and never will be.
     """
 
     def __init__(self, layer: Layer) -> None:

@@ -33,11 +33,11 @@ def peak_memory(model: keras.Model, example_inputs: object) -> int:
     backend. Workspace that kernels allocate while they run is not included.
 
     Args:
-        model: Model to measure; unchanged.
-        example_inputs: Inputs of the model.
+        model: model to measure; unchanged.
+        example_inputs: inputs of the model.
 
     Raises:
-        MeasurementError: The model's code cannot be followed without data.
+        MeasurementError: the model's code cannot be followed without data.
     """
     try:
         model = check_model(model, example_inputs)

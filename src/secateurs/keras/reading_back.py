@@ -26,12 +26,12 @@ def check_comes_back(model: keras.Model, written: Path, path: Path) -> None:
     may differ.
 
     Args:
-        model: Model that was saved.
-        written: Temporary file that was written.
-        path: Final path of the file, for error messages.
+        model: model that was saved.
+        written: temporary file that was written.
+        path: final path of the file, for error messages.
 
     Raises:
-        CheckpointError: The file cannot be loaded, or the loaded model gives other outputs.
+        CheckpointError: the file cannot be loaded, or the loaded model gives other outputs.
     """
     mine = [
         (name, layer)

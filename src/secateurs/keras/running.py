@@ -24,9 +24,9 @@ def runner(
     """A callable that runs the model once under these conditions and synchronises.
 
     Args:
-        model: Model to run, in inference mode; unchanged.
-        example_inputs: Inputs of the model.
-        conditions: Runtime and batch size. "eager" calls the model; "compile" uses the backend's
+        model: model to run, in inference mode; unchanged.
+        example_inputs: inputs of the model.
+        conditions: runtime and batch size. "eager" calls the model; "compile" uses the backend's
             compiled ``predict_on_batch``. Threads, device and dtype are those Keras is set to.
 
     Raises:

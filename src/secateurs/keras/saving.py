@@ -40,15 +40,15 @@ def save(model: keras.Model, path: str | Path) -> None:
     """Write a model's weights, and the cut that leads to it from the dense model.
 
     Args:
-        model: Model to save, cut or not.
-        path: Output file, written atomically. A path ending in ``.keras`` is written in Keras's
+        model: model to save, cut or not.
+        path: output file, written atomically. A path ending in ``.keras`` is written in Keras's
             format, which ``keras.saving.load_model`` reads without Secateurs; any other as
             safetensors.
 
     Raises:
-        CheckpointError: The path ends in ``.keras``, and either the configuration of a cut layer
+        CheckpointError: the path ends in ``.keras``, and either the configuration of a cut layer
             cannot express its new sizes, or a user-defined layer loads back with other outputs.
-        StudyError: The file cannot be written.
+        StudyError: the file cannot be written.
     """
     path = Path(path)
     cut = cut_of(model)
@@ -71,16 +71,16 @@ def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Mo
     """Load what ``save`` wrote into a freshly built dense model.
 
     Args:
-        model: Dense model, built as before; unchanged. A ``.keras`` file holds the whole model, so
+        model: dense model, built as before; unchanged. A ``.keras`` file holds the whole model, so
             this one only selects the framework.
-        path: File written by ``save``, or any safetensors file of the model's weights.
-        ema: Must be False: a Keras optimizer writes averaged weights into the model itself.
+        path: file written by ``save``, or any safetensors file of the model's weights.
+        ema: must be False: a Keras optimizer writes averaged weights into the model itself.
 
     Returns:
         A new model, cut like the saved one, with its weights.
 
     Raises:
-        CheckpointError: The file is corrupted, was not written for such a model, or does not fit.
+        CheckpointError: the file is corrupted, was not written for such a model, or does not fit.
     """
     path = Path(path)
     if ema:

@@ -40,14 +40,14 @@ class TracedModel:
     """The Keras model behind a ``Network``, and the record of its trace.
 
     Attributes:
-        model: The user's model, unchanged.
-        example_inputs: Inputs it was traced with, or generated ones; None if none can be generated,
+        model: the user's model, unchanged.
+        example_inputs: inputs it was traced with, or generated ones; None if none can be generated,
             as for a model that takes text.
-        operations: Calls of its graph, in order, for the masked twin.
-        leaves: Its tensors, by name.
-        read: Weights whose removed channels the masked twin sets to zero, by (name, axis).
-        reading: Those of ``read`` that can be left alone if operands of these calls are masked.
-        index_ranges: Position of an input -> exclusive upper bound of its values, for inputs that
+        operations: calls of its graph, in order, for the masked twin.
+        leaves: its tensors, by name.
+        read: weights whose removed channels the masked twin sets to zero, by (name, axis).
+        reading: those of ``read`` that can be left alone if operands of these calls are masked.
+        index_ranges: position of an input -> exclusive upper bound of its values, for inputs that
             hold indices.
     """
 
@@ -99,17 +99,17 @@ def trace(
     """Find the channels of a model and everything that is coupled to them.
 
     Args:
-        model: Built sequential, functional or subclassed model; unchanged.
-        example_inputs: An array or tensor, or a tuple or dictionary of them. Optional where the
+        model: built sequential, functional or subclassed model; unchanged.
+        example_inputs: an array or tensor, or a tuple or dictionary of them. Optional where the
             model knows every length except the batch size; MACs are then per example.
-        outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
+        outputs: must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
     Returns:
         The network, with ``.groups``, ``.frozen``, ``.params()`` and ``.macs()``; ``print`` shows a
         table.
 
     Raises:
-        ModelError: The model is not a Keras model, is not built, has code that cannot be followed,
+        ModelError: the model is not a Keras model, is not built, has code that cannot be followed,
             or does not accept these inputs.
     """
     model = check_model(model, example_inputs)

@@ -25,22 +25,22 @@ def ablate_channels(
     """Measure the change of the loss when each channel is removed alone, wherever it is read.
 
     Args:
-        network: Network returned by ``trace``. Its model is left unchanged.
+        network: network returned by ``trace``. Its model is left unchanged.
         data: (images, labels) as two arrays, or an iterable of such batches.
         mode: 'exact' removes every channel on every image. 'racing' finds the ``share`` of channels
             whose removal costs least, and removes only uncertain channels; the others get an
             estimate with its error.
-        share: In racing mode, fraction of channels to find, in (0, 1).
-        scope: In racing mode, find the lowest of the whole 'network' or of each 'group'.
-        confidence: In racing mode, expected fraction of the found channels that are correct, in
+        share: in racing mode, fraction of channels to find, in (0, 1).
+        scope: in racing mode, find the lowest of the whole 'network' or of each 'group'.
+        confidence: in racing mode, expected fraction of the found channels that are correct, in
             (0, 1).
-        loss: Function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
+        loss: function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
 
     Returns:
         The ablation; in racing mode, ``.lowest`` lists the channels found.
 
     Raises:
-        DataError: The data cannot be used, or an argument is out of range.
+        DataError: the data cannot be used, or an argument is out of range.
     """
     check_options(mode, share, scope, confidence)
     work, stream = start_pass(network, Need.ABLATION, data, loss, "oracle")

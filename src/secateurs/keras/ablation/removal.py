@@ -34,14 +34,14 @@ class DenseBatch:
     """The dense network's run on one batch.
 
     Attributes:
-        batch: The batch.
-        arrays: Flat list of the model's inputs.
-        targets: Labels as the loss takes them.
-        saved: Outputs of every call; None where they are not reused.
-        losses: Loss of each image, shape (images,).
+        batch: the batch.
+        arrays: flat list of the model's inputs.
+        targets: labels as the loss takes them.
+        saved: outputs of every call; None where they are not reused.
+        losses: loss of each image, shape (images,).
         right: 1 for each image classified correctly, else 0, shape (images,); None where labels are
             not classes.
-        classes: Number of classes; 0 where labels are not classes.
+        classes: number of classes; 0 where labels are not classes.
     """
 
     batch: CalibrationBatch
@@ -63,7 +63,7 @@ class Changes:
     """Effects of removing channels, image by image.
 
     Attributes:
-        loss: Change of the loss, shape (channels, images).
+        loss: change of the loss, shape (channels, images).
         right: 1 where an image becomes correctly classified, -1 where it no longer is, else 0; of
             shape (channels, images).
     """
@@ -76,7 +76,7 @@ class Removals:
     """Removes channels of a network one at a time and measures the change of each image's loss.
 
     Args:
-        work: Pass over the same network, which knows where channels are read.
+        work: pass over the same network, which knows where channels are read.
     """
 
     def __init__(self, work: Pass) -> None:
@@ -111,10 +111,10 @@ class Removals:
         """Remove each of these channels of a group, one at a time, on a batch.
 
         Args:
-            dense: Results of the dense network on the batch.
-            group: Group of the channels.
-            channels: Indices of the channels to remove.
-            where: Images on which changes are wanted, shape (channels, images). Ignored: all are
+            dense: results of the dense network on the batch.
+            group: group of the channels.
+            channels: indices of the channels to remove.
+            where: images on which changes are wanted, shape (channels, images). Ignored: all are
                 computed.
         """
         changes = Changes(*np.zeros((2, len(channels), len(dense.losses))))
@@ -214,7 +214,7 @@ class Saved:
     """Cache of the outputs of every call in a dense run, reused by later runs.
 
     Attributes:
-        until: Index of the first call to run; outputs before it are reused. None runs all calls and
+        until: index of the first call to run; outputs before it are reused. None runs all calls and
             caches their outputs.
     """
 

@@ -13,8 +13,8 @@ class ClosedCodeError(ModelError):
     """A subclassed model's code cannot be run on tensors without data.
 
     Args:
-        message: Error message for the user.
-        reason: Why the code cannot be run so.
+        message: error message for the user.
+        reason: why the code cannot be run so.
     """
 
     def __init__(self, message: str, reason: str) -> None:

@@ -31,12 +31,12 @@ def check_model(model: object, example_inputs: object = None) -> keras.Model:
     """Return the model if it can be traced; otherwise raise an error that says what to pass.
 
     Args:
-        model: Object given by the user.
-        example_inputs: Inputs of a subclassed model, needed where it does not know the shapes it
+        model: object given by the user.
+        example_inputs: inputs of a subclassed model, needed where it does not know the shapes it
             was built for.
 
     Raises:
-        ModelError: It is not a Keras model, is not built, has a graph but overrides ``call``, or
+        ModelError: it is not a Keras model, is not built, has a graph but overrides ``call``, or
             belongs to another backend.
     """
     if not isinstance(model, keras.Model):
@@ -202,11 +202,11 @@ def as_arrays(example_inputs: object, model: keras.Model) -> list[NDArray[np.gen
     """Return the inputs as a flat list of arrays, in the order of ``model.inputs``.
 
     Args:
-        example_inputs: An array or tensor, or a tuple, list or dictionary (by name) of them.
-        model: Model the inputs are for.
+        example_inputs: an array or tensor, or a tuple, list or dictionary (by name) of them.
+        model: model the inputs are for.
 
     Raises:
-        ModelError: There are too many or too few inputs, or one has the wrong shape or belongs to
+        ModelError: there are too many or too few inputs, or one has the wrong shape or belongs to
             another framework.
     """
     expected = graph_of(model).inputs
@@ -277,13 +277,13 @@ def make_inputs(
     """Generate inputs for a model that knows its input shapes; deterministic.
 
     Args:
-        model: Model the inputs are for.
-        index_ranges: Position of an input -> exclusive upper bound of its values, for inputs that
+        model: model the inputs are for.
+        index_ranges: position of an input -> exclusive upper bound of its values, for inputs that
             hold indices.
-        examples: Number of examples, where the batch size is open.
+        examples: number of examples, where the batch size is open.
 
     Raises:
-        ModelError: An input has an open shape beside the batch, or takes text.
+        ModelError: an input has an open shape beside the batch, or takes text.
     """
     random = np.random.default_rng(0)
     arrays: list[NDArray[np.generic]] = []

@@ -28,9 +28,9 @@ def match_names(
     """Map the names of another model, built by the same code, to the names in this one.
 
     Args:
-        model: Model whose names are wanted.
-        names: Names of all tensors of the other model.
-        gone: Layers of the other model that have no tensors left.
+        model: model whose names are wanted.
+        names: names of all tensors of the other model.
+        gone: layers of the other model that have no tensors left.
 
     Returns:
         A function from a name in the other model to one in this; None if they cannot be matched.

@@ -30,12 +30,12 @@ class ModelTensor:
     """One variable of the model, and the units found along its axes so far.
 
     Attributes:
-        name: Path of the layer and name of the variable, 'encoder.conv1.kernel'.
-        variable: The Keras variable.
+        name: path of the layer and name of the variable, 'encoder.conv1.kernel'.
+        variable: the Keras variable.
         is_parameter: False for running statistics, states and the like.
-        aliases: Other names of the same variable.
-        axes: Axis -> unit at each index, of shape (length,), for axes that carry channels.
-        roles: Axis -> its role.
+        aliases: other names of the same variable.
+        axes: axis -> unit at each index, of shape (length,), for axes that carry channels.
+        roles: axis -> its role.
     """
 
     name: str
@@ -144,7 +144,7 @@ def path_of(model: keras.Model, layer: str | Layer) -> str:
     """Return the path of a layer; a path is returned unchanged.
 
     Raises:
-        UnknownNameError: The layer does not belong to the model.
+        UnknownNameError: the layer does not belong to the model.
     """
     if isinstance(layer, str):
         return layer

@@ -81,13 +81,13 @@ def prove_blocks(
     """Compare the model without blocks with the dense one whose branches are zeroed.
 
     Args:
-        model: Dense model.
-        small: Model without the blocks, and without any other cut.
-        blocks: Removed blocks.
-        arrays: Flat list of inputs.
+        model: dense model.
+        small: model without the blocks, and without any other cut.
+        blocks: removed blocks.
+        arrays: flat list of inputs.
 
     Raises:
-        CutError: A block is not found in a forward pass on these inputs, or the outputs differ.
+        CutError: a block is not found in a forward pass on these inputs, or the outputs differ.
     """
     branches = _find_branches(model, blocks, arrays)
     expected, twins = _run(model, _ZeroedBranches(branches), arrays)
@@ -149,13 +149,13 @@ def prove_blocks_independently(
     This does not depend on how blocks are found: a branch whose weights are all zero returns zero.
 
     Args:
-        model: Dense model; unchanged.
-        small: Model without the blocks.
-        blocks: Removed blocks.
-        arrays: Flat list of inputs.
+        model: dense model; unchanged.
+        small: model without the blocks.
+        blocks: removed blocks.
+        arrays: flat list of inputs.
 
     Raises:
-        CutError: The outputs differ.
+        CutError: the outputs differ.
     """
     zeroed = cut_copy(model, Cut(), compiled=False)
     for leaf in list_tensors(zeroed):

@@ -66,14 +66,14 @@ def prove(
     checked call by call, each on the twin's own values, where rounding cannot accumulate.
 
     Args:
-        network: Trace of the dense model.
-        small: Cut model.
-        cut: The cut.
-        alive: Whether each atom is kept, shape (atoms,).
-        example_inputs: Inputs of the model; None uses those of the trace, or generates some.
+        network: trace of the dense model.
+        small: cut model.
+        cut: the cut.
+        alive: whether each atom is kept, shape (atoms,).
+        example_inputs: inputs of the model; None uses those of the trace, or generates some.
 
     Raises:
-        CutError: The small model does not run, the difference is larger than rounding explains, or
+        CutError: the small model does not run, the difference is larger than rounding explains, or
             the outputs are not finite, so that nothing can be proven.
     """
     comparison = TwinComparison.of(network, cut, alive, example_inputs)
@@ -111,12 +111,12 @@ class TwinComparison:
     """Comparison of a small model with the masked twin of the dense one, on given inputs.
 
     Attributes:
-        network: Trace of the dense model.
-        cut: The cut.
-        kept: Kept units.
-        arrays: Flat list of inputs.
-        stand_ins: Index of a call that mixes channels -> its layer rebuilt for the kept channels.
-        silent: Operands that the twin masks where that is cheaper than masking a large weight.
+        network: trace of the dense model.
+        cut: the cut.
+        kept: kept units.
+        arrays: flat list of inputs.
+        stand_ins: index of a call that mixes channels -> its layer rebuilt for the kept channels.
+        silent: operands that the twin masks where that is cheaper than masking a large weight.
         sizes_as_traced: False where the inputs are smaller images than those of the trace.
     """
 
@@ -199,7 +199,7 @@ class TwinComparison:
         """Check that composite layers give the same result when they run as a whole.
 
         Raises:
-            CutError: They do not, or cannot be run.
+            CutError: they do not, or cannot be run.
         """
         layers = [path for path, layer in named_operations(small) if is_followed(layer)]
         if not layers:

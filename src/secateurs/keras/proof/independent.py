@@ -46,13 +46,13 @@ def prove_independently(
     """Zero whatever reads the removed channels, and compare outputs.
 
     Args:
-        model: Dense model; unchanged.
-        cut: Cut without channels that an operation mixes.
-        arrays: Flat list of inputs. They should be real data: channels that do not affect the
+        model: dense model; unchanged.
+        cut: cut without channels that an operation mixes.
+        arrays: flat list of inputs. They should be real data: channels that do not affect the
             outputs on them are not proven.
 
     Raises:
-        CutError: Something other than a weight reads the channels, or the outputs differ.
+        CutError: something other than a weight reads the channels, or the outputs differ.
     """
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
@@ -74,7 +74,7 @@ class _ZeroedReaders:
     """A copy of the dense model in which the slices that read removed channels are set to zero.
 
     Attributes:
-        zero: Slices that were found to read, and are zero.
+        zero: slices that were found to read, and are zero.
     """
 
     def __init__(

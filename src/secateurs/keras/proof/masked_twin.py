@@ -37,7 +37,7 @@ class Kept:
     """The kept units, and operations that select them.
 
     Attributes:
-        stays: Whether each unit is kept, shape (units,).
+        stays: whether each unit is kept, shape (units,).
     """
 
     stays: NDArray[np.bool_]
@@ -103,8 +103,8 @@ class Sampled:
     with zeros, dead activations), so the proof also compares intermediate values.
 
     Args:
-        operations: Calls of the trace.
-        kept: Kept units.
+        operations: calls of the trace.
+        kept: kept units.
         sizes_as_traced: False where images are smaller than in the trace.
     """
 
@@ -189,11 +189,11 @@ class MaskedTwin(Sampled):
     """Runs the dense model as if the removed channels did not exist.
 
     Args:
-        operations: Calls of the trace.
-        kept: Kept units.
-        stand_ins: Index of a call that mixes channels -> its layer rebuilt for the kept channels.
-        silent: Operands to mask, in addition to those of the trace.
-        sizes_as_traced: As for ``Sampled``.
+        operations: calls of the trace.
+        kept: kept units.
+        stand_ins: index of a call that mixes channels -> its layer rebuilt for the kept channels.
+        silent: operands to mask, in addition to those of the trace.
+        sizes_as_traced: as for ``Sampled``.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ class SmallerImages:
     """Example inputs with cropped images.
 
     Attributes:
-        arrays: Flat list of inputs, in the order of the model's inputs.
-        text: Description of the crop, '96 x 96 of 224 x 224'.
+        arrays: flat list of inputs, in the order of the model's inputs.
+        text: description of the crop, '96 x 96 of 224 x 224'.
     """
 
     arrays: list[NDArray[np.generic]]
@@ -37,8 +37,8 @@ def crop_images(
     """Crop large images to their centre, where images are the only inputs.
 
     Args:
-        arrays: Inputs of the trace, each of shape (N, H, W, C) or (N, C, H, W).
-        operations: Calls of that trace.
+        arrays: inputs of the trace, each of shape (N, H, W, C) or (N, C, H, W).
+        operations: calls of that trace.
 
     Returns:
         The cropped inputs; None where there is nothing to crop.

@@ -98,12 +98,12 @@ def tables(
     """Sample rows of patches for least squares, with rows of the targets; padding is excluded.
 
     Args:
-        known: The contraction.
-        x: Its input.
-        targets: Values of the shape of its result.
-        per_image: Maximum number of rows per image, sampled at random.
-        seed: Seed of the random generator.
-        present: Positions that are not padding.
+        known: the contraction.
+        x: its input.
+        targets: values of the shape of its result.
+        per_image: maximum number of rows per image, sampled at random.
+        seed: seed of the random generator.
+        present: positions that are not padding.
 
     Returns:
         (patches of shape (groups, rows, inputs), targets of shape (groups, rows, outputs)).
@@ -124,10 +124,10 @@ class EinsumMap:
     """A dense layer, or any einsum with one weight, as a linear map.
 
     Attributes:
-        kernel: The weight.
-        bias: The bias, or None.
-        words: Letters of the input, the weight and the result.
-        front: Letter of the weight that orders the inputs first; '' keeps their order.
+        kernel: the weight.
+        bias: the bias, or None.
+        words: letters of the input, the weight and the result.
+        front: letter of the weight that orders the inputs first; '' keeps their order.
     """
 
     kernel: Variable
@@ -292,15 +292,15 @@ class ConvolutionMap:
     """A convolution as a linear map.
 
     Attributes:
-        kernel: Weight of shape (*kernel, inputs, outputs); transposed (*kernel, outputs, inputs).
-        bias: The bias, or None.
-        channel: Channel axis of the input and the result.
-        strides: Strides of the patches.
-        dilation: Dilation of the kernel.
+        kernel: weight of shape (*kernel, inputs, outputs); transposed (*kernel, outputs, inputs).
+        bias: the bias, or None.
+        channel: channel axis of the input and the result.
+        strides: strides of the patches.
+        dilation: dilation of the kernel.
         padding: 'valid', 'same' or 'causal'.
-        groups: Number of groups of channels.
-        is_depthwise: Whether each channel is a group.
-        is_transposed: Whether it is a transposed convolution, whose strides spread the input.
+        groups: number of groups of channels.
+        is_depthwise: whether each channel is a group.
+        is_transposed: whether it is a transposed convolution, whose strides spread the input.
     """
 
     kernel: Variable
@@ -364,8 +364,8 @@ class ConvolutionMap:
         """Return the geometry of a convolution with a long kernel and one group; else None.
 
         Args:
-            x: Shape of the input.
-            y: Shape of the result.
+            x: shape of the input.
+            y: shape of the result.
         """
         if self.is_transposed or self.is_depthwise or self.groups > 1:
             return None
@@ -511,10 +511,10 @@ class NormMap:
     """The scale and shift of a normalisation as a linear map: one input and output per channel.
 
     Attributes:
-        kernel: The scale.
-        bias: The shift, or None.
-        channel: Channel axis.
-        normalise: Function that computes the result without scale and shift.
+        kernel: the scale.
+        bias: the shift, or None.
+        channel: channel axis.
+        normalise: function that computes the result without scale and shift.
     """
 
     kernel: Variable

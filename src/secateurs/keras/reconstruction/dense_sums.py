@@ -64,12 +64,12 @@ def contractions_of(
     """Sums for channel orders and error curves, of each contraction that reads channels.
 
     Args:
-        network: Trace of the dense model, which is unchanged.
-        images: Images to sum over.
-        kind: Kind of the outputs: 'categorical', 'bernoulli' or 'relative'.
-        seed: Seed of the sampled answers that weigh the outputs.
-        answers: Number of answers that each image gives.
-        groups: Groups whose readers are summed; None for all.
+        network: trace of the dense model, which is unchanged.
+        images: images to sum over.
+        kind: kind of the outputs: 'categorical', 'bernoulli' or 'relative'.
+        seed: seed of the sampled answers that weigh the outputs.
+        answers: number of answers that each image gives.
+        groups: groups whose readers are summed; None for all.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)

@@ -67,19 +67,19 @@ def walk(
     """Refit the weights of a cut model, in place, to the dense model's results.
 
     Args:
-        network: Trace of the dense model, which is unchanged.
-        small: Cut model; its weights change.
-        alive: Whether each atom is kept, shape (atoms,).
-        fit: Images to fit on.
-        held: Held-out images for choices made per layer.
-        cut: Cut of the network, if it removed whole blocks. The other operands of a block's sum
+        network: trace of the dense model, which is unchanged.
+        small: cut model; its weights change.
+        alive: whether each atom is kept, shape (atoms,).
+        fit: images to fit on.
+        held: held-out images for choices made per layer.
+        cut: cut of the network, if it removed whole blocks. The other operands of a block's sum
             then compensate for its branch as far as they can.
 
     Returns:
         What was done for each layer, and the peak memory of the held values in bytes.
 
     Raises:
-        ModelError: The two models do not have the same steps, or a removed block is not found.
+        ModelError: the two models do not have the same steps, or a removed block is not found.
     """
     if cut is None or not cut.blocks:
         return _Walk(network, small, alive, fit, held).walk()
@@ -314,7 +314,7 @@ def check_alike(dense: Program, small: Program) -> None:
     """Check that two programs have the same steps.
 
     Raises:
-        ModelError: They do not.
+        ModelError: they do not.
     """
     ours, theirs = ([step.part.name for step in one.steps] for one in (small, dense))
     if ours != theirs:

@@ -68,13 +68,13 @@ class Part:
     """One part of a call.
 
     Attributes:
-        name: Description; the same in a network and in one that was cut from it.
-        layer: The layer or operation.
-        run: Function (arguments, keywords) -> output.
-        arguments: Function (outputs of the parts before) -> its arguments.
-        map: Linear map of its weights, for a contraction or a normalisation.
-        spec: Shape and dtype of its output, if that is not the call's output.
-        axes: Function (axes of a weight) -> axes of its output, if that is not the call's output.
+        name: description; the same in a network and in one that was cut from it.
+        layer: the layer or operation.
+        run: function (arguments, keywords) -> output.
+        arguments: function (outputs of the parts before) -> its arguments.
+        map: linear map of its weights, for a contraction or a normalisation.
+        spec: shape and dtype of its output, if that is not the call's output.
+        axes: function (axes of a weight) -> axes of its output, if that is not the call's output.
     """
 
     name: str
@@ -96,11 +96,11 @@ def parts_of(
     """Return the parts of a call, in execution order.
 
     Args:
-        layer: The layer or operation.
-        given: Positional arguments of the call.
-        options: Keyword arguments of the call.
-        specs: The positional arguments as symbolic tensors.
-        shapes: The keyword arguments as symbolic tensors.
+        layer: the layer or operation.
+        given: positional arguments of the call.
+        options: keyword arguments of the call.
+        specs: the positional arguments as symbolic tensors.
+        shapes: the keyword arguments as symbolic tensors.
     """
 
     def take_given(before: Sequence[object]) -> CallArguments:
@@ -155,9 +155,9 @@ def map_of(
     """Return the linear map of a contraction or normalisation; None for other layers.
 
     Args:
-        layer: The layer or operation.
-        given: Its arguments, with weights as they are.
-        specs: The arguments as symbolic tensors.
+        layer: the layer or operation.
+        given: its arguments, with weights as they are.
+        specs: the arguments as symbolic tensors.
     """
     if not specs or is_quantized(layer):
         return None

@@ -31,8 +31,8 @@ class Detour:
     """The steps that the small model skips.
 
     Attributes:
-        gone: Indices of calls that it does not make.
-        branches: Index of a sum's call -> position of the operand that is the branch.
+        gone: indices of calls that it does not make.
+        branches: index of a sum's call -> position of the operand that is the branch.
     """
 
     gone: set[int] = field(default_factory=set)
@@ -59,13 +59,13 @@ def find_detour(
     """The detour around removed blocks of a model.
 
     Args:
-        model: Dense model; unchanged.
-        images: Inputs of the model.
-        blocks: Removed blocks.
-        program: Steps of the dense model.
+        model: dense model; unchanged.
+        images: inputs of the model.
+        blocks: removed blocks.
+        program: steps of the dense model.
 
     Raises:
-        ModelError: A block is not found in the model's forward pass.
+        ModelError: a block is not found in the model's forward pass.
     """
     arrays: list[NDArray[np.generic]] = as_arrays(images, model)
     found: dict[BlockCut, FoundBlock] = {one.cut: one for one in watch_blocks(model, arrays)}

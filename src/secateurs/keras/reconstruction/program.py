@@ -56,14 +56,14 @@ class GraphStep:
     """One step, with references to its arguments.
 
     Attributes:
-        number: Its index in the program.
-        operation: Index of the traced call that it is, or is a part of.
-        part: The part of the call that it runs.
-        arguments: Positional arguments, with ``GraphRef`` in place of computed values.
-        keywords: Keyword arguments, likewise.
-        specs: Shapes and dtypes of its outputs.
-        is_last: Whether its output is that of the call.
-        is_whole: Whether it is the whole call.
+        number: its index in the program.
+        operation: index of the traced call that it is, or is a part of.
+        part: the part of the call that it runs.
+        arguments: positional arguments, with ``GraphRef`` in place of computed values.
+        keywords: keyword arguments, likewise.
+        specs: shapes and dtypes of its outputs.
+        is_last: whether its output is that of the call.
+        is_whole: whether it is the whole call.
     """
 
     number: int
@@ -98,8 +98,8 @@ class Program:
     """The steps of a forward pass over a fixed number of images.
 
     Attributes:
-        steps: Steps in topological order.
-        outputs: References to the model's outputs.
+        steps: steps in topological order.
+        outputs: references to the model's outputs.
     """
 
     steps: Sequence[GraphStep]
@@ -256,12 +256,12 @@ class Piece:
     """Some of the images, and the values of their pass that are still needed.
 
     Attributes:
-        program: Program for this number of images.
-        images: Number of images.
-        values: Values that later steps still read, and the model's inputs.
-        done: Number of steps that have been run.
-        labels: Labels of the images, if they have any.
-        present: Positions of each text that are not padding.
+        program: program for this number of images.
+        images: number of images.
+        values: values that later steps still read, and the model's inputs.
+        done: number of steps that have been run.
+        labels: labels of the images, if they have any.
+        present: positions of each text that are not padding.
     """
 
     program: Program
@@ -338,7 +338,7 @@ class Piece:
         """Run the rest of the pass; return the model's floating-point outputs.
 
         Args:
-            change: Function (step, its outputs) -> outputs to use instead.
+            change: function (step, its outputs) -> outputs to use instead.
         """
         for step in self.steps[self.done :]:
             made = step.run(self.find)
@@ -351,9 +351,9 @@ class Pieces:
     """A model's pass for any number of images.
 
     Args:
-        model: Model to run.
-        operations: Traced calls, of this model or of the dense one that it was cut from.
-        first: Some images, which give the shapes.
+        model: model to run.
+        operations: traced calls, of this model or of the dense one that it was cut from.
+        first: some images, which give the shapes.
     """
 
     def __init__(
@@ -374,7 +374,7 @@ class Pieces:
         """Return the program for a number of images; programs are cached.
 
         Raises:
-            DataError: The model does not accept such images.
+            DataError: the model does not accept such images.
         """
         if images not in self._programs:
             shapes = [(images, *shape) for shape in self._shapes]

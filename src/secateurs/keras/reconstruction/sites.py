@@ -44,9 +44,9 @@ class Joint:
     """A sum that follows a contraction.
 
     Attributes:
-        step: Step of the sum.
-        place: Position of the operand that comes from the contraction.
-        others: The other operands.
+        step: step of the sum.
+        place: position of the operand that comes from the contraction.
+        others: the other operands.
     """
 
     step: GraphStep
@@ -59,18 +59,18 @@ class Site:
     """One linear map whose weights can be refitted.
 
     Attributes:
-        step: Its step.
-        map: The map, as matrix and patches.
-        source: The value it reads.
-        mean: Moving mean of the batch normalisation after it, or None; holds an intercept where
+        step: its step.
+        map: the map, as matrix and patches.
+        source: the value it reads.
+        mean: moving mean of the batch normalisation after it, or None; holds an intercept where
             there is no bias.
-        scale: Factor of each output between the map and the sum, shape (outputs,) or ().
-        shift: Shift added to each output there, of the same shape.
-        joint: The sum after it, or None.
-        moves: Steps between map and sum that move axes.
-        rectified: Whether a ReLU follows that alone reads the result.
-        normalised: Whether batch normalisation follows.
-        beyond: Factor of each output in a batch normalisation after that ReLU; weighs the errors.
+        scale: factor of each output between the map and the sum, shape (outputs,) or ().
+        shift: shift added to each output there, of the same shape.
+        joint: the sum after it, or None.
+        moves: steps between map and sum that move axes.
+        rectified: whether a ReLU follows that alone reads the result.
+        normalised: whether batch normalisation follows.
+        beyond: factor of each output in a batch normalisation after that ReLU; weighs the errors.
     """
 
     step: GraphStep
@@ -150,8 +150,8 @@ class Sites:
     """Every site of a model's pass.
 
     Args:
-        program: Steps of the pass.
-        norms: Whether normalisations without a contraction before them are sites, too.
+        program: steps of the pass.
+        norms: whether normalisations without a contraction before them are sites, too.
     """
 
     def __init__(self, program: Program, *, norms: bool = True) -> None:

@@ -40,15 +40,15 @@ def judge_trials(
     """Measure how faithful the network is in each trial, on these images.
 
     Args:
-        network: Trace of the dense model, which is unchanged.
-        images: Images to measure on.
-        trials: Removed channels and changed weights of each trial.
-        kind: Kind of the outputs.
-        tick: Called after each trial on each piece of the images.
-        loss: Function (outputs, labels) -> losses of shape (images,); None compares the outputs.
+        network: trace of the dense model, which is unchanged.
+        images: images to measure on.
+        trials: removed channels and changed weights of each trial.
+        kind: kind of the outputs.
+        tick: called after each trial on each piece of the images.
+        loss: function (outputs, labels) -> losses of shape (images,); None compares the outputs.
 
     Raises:
-        DataError: The loss does not fit the outputs and labels.
+        DataError: the loss does not fit the outputs and labels.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)

@@ -68,9 +68,9 @@ def repair_without_images_(network: Network, small: keras.Model, cut: Cut) -> li
     """Let kept channels take over removed ones, in place, where statistics are known.
 
     Args:
-        network: Trace of the dense model, which is unchanged.
-        small: Cut model; its weights are changed in place.
-        cut: Cut of the network.
+        network: trace of the dense model, which is unchanged.
+        small: cut model; its weights are changed in place.
+        cut: cut of the network.
 
     Returns:
         Names of the weights that changed.

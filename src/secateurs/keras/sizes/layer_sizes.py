@@ -26,7 +26,7 @@ def with_input_sizes(
     """Apply size changes to the input shapes of a model inside a layer.
 
     Raises:
-        CutError: The model does not have the size that the cut expects.
+        CutError: the model does not have the size that the cut expects.
     """
     changed = [list(shape) for shape in shapes]
     for change in changes:
@@ -50,13 +50,13 @@ def with_sizes(
     """Apply size changes to a layer's configuration, including those of its sublayers.
 
     Args:
-        config: Result of ``layer.get_config()``; unchanged.
-        path: Path of the layer.
-        changes: Size changes by path.
-        layer: Layer that the configuration belongs to.
+        config: result of ``layer.get_config()``; unchanged.
+        path: path of the layer.
+        changes: size changes by path.
+        layer: layer that the configuration belongs to.
 
     Raises:
-        CutError: The layer does not have the size that the cut expects.
+        CutError: the layer does not have the size that the cut expects.
     """
     changed = {key: _inside(value, path, changes, layer) for key, value in config.items()}
     for change in changes.get(path, ()):
@@ -70,7 +70,7 @@ def changed_attributes(layer: object, changes: Sequence[SizeChange]) -> dict[str
     """Return attribute -> new value of the integers that a layer's own code reads.
 
     Raises:
-        CutError: The layer does not have the value that the cut expects.
+        CutError: the layer does not have the value that the cut expects.
     """
     for change in changes:
         _check(vars(layer).get(change.attribute), change)

@@ -53,14 +53,14 @@ class ActivationPlace:
     """A site: one tensor that is read along an axis of channels.
 
     Attributes:
-        step: Index of the call.
-        layer: Path of its layer.
-        operand: Number of the operand; ``RESULT`` for the output of an inner layer.
-        axis: Axis of the tensor; negative for inner layers.
-        units: Units along the axis, shape (length,).
-        reader_norm: Squared norm of the consumer's weight for each index, shape (length,); 1 where
+        step: index of the call.
+        layer: path of its layer.
+        operand: number of the operand; ``RESULT`` for the output of an inner layer.
+        axis: axis of the tensor; negative for inner layers.
+        units: units along the axis, shape (length,).
+        reader_norm: squared norm of the consumer's weight for each index, shape (length,); 1 where
             no weight reads it.
-        inner: Inner layer that reads; None where the call itself does.
+        inner: inner layer that reads; None where the call itself does.
     """
 
     step: int

@@ -134,7 +134,7 @@ class ZerosBefore:
     """Step function that counts zeros of activations, per image and channel.
 
     Attributes:
-        found: Activation -> (number of values per channel, zeros of shape (images, channels)).
+        found: activation -> (number of values per channel, zeros of shape (images, channels)).
     """
 
     def __init__(

@@ -29,9 +29,9 @@ class ClassAxis:
     """The class axis of a model's outputs, and whether they are probabilities.
 
     Args:
-        axis: Axis of the classes: the last one, or 1 for images with channels first.
-        probabilities: Whether scores are the output of a softmax or a sigmoid.
-        two: Whether a single number scores the second of two classes.
+        axis: axis of the classes: the last one, or 1 for images with channels first.
+        probabilities: whether scores are the output of a softmax or a sigmoid.
+        two: whether a single number scores the second of two classes.
     """
 
     def __init__(self, axis: int, *, probabilities: bool, two: bool) -> None:

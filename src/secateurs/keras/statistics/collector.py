@@ -73,10 +73,10 @@ class ChannelRead:
     """A site, and what a first run showed about it.
 
     Attributes:
-        place: The site.
-        number: Index of its reading; consumers of the same values share one.
-        by_image: Whether images lie along the first axis of the tensor that is read.
-        before: Activations that the values are pooled from; empty if they are not pooled.
+        place: the site.
+        number: index of its reading; consumers of the same values share one.
+        by_image: whether images lie along the first axis of the tensor that is read.
+        before: activations that the values are pooled from; empty if they are not pooled.
     """
 
     place: ActivationPlace
@@ -90,9 +90,9 @@ class Pass(StatisticsCollector):
     """The sums of one pass, batch by batch.
 
     Attributes:
-        objective: The loss.
-        first: First batch; it shows how the model treats images.
-        caller: Name of the caller, for error messages.
+        objective: the loss.
+        first: first batch; it shows how the model treats images.
+        caller: name of the caller, for error messages.
     """
 
     objective: PerExampleLoss
@@ -159,10 +159,10 @@ class Pass(StatisticsCollector):
         """Run the model with gates multiplied to the values that are read; return its outputs.
 
         Args:
-            gates: One gate per reading, of shape (images or 1, indices).
-            arrays: Flat list of inputs.
-            values: Values of the model's variables.
-            around: Wrapper around the step function.
+            gates: one gate per reading, of shape (images or 1, indices).
+            arrays: flat list of inputs.
+            values: values of the model's variables.
+            around: wrapper around the step function.
         """
 
         def gate(place: ActivationPlace, tensor: BackendTensor) -> BackendTensor:

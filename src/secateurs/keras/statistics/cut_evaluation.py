@@ -43,13 +43,13 @@ def evaluate_cut(
     With a task, its metric takes the place of the accuracy.
 
     Args:
-        network: Trace of the model; the model is unchanged.
-        cut: Cut to evaluate.
-        images: Batches to evaluate on.
-        recalibrate: Batches to recompute the statistics of batch normalisation from; empty keeps
+        network: trace of the model; the model is unchanged.
+        cut: cut to evaluate.
+        images: batches to evaluate on.
+        recalibrate: batches to recompute the statistics of batch normalisation from; empty keeps
             the statistics.
-        loss: Function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
-        task: Task whose metric is measured; None for accuracy.
+        loss: function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
+        task: task whose metric is measured; None for accuracy.
     """
     model = cut_copy(source_of(network).model, cut)
     objective = PerExampleLoss(loss, "auto", model)

@@ -34,9 +34,9 @@ class PerExampleLoss:
     The output of a softmax or a sigmoid is taken as probabilities, any other as logits.
 
     Args:
-        loss: Function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
-        caller: Name of the caller, for error messages.
-        model: Model that gives the outputs.
+        loss: function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
+        caller: name of the caller, for error messages.
+        model: model that gives the outputs.
     """
 
     def __init__(self, loss: BatchLoss | None, caller: str, model: keras.Model) -> None:
@@ -56,11 +56,11 @@ class PerExampleLoss:
         """The loss of each image, shape (N,).
 
         Args:
-            outputs: Flat list of the model's outputs.
-            labels: Labels returned by ``check_labels``, or None.
+            outputs: flat list of the model's outputs.
+            labels: labels returned by ``check_labels``, or None.
 
         Raises:
-            DataError: The user's loss does not return one loss for each image.
+            DataError: the user's loss does not return one loss for each image.
         """
         images = outputs[0].shape[0]
         if self._loss is None:
@@ -103,8 +103,8 @@ class PerExampleLoss:
         """Which images are classified correctly, shape (N,); None where labels are not classes.
 
         Args:
-            outputs: Flat list of the model's outputs.
-            labels: Class indices, shape (images,).
+            outputs: flat list of the model's outputs.
+            labels: class indices, shape (images,).
         """
         scores = np.asarray(keras.ops.convert_to_numpy(outputs[0]))
         if len(outputs) > 1 or not self.classifies(scores.shape, labels):
@@ -117,7 +117,7 @@ class PerExampleLoss:
         """Return the labels as class indices that fit outputs of these shapes.
 
         Raises:
-            DataError: There are none, or they are not classes of the model.
+            DataError: there are none, or they are not classes of the model.
         """
         if labels is not None and labels.dtype.kind in "iub":
             labels = labels.astype(np.int32)
@@ -214,9 +214,9 @@ def as_classes(
     """Convert one-hot labels, or a column of labels, to class indices.
 
     Args:
-        labels: Labels as given.
-        classes: Number of classes.
-        expected: Shape of class indices.
+        labels: labels as given.
+        classes: number of classes.
+        expected: shape of class indices.
 
     Returns:
         The class indices; labels of any other form unchanged.

@@ -31,8 +31,8 @@ def find_attributes(
     Lengths in one call come from distinct attributes, in the order in which these were set.
 
     Args:
-        model: Dense model.
-        assumed: Sizes in the code of its layers.
+        model: dense model.
+        assumed: sizes in the code of its layers.
     """
     paths = {id(layer): path for path, layer in layers_by_path(model)} | {id(model): ""}
     found: dict[AttributePlace, list[Ids]] = {}

@@ -21,9 +21,9 @@ class Bypass(Layer):  # type: ignore[misc]
     """Layer that returns one of its inputs, in place of a block inside another layer's code.
 
     Args:
-        place: Position of that input among the tensors of the call.
-        after: Name of the activation after the block's sum, or ''.
-        options: Options of any Keras layer.
+        place: position of that input among the tensors of the call.
+        after: name of the activation after the block's sum, or ''.
+        options: options of any Keras layer.
     """
 
     def __init__(self, place: int = 0, after: str = "", **options: object) -> None:
@@ -52,11 +52,11 @@ def check_blocks(blocks: Iterable[BlockCut], known: Iterable[str]) -> None:
     """Raise unless a model has these blocks.
 
     Args:
-        blocks: Blocks to be removed.
-        known: Paths of all layers and operations of the model.
+        blocks: blocks to be removed.
+        known: paths of all layers and operations of the model.
 
     Raises:
-        CutError: A block is missing, or does not come from a Keras model.
+        CutError: a block is missing, or does not come from a Keras model.
     """
     paths = set(known)
     for block in blocks:
@@ -80,13 +80,13 @@ def hand_on(
     """Return what replaces a block in a graph: the tensor on its skip.
 
     Args:
-        block: Block to remove.
-        name: Name of its layer, or of its sum.
-        arguments: Arguments of the call in the new graph, with None for tensors that were removed.
-        keywords: Keyword arguments, likewise.
+        block: block to remove.
+        name: name of its layer, or of its sum.
+        arguments: arguments of the call in the new graph, with None for tensors that were removed.
+        keywords: keyword arguments, likewise.
 
     Raises:
-        CutError: The tensor on its skip was removed.
+        CutError: the tensor on its skip was removed.
     """
     tensors = [
         item

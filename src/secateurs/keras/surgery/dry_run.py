@@ -42,10 +42,10 @@ def settle_(
     widths together is tried once; what still fails is frozen, and the rest is tested again.
 
     Args:
-        tracer: Tracer that has followed the model; its equations are extended.
-        model: Dense model; unchanged.
-        shapes: Shapes of its inputs in the trace.
-        build: Builds the network from the tracer's present equations and from ties to be tested.
+        tracer: tracer that has followed the model; its equations are extended.
+        model: dense model; unchanged.
+        shapes: shapes of its inputs in the trace.
+        build: builds the network from the tracer's present equations and from ties to be tested.
 
     Returns:
         The network of the extended equations.
@@ -276,9 +276,9 @@ class ShapeTrial:
     """Cuts one channel of some groups and compares the resulting shapes with the predicted ones.
 
     Attributes:
-        model: The dense model.
-        shapes: Shapes of its inputs.
-        operations: Calls of its trace.
+        model: the dense model.
+        shapes: shapes of its inputs.
+        operations: calls of its trace.
     """
 
     model: keras.Model
@@ -295,9 +295,9 @@ class ShapeTrial:
         """Return whether cutting a channel of each of these groups gives the predicted shapes.
 
         Args:
-            network: Network to cut.
-            names: Names of its groups.
-            keeps_constants: Whether the numbers that calls compute with have to stay as well.
+            network: network to cut.
+            names: names of its groups.
+            keeps_constants: whether the numbers that calls compute with have to stay as well.
         """
         if not names:
             return True

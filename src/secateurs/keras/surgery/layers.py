@@ -29,15 +29,15 @@ def delete_layer(model: keras.Model, name: str | Layer) -> keras.Model:
     """Delete a layer: the layers that read its output read its input instead.
 
     Args:
-        model: Sequential or functional model; unchanged.
-        name: Name of the layer, 'encoder.conv1' for one in a nested model, or the layer itself.
+        model: sequential or functional model; unchanged.
+        name: name of the layer, 'encoder.conv1' for one in a nested model, or the layer itself.
 
     Returns:
         A new model with the weights of all other layers, compiled if the model was compiled.
 
     Raises:
-        UnknownNameError: There is no such layer.
-        ModelError: The layers after it do not fit their new input.
+        UnknownNameError: there is no such layer.
+        ModelError: the layers after it do not fit their new input.
     """
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of
@@ -51,16 +51,16 @@ def insert_layer(model: keras.Model, after: str | Layer, layer: Layer) -> keras.
     """Insert a layer, called on the output of another.
 
     Args:
-        model: Sequential or functional model; unchanged.
-        after: The layer, or its name, whose output the new layer is called on.
-        layer: Layer to insert; it becomes part of the new model.
+        model: sequential or functional model; unchanged.
+        after: the layer, or its name, whose output the new layer is called on.
+        layer: layer to insert; it becomes part of the new model.
 
     Returns:
         A new model with the weights of all other layers, compiled if the model was compiled.
 
     Raises:
-        UnknownNameError: There is no such layer.
-        ModelError: The layer's name is taken, it does not fit its input, or the layers after it do
+        UnknownNameError: there is no such layer.
+        ModelError: the layer's name is taken, it does not fit its input, or the layers after it do
             not fit its output.
     """
     after = path_of(check_model(model), after)
@@ -79,16 +79,16 @@ def replace_layer(model: keras.Model, name: str | Layer, layer: Layer) -> keras.
     """Replace a layer by another.
 
     Args:
-        model: Sequential or functional model; unchanged.
-        name: Name of the layer to remove, or the layer itself.
-        layer: Layer to put in its place, with its own weights; it may have the same name.
+        model: sequential or functional model; unchanged.
+        name: name of the layer to remove, or the layer itself.
+        layer: layer to put in its place, with its own weights; it may have the same name.
 
     Returns:
         A new model with the weights of all other layers, compiled if the model was compiled.
 
     Raises:
-        UnknownNameError: There is no such layer.
-        ModelError: The layer does not fit its input, or the layers after it do not fit its output.
+        UnknownNameError: there is no such layer.
+        ModelError: the layer does not fit its input, or the layers after it do not fit its output.
     """
     name = path_of(check_model(model), name)
     keep = Copies(Cut()).of

@@ -91,15 +91,15 @@ def cut_copy(
     """Return a copy of the model with the cut applied, compiled like the model.
 
     Args:
-        model: Model to cut; unchanged.
-        cut: Cut planned for this model, or for another built by the same code.
+        model: model to cut; unchanged.
+        cut: cut planned for this model, or for another built by the same code.
         compiled: False leaves the copy uncompiled.
-        dtype: Function from the name of a layer's dtype policy to the copy's; None keeps them.
-        leaves: Tensors of the model, if they are listed already.
+        dtype: function from the name of a layer's dtype policy to the copy's; None keeps them.
+        leaves: tensors of the model, if they are listed already.
 
     Raises:
-        CutError: A tensor or layer that the cut names is missing, or has another size.
-        ModelError: A layer cannot be rebuilt from its configuration.
+        CutError: a tensor or layer that the cut names is missing, or has another size.
+        ModelError: a layer cannot be rebuilt from its configuration.
     """
     if cut.blocks and cut.tensors:
         left = cut_copy(model, Cut(blocks=cut.blocks), compiled=compiled, dtype=dtype)
@@ -140,7 +140,7 @@ def _check_trains(model: keras.Model, small: keras.Model) -> None:
     The trace follows inference and has not seen layers that are called in training only.
 
     Raises:
-        CutError: Such a layer reads removed channels.
+        CutError: such a layer reads removed channels.
     """
     if not is_subclassed(model) or not accepts_training(model):
         return
@@ -167,8 +167,8 @@ class Copies:
     """Cache of layers rebuilt with the sizes after a cut.
 
     Args:
-        cut: Cut to apply.
-        dtype: As for ``cut_copy``.
+        cut: cut to apply.
+        dtype: as for ``cut_copy``.
     """
 
     def __init__(self, cut: Cut, dtype: Dtype | None = None) -> None:
@@ -334,11 +334,11 @@ def rebuild(
     """Rebuild a model with the same class and graph from other layers.
 
     Args:
-        model: Model with a graph, possibly with nested models.
-        make: Function that returns what to call in place of each layer; called once per layer.
-        changes: Positions in the arguments of calls that change.
-        called_on: Symbolic inputs of a model inside a layer; None keeps the model's input sizes.
-        blocks: Residual blocks to remove whole, by the path of their layer or sum.
+        model: model with a graph, possibly with nested models.
+        make: function that returns what to call in place of each layer; called once per layer.
+        changes: positions in the arguments of calls that change.
+        called_on: symbolic inputs of a model inside a layer; None keeps the model's input sizes.
+        blocks: residual blocks to remove whole, by the path of their layer or sum.
     """
     if is_subclassed(model):
         return _rebuild_subclass(model, make)
@@ -473,15 +473,15 @@ def rebuild_layer(
     """Rebuild a layer (or operation) from its configuration with some sizes changed.
 
     Args:
-        layer: Original layer.
-        path: Path of the layer.
-        changes: Size changes by path.
-        dtype: As for ``cut_copy``.
-        remake: Function that copies layers used as activations; None copies them unchanged.
-        patterns: Cache of new layers, from which layers of the same configuration are copied.
+        layer: original layer.
+        path: path of the layer.
+        changes: size changes by path.
+        dtype: as for ``cut_copy``.
+        remake: function that copies layers used as activations; None copies them unchanged.
+        patterns: cache of new layers, from which layers of the same configuration are copied.
 
     Raises:
-        ModelError: The layer cannot be rebuilt from its configuration.
+        ModelError: the layer cannot be rebuilt from its configuration.
     """
     if isinstance(layer, keras.layers.TorchModuleWrapper):
         return copy_torch_module(layer)
@@ -520,9 +520,9 @@ def _copy_pattern(
     """Copy a cached layer of this configuration; None where the layer cannot be copied.
 
     Args:
-        config: Configuration of the new layer.
-        layer: Original layer.
-        patterns: Cache of patterns; extended.
+        config: configuration of the new layer.
+        layer: original layer.
+        patterns: cache of patterns; extended.
     """
     if not only_computes(layer) or holds_functions(layer) or may_learn(layer):
         return None
@@ -611,11 +611,11 @@ def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -
     A missing tensor would be lost; an additional one would keep its initial values.
 
     Args:
-        names: All names of each tensor of the model.
-        present: Names of the tensors in the copy.
+        names: all names of each tensor of the model.
+        present: names of the tensors in the copy.
 
     Raises:
-        ModelError: The copy lacks a tensor, or has an additional one.
+        ModelError: the copy lacks a tensor, or has an additional one.
     """
     known = [list(aliases) for aliases in names]
     lost = [aliases[0] for aliases in known if present.isdisjoint(aliases)]

@@ -65,15 +65,15 @@ def shrink(
     """Copy a composite layer with its new sizes.
 
     Args:
-        layer: Layer to copy; unchanged.
-        path: Path of the layer.
-        tensors: Cuts of the model's tensors, by name.
-        remake: Function that rebuilds sublayers that are not composite.
+        layer: layer to copy; unchanged.
+        path: path of the layer.
+        tensors: cuts of the model's tensors, by name.
+        remake: function that rebuilds sublayers that are not composite.
         made: ``id`` of a layer -> its copy, so that shared layers stay shared; extended.
-        sizes: Path of a layer -> changes of the integers in its attributes.
+        sizes: path of a layer -> changes of the integers in its attributes.
 
     Raises:
-        CutError: An attribute does not have the value that the cut expects.
+        CutError: an attribute does not have the value that the cut expects.
     """
     new = new_layer_like(layer)
     made[id(layer)] = new
@@ -107,10 +107,10 @@ def copy_activation(
     """Copy, with its new size, a built-in layer that is the activation of others.
 
     Args:
-        layer: Layer to copy; unchanged.
-        path: Path of the layer.
-        tensors: Cuts of the model's tensors, by name.
-        made: As for ``shrink``.
+        layer: layer to copy; unchanged.
+        path: path of the layer.
+        tensors: cuts of the model's tensors, by name.
+        made: as for ``shrink``.
     """
     if id(layer) not in made:
         shrink(layer, path, tensors, lambda child, _: child, made)

@@ -36,9 +36,9 @@ def name_alike_(
     default one of a class whose ``__init__`` takes them under other names.
 
     Args:
-        layer: Original layer.
-        new: Layer rebuilt from its configuration; not built.
-        dtype: Function from the name of a layer's policy to that of its copy; None keeps it.
+        layer: original layer.
+        new: layer rebuilt from its configuration; not built.
+        dtype: function from the name of a layer's policy to that of its copy; None keeps it.
     """
     if type(new) is not type(layer):
         return
@@ -73,14 +73,14 @@ def carry_learned_(layer: Layer, new: Layer, path: str, fresh: Layer) -> None:
     """Copy the learned state of a layer and its sublayers to a rebuilt layer.
 
     Args:
-        layer: Original layer.
-        new: Layer of the same class and, except for sizes, the same configuration; not built.
-        path: Path of the layer, for error messages.
-        fresh: Layer rebuilt with the original sizes: attributes in which the original differs from
+        layer: original layer.
+        new: layer of the same class and, except for sizes, the same configuration; not built.
+        path: path of the layer, for error messages.
+        fresh: layer rebuilt with the original sizes: attributes in which the original differs from
             it were set after construction.
 
     Raises:
-        ModelError: An attribute cannot be copied.
+        ModelError: an attribute cannot be copied.
     """
     begun = {inner_path: as_made for _, as_made, inner_path in _pairs(layer, fresh, path)}
     for old, made, inner_path in _pairs(layer, new, path):
@@ -96,13 +96,13 @@ def carry_again_(layer: Layer, new: Layer, path: str, changed: Collection[str]) 
     Layers whose sizes changed are skipped: their state is expected to differ.
 
     Args:
-        layer: Original layer.
-        new: New layer, built.
-        path: Path of the layer.
-        changed: Paths of the layers whose configuration changed.
+        layer: original layer.
+        new: new layer, built.
+        path: path of the layer.
+        changed: paths of the layers whose configuration changed.
 
     Raises:
-        ModelError: An attribute was lost.
+        ModelError: an attribute was lost.
     """
     for old, made, inner_path in _pairs(layer, new, path):
         if not isinstance(old, Layer) or _is_keras_own(old) or inner_path in changed:
@@ -117,9 +117,9 @@ def find_lost_attributes(layer: Operation, again: Operation, path: str) -> list[
     """List the attributes of user-defined layers that a saved file does not restore.
 
     Args:
-        layer: Layer that was saved.
-        again: Layer that Keras loaded from the file.
-        path: Path of the layer.
+        layer: layer that was saved.
+        again: layer that Keras loaded from the file.
+        path: path of the layer.
     """
     return [
         f"{inner_path}.{name}"

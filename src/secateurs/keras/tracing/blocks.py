@@ -58,9 +58,9 @@ class Flow:
     """A tensor of a forward pass, and the call that produced it.
 
     Attributes:
-        number: Index of the call that produced it; negative for the model's inputs.
-        tensor: The tensor.
-        spec: Its shape and dtype.
+        number: index of the call that produced it; negative for the model's inputs.
+        tensor: the tensor.
+        spec: its shape and dtype.
     """
 
     number: int
@@ -82,11 +82,11 @@ class MadeCall:
     """One call of a forward pass.
 
     Attributes:
-        operation: The layer or operation.
-        path: Its path.
-        holder: Path of the layer in the model's own graph that it is, or is nested in.
-        reads: Its input tensors.
-        makes: Its output tensors.
+        operation: the layer or operation.
+        path: its path.
+        holder: path of the layer in the model's own graph that it is, or is nested in.
+        reads: its input tensors.
+        makes: its output tensors.
     """
 
     operation: Operation
@@ -107,10 +107,10 @@ class FoundBlock:
     """A residual block that can be removed whole.
 
     Attributes:
-        cut: Cut that removes it.
-        branches: Index of a sum's call -> position of the operand that is the branch.
-        gone: Indices of the calls that are not needed without it.
-        change: One minus the cosine similarity of the block's skip and its output.
+        cut: cut that removes it.
+        branches: index of a sum's call -> position of the operand that is the branch.
+        gone: indices of the calls that are not needed without it.
+        change: one minus the cosine similarity of the block's skip and its output.
     """
 
     cut: BlockCut
@@ -165,9 +165,9 @@ def find_blocks(
     """Find the residual blocks that can be removed whole, in the order in which they run.
 
     Args:
-        network: Trace of the model, which gives the cost of each block.
-        model: Model to run; unchanged.
-        arrays: Flat list of inputs.
+        network: trace of the model, which gives the cost of each block.
+        model: model to run; unchanged.
+        arrays: flat list of inputs.
     """
     whole = network.cost()
     found = []

@@ -86,8 +86,8 @@ def open_layer(
 
     Args:
         node: Keras's record of the call.
-        arguments: Positional arguments, with values or tensors in place of tensors.
-        keywords: Keyword arguments, likewise.
+        arguments: positional arguments, with values or tensors in place of tensors.
+        keywords: keyword arguments, likewise.
 
     Returns:
         The recorded calls, or the reason as a string: '' for a layer that is not composite.

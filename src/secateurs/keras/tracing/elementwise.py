@@ -25,8 +25,8 @@ def passes_on_values(function: Callable[..., object], rank: int) -> bool:
     """Return whether a function of a tensor of this rank proves element-wise on test values.
 
     Args:
-        function: Function of one tensor; called many times on small ones.
-        rank: Number of axes, including the batch.
+        function: function of one tensor; called many times on small ones.
+        rank: number of axes, including the batch.
     """
     # A callable without a hash, such as a dataclass, is tested each time.
     return (_test_once if isinstance(function, Hashable) else _test)(function, rank)

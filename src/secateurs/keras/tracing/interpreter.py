@@ -39,14 +39,14 @@ class CallSite:
     """One call in the graph.
 
     Attributes:
-        index: Its number.
-        path: Dotted path of the layer or operation, 'encoder.conv1'.
-        operation: The layer or operation.
-        inside: Layer whose code makes the call; None in a model's own graph.
-        closed: Why the code of a layer without a rule is not traced.
-        written: Whether the operation is created by that code on each run, with its sizes; False
+        index: its number.
+        path: dotted path of the layer or operation, 'encoder.conv1'.
+        operation: the layer or operation.
+        inside: layer whose code makes the call; None in a model's own graph.
+        closed: why the code of a layer without a rule is not traced.
+        written: whether the operation is created by that code on each run, with its sizes; False
             for a sublayer, which keeps its own configuration.
-        place: Index of the call among those that this code makes.
+        place: index of the call among those that this code makes.
     """
 
     index: int
@@ -78,8 +78,8 @@ class OpInterpreter:
         """Run the model; return its outputs, flat, in the order of ``model.outputs``.
 
         Args:
-            model: Model with a graph.
-            inputs: Flat list in the order of ``model.inputs``, of any type that ``step`` accepts.
+            model: model with a graph.
+            inputs: flat list in the order of ``model.inputs``, of any type that ``step`` accepts.
         """
         # The step is responsible for outputs of the same type as the inputs.
         return cast("list[T]", self._through(model, "", inputs))

@@ -17,10 +17,10 @@ class Call:
     """One call of a layer or operation, with values in place of tensors.
 
     Attributes:
-        path: Path of the layer, 'encoder.conv1'.
-        layer: The layer or operation.
-        inputs: The values among its arguments, flat, in order.
-        outputs: Its output values, flat; the rule labels them.
+        path: path of the layer, 'encoder.conv1'.
+        layer: the layer or operation.
+        inputs: the values among its arguments, flat, in order.
+        outputs: its output values, flat; the rule labels them.
     """
 
     def __init__(

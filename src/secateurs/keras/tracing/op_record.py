@@ -23,12 +23,12 @@ class Value:
     """Stand-in for a tensor on its way through the graph.
 
     Attributes:
-        spec: Its shape and dtype.
-        axes: Axis -> unit at each index, of shape (length,); other axes carry no channels.
-        why: Description used in freeze messages.
-        source: Position of the network input that its values are taken from, for values without
+        spec: its shape and dtype.
+        axes: axis -> unit at each index, of shape (length,); other axes carry no channels.
+        why: description used in freeze messages.
+        source: position of the network input that its values are taken from, for values without
             channels; lets indices into a table be generated.
-        leaf: The weight behind it, where a layer's code uses one directly.
+        leaf: the weight behind it, where a layer's code uses one directly.
     """
 
     spec: keras.KerasTensor
@@ -69,17 +69,17 @@ class OpRecord:
     """One call of the forward pass, as the masked twin needs it.
 
     Attributes:
-        name: Class name of the layer or operation.
-        layer: Its path.
-        slots: Positions of the tensors among its flattened arguments.
-        inputs: Shape and units by axis, for each of these.
-        outputs: Shape and units by axis, for each output tensor.
-        masks: Operands whose removed channels the masked twin sets to zero.
+        name: class name of the layer or operation.
+        layer: its path.
+        slots: positions of the tensors among its flattened arguments.
+        inputs: shape and units by axis, for each of these.
+        outputs: shape and units by axis, for each output tensor.
+        masks: operands whose removed channels the masked twin sets to zero.
         reading: (Name, axis) of a weight -> mask of the operand that the axis reads, which the twin
             may apply instead of zeroing the weight.
-        mixes: Whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
+        mixes: whether it mixes channels (a norm, a mean); the masked twin runs it on the kept
             channels only.
-        call: The layer or operation.
+        call: the layer or operation.
     """
 
     name: str
@@ -97,13 +97,13 @@ class Assumed(NamedTuple):
     """A size in the code of a layer that is assumed to follow the length of an axis.
 
     Attributes:
-        step: Index of the call that receives it.
-        units: Units along the axis.
-        why: Reason to freeze the units if the assumption fails.
+        step: index of the call that receives it.
+        units: units along the axis.
+        why: reason to freeze the units if the assumption fails.
         kind: (Class of the layer, index of the call in its code); layers of one class behave alike.
-        wholes: Widths that the size may be a fraction of: that of the tensor before, and those of
+        wholes: widths that the size may be a fraction of: that of the tensor before, and those of
             any two sides of a grid after (``shape(x)[-1] // heads``, a width of another tensor).
-        layer: Layer whose code it is.
+        layer: layer whose code it is.
     """
 
     step: int

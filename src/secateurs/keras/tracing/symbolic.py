@@ -52,11 +52,11 @@ class Calls:
     """A recording of code as a sequence of calls.
 
     Attributes:
-        inputs: Symbolic tensors that the code was run on.
+        inputs: symbolic tensors that the code was run on.
         weights: (placeholder, weight or constant) for each weight that the code uses directly, and
             each constant that a sublayer is called on.
         nodes: Keras's records of the calls, in topological order.
-        outputs: Symbolic outputs, in the structure in which the code returns them.
+        outputs: symbolic outputs, in the structure in which the code returns them.
         closed: ``id`` of a sublayer -> why its code was not recorded.
         entered: (sublayer whose code was recorded, its inputs, its outputs).
     """
@@ -77,9 +77,9 @@ class Calls:
         """Replay the calls.
 
         Args:
-            tensors: Inputs, in the order of ``inputs``.
-            call: Function (Keras's record of the call, arguments, keywords) -> output.
-            enter: Called at the end with each recorded sublayer, its inputs and its outputs.
+            tensors: inputs, in the order of ``inputs``.
+            call: function (Keras's record of the call, arguments, keywords) -> output.
+            enter: called at the end with each recorded sublayer, its inputs and its outputs.
 
         Returns:
             The outputs, in the structure of ``outputs``.
@@ -124,13 +124,13 @@ def calls_in(
     """Record the calls that code makes; return the reason where they cannot all be recorded.
 
     Args:
-        function: Code to record.
-        arguments: Arguments with ``keras.KerasTensor`` of known shapes in place of tensors.
-        keywords: Keyword arguments, likewise.
-        owners: Layers that the code belongs to.
-        inside: Sublayers whose code is recorded too.
-        beside: Other layers that the code calls.
-        is_masked: Whether a padding mask is attached to a tensor.
+        function: code to record.
+        arguments: arguments with ``keras.KerasTensor`` of known shapes in place of tensors.
+        keywords: keyword arguments, likewise.
+        owners: layers that the code belongs to.
+        inside: sublayers whose code is recorded too.
+        beside: other layers that the code calls.
+        is_masked: whether a padding mask is attached to a tensor.
     """
     fresh: dict[int, keras.KerasTensor] = {}
 
@@ -170,8 +170,8 @@ class Enter(Operation):  # type: ignore[misc]
     surgery can rebuild the model with other input sizes.
 
     Args:
-        model: The nested model.
-        number: Position of the input.
+        model: the nested model.
+        number: position of the input.
     """
 
     def __init__(self, model: keras.Model, number: int) -> None:

@@ -274,10 +274,10 @@ class Tracer:
         """Record that a weight reads channels along this axis; the twin ignores removed ones.
 
         Args:
-            leaf: Weight that reads.
-            axis: Axis of the weight.
-            call: Current call.
-            of: Axis of an operand, if the weight's axis reads exactly that axis and nothing else;
+            leaf: weight that reads.
+            axis: axis of the weight.
+            call: current call.
+            of: axis of an operand, if the weight's axis reads exactly that axis and nothing else;
                 the masked twin may then mask the operand instead of the weight. None otherwise.
         """
         place = Place(leaf, axis)

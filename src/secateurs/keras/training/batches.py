@@ -66,16 +66,16 @@ def feed_of(
     last are converted to channels first, and each batch is converted back.
 
     Args:
-        model: Model to train.
-        source: A Split, a pair (images, labels), or an iterable of such pairs.
-        batch_size: Batch size for arrays; a loader has its own.
-        classes: Number of classes that the model scores.
-        part: Name of the split for error messages, such as "train".
-        seed: Seed of the order.
-        augmentation: Augmentation of the images of arrays.
+        model: model to train.
+        source: a Split, a pair (images, labels), or an iterable of such pairs.
+        batch_size: batch size for arrays; a loader has its own.
+        classes: number of classes that the model scores.
+        part: name of the split for error messages, such as "train".
+        seed: seed of the order.
+        augmentation: augmentation of the images of arrays.
 
     Raises:
-        DataError: The data are empty, have a single class, are of an unknown kind, or do not fit
+        DataError: the data are empty, have a single class, are of an unknown kind, or do not fit
             the model.
     """
     wanted = tuple(graph_of(model).inputs[0].shape[1:])

@@ -38,8 +38,8 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that silences channels while ``fit`` runs; ``prune()`` then returns the cut model.
 
     Attributes:
-        cut: Channels silenced so far.
-        skipped: Groups that are not silenced, because something other than weights reads them.
+        cut: channels silenced so far.
+        skipped: groups that are not silenced, because something other than weights reads them.
     """
 
     @takes_as_annotated(SecateursError)
@@ -58,18 +58,18 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         """Set the schedule and how channels are ranked.
 
         Args:
-            schedule: Number of completed epochs -> fraction of the dense model's channels that are
+            schedule: number of completed epochs -> fraction of the dense model's channels that are
                 silent from then on, such as {1: 0.1, 2: 0.2, 3: 0.3}; fractions must increase.
-            criterion: Criterion that ranks the channels, evaluated anew at each step.
-            data: Calibration data, for criteria that need it.
-            example_inputs: As for ``secateurs.trace``.
-            scope: As for ``secateurs.plan``.
-            floor: As for ``secateurs.plan``.
-            skip: As for ``secateurs.plan``.
-            seed: Seed of stochastic criteria.
+            criterion: criterion that ranks the channels, evaluated anew at each step.
+            data: calibration data, for criteria that need it.
+            example_inputs: as for ``secateurs.trace``.
+            scope: as for ``secateurs.plan``.
+            floor: as for ``secateurs.plan``.
+            skip: as for ``secateurs.plan``.
+            seed: seed of stochastic criteria.
 
         Raises:
-            SecateursError: The fractions do not increase, or are not between 0 and 1.
+            SecateursError: the fractions do not increase, or are not between 0 and 1.
         """
         super().__init__()
         self._schedule = dict(sorted(schedule.items()))
@@ -162,11 +162,11 @@ class PruneOnSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         """Return the cut model, proven, with the optimizer's state sliced along.
 
         Args:
-            example_inputs: Inputs both models are run on for the proof.
+            example_inputs: inputs both models are run on for the proof.
 
         Raises:
-            SecateursError: No channel has been silenced yet.
-            CutError: Weights of silent channels were changed since, for example by EarlyStopping
+            SecateursError: no channel has been silenced yet.
+            CutError: weights of silent channels were changed since, for example by EarlyStopping
                 with ``restore_best_weights``.
         """
         if not self.cut:
@@ -214,8 +214,8 @@ class Silent(keras.constraints.Constraint):  # type: ignore[misc]
         """Set the mask and the constraint it is added to.
 
         Args:
-            mask: Mask of the weight's shape: 0 where the weight is held at zero, else 1.
-            constraint: The user's constraint, applied as well; or None.
+            mask: mask of the weight's shape: 0 where the weight is held at zero, else 1.
+            constraint: the user's constraint, applied as well; or None.
         """
         self._mask = mask
         self._constraint = constraint

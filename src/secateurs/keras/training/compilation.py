@@ -21,12 +21,12 @@ def default_training(model: keras.Model, given: Training | None = None) -> Train
     """Return how to retrain a model: as it was compiled, at its current learning rate.
 
     Args:
-        model: Model to train.
-        given: Requested settings. Settings it does not name are those of the compiled model; the
+        model: model to train.
+        given: requested settings. Settings it does not name are those of the compiled model; the
             model's own optimizer is replaced only if it names one.
 
     Raises:
-        ModelError: Nothing was requested and the model is not compiled, or a requested setting
+        ModelError: nothing was requested and the model is not compiled, or a requested setting
             belongs to another optimizer than the model's.
     """
     model = check_model(model)
@@ -63,7 +63,7 @@ def check_compiled(model: keras.Model, training: Training) -> None:
     """Refuse to train a model as it was compiled where that is not possible.
 
     Raises:
-        ModelError: It is not compiled, or averaging of its weights is requested.
+        ModelError: it is not compiled, or averaging of its weights is requested.
     """
     if training.ema:
         raise ModelError(
@@ -78,7 +78,7 @@ def check_own_loss(model: keras.Model, training: Training) -> None:
     """Refuse to distil a model that is trained by the loss it was compiled with.
 
     Raises:
-        ModelError: Distillation is requested, which that loss does not include.
+        ModelError: distillation is requested, which that loss does not include.
     """
     if training.distillation:
         raise ModelError(

@@ -72,28 +72,28 @@ def distil(
     off. Variables with ``trainable=False`` are kept, unless all variables have it.
 
     Args:
-        small: Model to train a copy of; unchanged.
-        dense: Model to follow; unchanged.
-        images: Training images.
-        steps: Number of optimizer steps; 300 if ``seconds`` is not given either.
-        seconds: Time limit in seconds, without the last evaluation.
-        held_out: Images used for evaluation only. The trained copy is returned if it is closer to
+        small: model to train a copy of; unchanged.
+        dense: model to follow; unchanged.
+        images: training images.
+        steps: number of optimizer steps; 300 if ``seconds`` is not given either.
+        seconds: time limit in seconds, without the last evaluation.
+        held_out: images used for evaluation only. The trained copy is returned if it is closer to
             the dense model on them (at this temperature, and also when they are augmented like the
             others).
-        seed: Seed of the order and the augmentation.
-        outputs: Kind of the dense model's outputs: "categorical", "bernoulli", "relative" (squared
+        seed: seed of the order and the augmentation.
+        outputs: kind of the dense model's outputs: "categorical", "bernoulli", "relative" (squared
             error relative to their variance) or "embedding" (cosine); one for all outputs or one
             for each. None infers it from their values.
-        augmentation: Augmentation of the images, or a function (images, random) -> images.
-        temperature: Softening of the distributions over classes and of probabilities.
-        learning_rate: Peak learning rate of Muon (kernels of dense layers and convolutions) and
+        augmentation: augmentation of the images, or a function (images, random) -> images.
+        temperature: softening of the distributions over classes and of probabilities.
+        learning_rate: peak learning rate of Muon (kernels of dense layers and convolutions) and
             Adam (the rest); None takes 0.003, and less for Adam where the cut lost little.
-        batch_size: Images per step.
+        batch_size: images per step.
 
     Raises:
-        DataError: There are no images, or the augmentation does not fit them.
-        UnknownNameError: There is no such kind of outputs.
-        ModelError: The small model has no variable that can be trained.
+        DataError: there are no images, or the augmentation does not fit them.
+        UnknownNameError: there is no such kind of outputs.
+        ModelError: the small model has no variable that can be trained.
 
     Source: Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network, 2015. For the
     hints of inner layers see ``secateurs.training.hints``; for the optimizer, ``muon``.
@@ -134,8 +134,8 @@ class Teacher:
     The kinds of its outputs are inferred once, from those for the first batch.
 
     Args:
-        model: Dense model, run in inference mode; never trained.
-        temperature: Softening of the distributions over classes and of probabilities.
+        model: dense model, run in inference mode; never trained.
+        temperature: softening of the distributions over classes and of probabilities.
     """
 
     def __init__(self, model: keras.Model, temperature: float) -> None:

@@ -30,11 +30,11 @@ def fit(
     """Train for one batch at each learning rate.
 
     Args:
-        model: Compiled model; trained in place.
-        examples: At least as many batches as learning rates.
-        rates: Learning rate of each batch.
-        tick: Called after each batch.
-        seeds: Seeds of dropout and other random layers.
+        model: compiled model; trained in place.
+        examples: at least as many batches as learning rates.
+        rates: learning rate of each batch.
+        tick: called after each batch.
+        seeds: seeds of dropout and other random layers.
 
     Returns:
         The mean loss.

@@ -81,16 +81,16 @@ class Learner(FeedLearner[keras.Model]):
         """Copy the model and prepare its data.
 
         Args:
-            model: Dense model; unchanged.
-            train: A Split, a pair (images, labels), or an iterable of such pairs.
-            validation: The same for validation.
-            test: The same for the test, or None.
-            training: Training settings.
-            outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
+            model: dense model; unchanged.
+            train: a Split, a pair (images, labels), or an iterable of such pairs.
+            validation: the same for validation.
+            test: the same for the test, or None.
+            training: training settings.
+            outputs: must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
         Raises:
-            DataError: The data are empty, have a single class, or are of an unknown kind.
-            ModelError: Weights hold NaN or infinity, the model does not give class scores, or it is
+            DataError: the data are empty, have a single class, or are of an unknown kind.
+            ModelError: weights hold NaN or infinity, the model does not give class scores, or it is
                 to be trained as compiled and is not compiled.
         """
         self._origin = check_model(model)

@@ -26,9 +26,9 @@ class ClassScores:
     """Interpretation of a model's outputs as class scores.
 
     Attributes:
-        classes: Number of classes.
-        two: Whether there are two classes, and a single output scores the second.
-        probabilities: Whether scores are probabilities, from a softmax or a sigmoid.
+        classes: number of classes.
+        two: whether there are two classes, and a single output scores the second.
+        probabilities: whether scores are probabilities, from a softmax or a sigmoid.
     """
 
     classes: int
@@ -40,7 +40,7 @@ class ClassScores:
         """Determine it from a model's last operation, or the loss it was compiled with.
 
         Raises:
-            ModelError: The model does not give class scores.
+            ModelError: the model does not give class scores.
         """
         two = tells_two_apart(model)
         return cls(2 if two else _count_classes(model), two, gives_probabilities(model))

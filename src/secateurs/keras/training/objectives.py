@@ -64,8 +64,8 @@ class TaskObjective:
     """Replacement of ``keras.Model.compute_loss``: the mean of a task's losses, plus penalties.
 
     Args:
-        model: Model to train.
-        loss: Function (outputs, targets) -> mean loss of a batch, or losses of shape (examples,).
+        model: model to train.
+        loss: function (outputs, targets) -> mean loss of a batch, or losses of shape (examples,).
     """
 
     def __init__(self, model: keras.Model, loss: Callable[[Any, Any], BackendTensor]) -> None:
@@ -94,9 +94,9 @@ class Stepper(keras.Model):  # type: ignore[misc]
     step returns: regularisation penalties must be added there.
 
     Args:
-        model: Compiled model to train.
-        step: Function (model, batch) -> loss of the batch, written with ``keras.ops``.
-        task: Name of the task, for error messages.
+        model: compiled model to train.
+        step: function (model, batch) -> loss of the batch, written with ``keras.ops``.
+        task: name of the task, for error messages.
     """
 
     def __init__(self, model: keras.Model, step: Callable[[Any, Any], Any], task: str) -> None:
@@ -140,7 +140,7 @@ class _StepRunner(keras.layers.Layer):  # type: ignore[misc]
     On JAX, ``fit`` runs a model's ``call`` directly, where nothing passes ``training`` on.
 
     Args:
-        run: Function batch -> loss.
+        run: function batch -> loss.
     """
 
     def __init__(self, run: Callable[[object], BackendTensor]) -> None:
@@ -158,7 +158,7 @@ def one_number(loss: Any, task: str) -> BackendTensor:
     """Return the mean of the loss that a step returns, or of its 'loss' entry.
 
     Raises:
-        SecateursError: It is not a floating-point tensor.
+        SecateursError: it is not a floating-point tensor.
     """
     if isinstance(loss, Mapping):
         loss = loss.get("loss")

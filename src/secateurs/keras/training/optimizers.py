@@ -83,7 +83,7 @@ def restore_optimizer_(model: keras.Model, snapshot: Snapshot) -> None:
     """Restore the state in a snapshot to the optimizer that a model is compiled with.
 
     Raises:
-        CheckpointError: The state belongs to another optimizer or another model.
+        CheckpointError: the state belongs to another optimizer or another model.
     """
     optimizer = model.optimizer
     if not optimizer.built and len(snapshot.optimizer) > len(optimizer.variables):

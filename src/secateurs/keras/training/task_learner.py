@@ -60,19 +60,19 @@ class TaskLearner(Learner):
         """Like ``Learner``, with a task.
 
         Args:
-            model: Dense model; unchanged.
-            train: Iterable of batches of any kind, or whole arrays.
-            validation: The same for validation.
-            test: The same for the test, or None.
-            training: Training settings.
-            task: Task to train for. Its loss takes (outputs, targets) as backend tensors, several
+            model: dense model; unchanged.
+            train: iterable of batches of any kind, or whole arrays.
+            validation: the same for validation.
+            test: the same for the test, or None.
+            training: training settings.
+            task: task to train for. Its loss takes (outputs, targets) as backend tensors, several
                 outputs as a list, and is written with ``keras.ops``.
-            outputs: Must be None. Use ``keras.Model`` to make a model with fewer outputs.
+            outputs: must be None. Use ``keras.Model`` to make a model with fewer outputs.
 
         Raises:
-            DataError: There are no batches.
-            ModelError: A Keras model cannot be trained for such a task, or not in this way.
-            SecateursError: Distillation is requested for a task with its own training function.
+            DataError: there are no batches.
+            ModelError: a Keras model cannot be trained for such a task, or not in this way.
+            SecateursError: distillation is requested for a task with its own training function.
         """
         _check_task(model, task, training)
         self._task = task
@@ -210,7 +210,7 @@ class TaskLearner(Learner):
         """Return the loss of each example, shape (examples,), or their mean.
 
         Raises:
-            SecateursError: The task has no loss, or its loss returns something else.
+            SecateursError: the task has no loss, or its loss returns something else.
         """
         loss = self._task.loss
         if loss is None:

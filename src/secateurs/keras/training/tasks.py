@@ -73,8 +73,8 @@ def default_task(model: keras.Model, data: object = None) -> LearningTask | None
     """Return the task of a compiled model, from its loss and first metric; None for classification.
 
     Args:
-        model: Model, compiled or not.
-        data: Training data, if any; class labels show a classification task.
+        model: model, compiled or not.
+        data: training data, if any; class labels show a classification task.
     """
     settings = compile_arguments_of(model)
     loss = settings.get("loss")
@@ -127,9 +127,9 @@ class CompiledLoss:
     """The loss that a model was compiled with, for each example.
 
     Args:
-        model: Model that gives the outputs.
-        loss: A loss, or one for each output, as a list or by name.
-        weights: Weights of the losses, likewise; None for ones.
+        model: model that gives the outputs.
+        loss: a loss, or one for each output, as a list or by name.
+        weights: weights of the losses, likewise; None for ones.
     """
 
     __name__ = "compiled"

@@ -106,10 +106,10 @@ class _Units:
     """The units of an attention layer.
 
     Attributes:
-        heads: Query heads.
-        shared: Heads of keys and values; fewer where several query heads share one.
-        inner: Channels of a head of queries and keys, which the scores sum over.
-        carried: Channels of a head of values.
+        heads: query heads.
+        shared: heads of keys and values; fewer where several query heads share one.
+        inner: channels of a head of queries and keys, which the scores sum over.
+        carried: channels of a head of values.
     """
 
     heads: Ids | None

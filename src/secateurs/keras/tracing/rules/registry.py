@@ -29,7 +29,7 @@ def rule(*layers: type) -> Callable[[Rule], Rule]:
             tracer.carry(call)                                       # the result has x's channels
 
     Args:
-        *layers: Classes of layers (or of ``keras.ops`` operations).
+        *layers: classes of layers (or of ``keras.ops`` operations).
     """
 
     def register(function: Rule) -> Rule:
