@@ -1,4 +1,4 @@
-"""What a Keras language model expects after texts, token by token."""
+"""Scores that a Keras language model gives for the next token of texts, token by token."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from secateurs.keras.model.example_inputs import check_model, pack_inputs
 
 
 def next_scores(model: keras.Model) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    """A function of texts so far, (texts, places), that gives scores of the next: (texts, words).
+    """Return a function from texts so far, shape (texts, positions), to scores of the next token.
+
+    Its result has shape (texts, vocabulary).
 
     Args:
-        model: unchanged; run as for inference. It may take tokens alone, or tokens and masks by
-            name; of a fixed number of places, those behind the text are filled up with nought.
+        model: unchanged; run in inference mode. It takes tokens, or tokens and masks by name. If
+            its number of positions is fixed, texts are padded with zeros at the end.
 
     Raises:
-        ModelError: from the function, where the model gives no scores for each place.
+        ModelError: by the function, if the model does not return scores for each position.
     """
     model = check_model(model)
 
@@ -32,8 +34,8 @@ def next_scores(model: keras.Model) -> Callable[[NDArray[np.int64]], NDArray[np.
         shapes = [np.shape(one) for one in outputs]
         if not shapes or len(shapes[0]) != 3 or len(outputs[0]) != len(texts):
             raise ModelError(
-                f"{model.name}: expected a language model, of tokens (texts, places) to scores "
-                f"(texts, places, words); received outputs of shapes {shapes}"
+                f"{model.name}: expected a language model, of tokens (texts, positions) to scores "
+                f"(texts, positions, vocabulary); received outputs of shapes {shapes}"
             )
         found: NDArray[np.float32] = np.asarray(outputs[0], np.float32)[:, texts.shape[1] - 1]
         return found
@@ -42,7 +44,7 @@ def next_scores(model: keras.Model) -> Callable[[NDArray[np.int64]], NDArray[np.
 
 
 def _fill(wanted: keras.KerasTensor, texts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tokens, or the mask of them, of as many places as an input takes."""
+    """The tokens, or their mask, padded to the number of positions that an input takes."""
     array = np.ones_like(texts) if "mask" in wanted.name else texts
     places = wanted.shape[1] if len(wanted.shape) > 1 else None
     if places is None:

@@ -1,4 +1,4 @@
-"""What a PyTorch language model expects after texts, token by token."""
+"""Scores that a PyTorch language model gives for the next token of texts, token by token."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.errors import ModelError
+from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.model.outputs import named_outputs
 
 _CACHES = ("cache", "past_key_values")
-"""What Transformers calls the keys and values of the places before, now and formerly."""
+"""Names of Transformers' argument for the keys and values of earlier positions."""
 
 
 def next_scores(model: nn.Module) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    """A function of texts so far, (texts, places), that gives scores of the next: (texts, words).
+    """Return a function from texts so far, shape (texts, positions), to scores of the next token.
 
-    Each call's texts are to be those of the call before with one more token: a model of
-    Transformers keeps what it needs of the places before, and looks at the last alone.
+    Its result has shape (texts, vocabulary). Each call has to extend the texts of the previous call
+    by one token: a Transformers model caches keys and values and computes the last position only.
 
     Args:
-        model: in any mode; it is in its own again after each call.
+        model: in any mode; unchanged, since a copy that shares its tensors is run.
 
     Raises:
-        ModelError: from the function, where the model gives no scores for each place.
+        ModelError: by the function, if the model does not return scores for each position.
     """
-    return _Reading(check_model(model))
+    return _NextScores(check_model(model))
 
 
-class _Reading:
+class _NextScores:
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self._model = share_tensors(model).eval()
         known = inspect.signature(model.forward).parameters
         self._cache = next((name for name in _CACHES if name in known), None)
         self._kept: Any = None
@@ -50,22 +51,16 @@ class _Reading:
         if scores is None or scores.dim() != 3 or len(scores) != len(texts):
             raise ModelError(
                 f"{type(self._model).__name__}: expected a language model, of tokens (texts, "
-                "places) to scores (texts, places, words); received "
+                "positions) to scores (texts, positions, vocabulary); received "
                 f"{'no scores' if scores is None else f'scores of shape {tuple(scores.shape)}'}"
             )
         found: NDArray[np.float32] = scores[:, -1].float().cpu().numpy()
         return found
 
     def _run(self, tokens: torch.Tensor) -> object:
-        modes = [(module, module.training) for module in self._model.modules()]
-        self._model.eval()
-        try:
-            if self._cache is None:
-                return self._model(tokens)
-            rows = tokens if self._kept is None else tokens[:, -1:]
-            given = self._model(rows, use_cache=True, **{self._cache: self._kept})
-            self._kept = getattr(given, self._cache, None)
-            return given
-        finally:
-            for module, training in modes:
-                module.training = training
+        if self._cache is None:
+            return self._model(tokens)
+        rows = tokens if self._kept is None else tokens[:, -1:]
+        given = self._model(rows, use_cache=True, **{self._cache: self._kept})
+        self._kept = getattr(given, self._cache, None)
+        return given

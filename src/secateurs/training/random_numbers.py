@@ -2,7 +2,8 @@
 
 A data set of the user's may draw its augmentation from the generators of Python, NumPy or the
 framework, and a loader its order from a generator of its own. A checkpoint does not hold their
-state; so they are seeded for each batch, and restored afterwards.
+state, so they are seeded for each batch. The process's generators are restored afterwards; that of
+a loader goes on from its seed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -194,15 +194,9 @@ class PerturbedCopy:
         """A model's outputs in eval mode; the model and the inputs stay unchanged."""
         twin = share_tensors(model)
         arguments, keywords = self._inputs()
-        with (
-            _keep_buffers(twin),
-            in_mode(twin),
-            torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
-        ):
-            torch.manual_seed(0)
-            with _ZeroedResults(slices, zeros) if slices or zeros else nullcontext():
-                return twin(*arguments, **keywords)
+        zeroed = _ZeroedResults(slices, zeros) if slices or zeros else nullcontext()
+        with _repeatable(twin), zeroed:
+            return twin(*arguments, **keywords)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
         arguments, keywords = self._call
@@ -216,19 +210,18 @@ class PerturbedCopy:
         for tensor in iterate_tensors([arguments, keywords]):
             tensor._secateurs_from_input = True  # type: ignore[attr-defined]
         watch = PassWatch(before, to_end)
-        with (
-            _keep_buffers(twin),
-            in_mode(twin),
-            torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
-        ):
-            torch.manual_seed(0)
-            try:
-                with watch:
-                    twin(*arguments, **keywords)
-            except _SeenEnoughError:
-                pass
+        with suppress(_SeenEnoughError), _repeatable(twin), watch:
+            twin(*arguments, **keywords)
         return watch
+
+
+@contextmanager
+def _repeatable(model: nn.Module) -> Iterator[None]:
+    """Run passes in here in eval mode, all with the same buffers and random numbers."""
+    fork = torch.random.fork_rng(devices=[])
+    with _keep_buffers(model), in_mode(model), torch.no_grad(), fork:
+        torch.manual_seed(0)
+        yield
 
 
 @contextmanager
