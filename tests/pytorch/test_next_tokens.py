@@ -36,3 +36,15 @@ def test_it_is_asked_for_one_place_at_a_time():
     for places in range(1, 4):
         score(np.zeros((2, places), np.int64))
     assert seen == [(2, 1)] * 3
+
+
+def test_a_model_in_training_is_read_in_eval_mode_and_never_switched():
+    """It may answer in another thread meanwhile: a copy that shares its tensors is run."""
+    torch.manual_seed(0)
+    parts = torch.nn.Embedding(6, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 6)
+    model, seen = torch.nn.Sequential(*parts).train(), []
+    model[0].register_forward_hook(lambda *_: seen.append(model.training))
+    texts = np.array([[1, 4], [2, 0]])
+    expected = (parts[0].weight[texts[:, -1]] @ parts[2].weight.T + parts[2].bias).detach().numpy()
+    assert np.allclose(next_scores(model)(texts), expected, atol=1e-6)
+    assert seen == [True]

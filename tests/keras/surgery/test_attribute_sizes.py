@@ -114,12 +114,15 @@ def test_what_a_factor_is_computed_from_stays(scale, free):
     assert set(count_channels(network).values()) == free
 
 
-def test_as_many_heads_as_positions_are_told_apart_or_stay():
+def test_as_many_heads_as_positions_are_told_apart():
     model = build(heads=4, width=4)
     network = sec.trace(model)
+    assert list(count_channels(network).values()) == [4, 4, 4, 4]
     for name in count_channels(network):
         small = sec.apply(model, network.cut({name: [0]}), X, network=network, proof="independent")
-        assert small.count_params() < model.count_params()
+        layer = small.get_layer(name.partition(".")[0])
+        expected = (3, 4) if name.endswith(".heads") else (4, 3)
+        assert (layer.heads, layer.width) == expected, name
 
 
 def test_a_cut_by_attributes_is_saved_and_loaded(tmp_path):
