@@ -127,6 +127,60 @@ def test_a_number_that_is_no_size_is_left_alone():
     assert torch.allclose(small(X), dense(X), atol=1e-6)
 
 
+class SharedKeys(nn.Module):
+    """Attention whose heads share heads of keys, by sizes of which several are equal."""
+
+    def __init__(self, way, heads, shared, width):
+        super().__init__()
+        self.way, self.width, self.heads, self.shared = way, width, heads, shared
+        self.each, self.size = heads // shared, width // heads
+        self.q, self.o = nn.Linear(6, width), nn.Linear(width, 3)
+        self.k, self.v = (nn.Linear(6, shared * self.size) for _ in range(2))
+
+    def forward(self, x):
+        size = self.size if self.way == "repeated" else self.width // self.heads
+        q = self.q(x).view(2, 5, self.heads, size).transpose(1, 2)
+        k = self.k(x).view(2, 5, self.shared, size).transpose(1, 2)
+        v = self.v(x).view(2, 5, self.shared, size).transpose(1, 2)
+        if self.way == "repeated":
+            k, v = (part.repeat_interleave(self.each, 1) for part in (k, v))
+        else:
+            q = q.view(2, self.shared, self.heads // self.shared, 5, size)
+            k, v = k[:, :, None], v[:, :, None]
+        found = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+        return self.o(found.reshape(2, self.heads, 5, -1).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("way", "heads", "shared", "width"),
+    [
+        ("repeated", 4, 2, 8),  # 2 heads of keys, 2 queries for each, of width 2
+        ("repeated", 4, 1, 16),
+        ("repeated", 9, 3, 27),
+        ("divided", 2, 2, 4),
+        ("divided", 9, 3, 27),
+        ("divided", 4, 2, 8),
+    ],
+)
+def test_numbers_that_are_equal_are_told_apart_by_cuts_of_one_of_them(way, heads, shared, width):
+    torch.manual_seed(0)
+    model = SharedKeys(way, heads, shared, width).eval()
+    network = sec.trace(model, X)
+    names = [group.name for group in network.groups]
+    assert not {"q", "o (input)"} & {frozen.name for frozen in network.frozen}
+    for some in (*([name] for name in names), names):
+        cut = network.cut({name: [0] for name in some})
+        small = sec.apply(model, cut, X, network=network)
+        dense = copy.deepcopy(model)
+        with torch.no_grad():
+            for tensor, axis in (("q.weight", 0), ("k.weight", 0), ("o.weight", 1)):
+                gone = cut.tensors[tensor].removed.get(axis, ()) if tensor in cut.tensors else ()
+                dense.get_parameter(tensor).index_fill_(axis, torch.tensor(gone, dtype=int), 0)
+                if axis == 0 and len(gone):
+                    dense.get_parameter(tensor.replace("weight", "bias"))[list(gone)] = 0
+        assert torch.allclose(small(X), dense(X), atol=1e-5)
+
+
 def test_every_second_channel_is_taken_from_the_first_on():
     """Gates and values that lie in turn, as in GPT-OSS: the first pair may go like any other."""
 

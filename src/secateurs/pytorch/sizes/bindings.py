@@ -21,7 +21,7 @@ from secateurs.channels.cost import Product
 from secateurs.channels.equations import Equations, Ids, Solution
 from secateurs.channels.network import Size
 from secateurs.pytorch.model.attributes import Attribute, identity, numbers_in, read
-from secateurs.pytorch.sizes.dry_run import WrongSize
+from secateurs.pytorch.sizes.dry_run import START, WrongSize
 from secateurs.pytorch.tracing.op_record import ForwardPass
 
 Key = tuple[int, ...]
@@ -114,6 +114,28 @@ class Bindings:
         if failed is not None:
             self._links.pop(failed, None)
         self._refuse(key)
+
+    def undo_misplaced(self, wrong: WrongSize) -> bool:
+        """Undo bindings of attributes that change this place, and not the one they were made for.
+
+        Of several attributes with one number, the wrong one was taken, and another that was bound
+        as well gave the place its length.
+        """
+        found = False
+        for key, attribute in list(self._linked_for.items()):
+            if attribute.owner not in wrong.layers or not self._has_equal(attribute):
+                continue
+            changes = self._surely_has_effect(attribute, wrong.key)
+            if changes and not self._has_effect(attribute, key):
+                self.let_go(key)
+                found = True
+        return found
+
+    def _has_equal(self, attribute: Attribute) -> bool:
+        """Whether its module holds the same number in another attribute too."""
+        numbers = list(numbers_in(attribute.owner, self._modules[attribute.owner]))
+        number = dict(numbers).get(attribute)
+        return sum(value == number for _, value in numbers) > 1
 
     def _refuse(self, key: Key) -> None:
         tie = self._ties.pop(key, None)
@@ -208,13 +230,13 @@ class Bindings:
         )
 
     def _is_sliced(self, key: Key) -> bool:
-        """Whether a place is the length of a slice, maybe a fraction of a number (``d // 2``).
+        """Whether a place is the length or start of a slice, maybe a fraction (``d // 2``).
 
         Such a length follows by itself once that number does, and only a probe tells the number
         from another one that happens to be equal.
         """
         operation = self._passes[key[0]].operations[key[1]]
-        return key[2] >= 0 and operation.name in SLICES
+        return key[2] >= START and operation.name in SLICES
 
     # -- candidates
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class Factors:
 
     def __init__(self) -> None:
         self._powers: dict[Key, tuple[Ids, float]] = {}
+        self._explained: dict[Key, WrongNumber] = {}
         self._scalings: dict[Key, list[Scaling]] = {}
         self._seen: dict[Key, list[tuple[Stays, float]]] = {}
         self._parts: dict[Key, list[WeightPart] | None] = {}
@@ -58,8 +60,17 @@ class Factors:
         if wrong.key not in self._powers or not wrong.dense:
             return False
         units, power = self._powers[wrong.key]
-        share = float(stays[units].sum()) / len(units)
-        return math.isclose(share**power, wrong.got / wrong.dense, rel_tol=1e-6)
+        return math.isclose(_share(stays, units) ** power, wrong.got / wrong.dense, rel_tol=1e-6)
+
+    def list_unchanged(self, found: Iterable[WrongNumber], stays: Stays) -> Iterator[WrongNumber]:
+        """Explained factors that should have changed with a cut, and are not among those found.
+
+        Heads were taken for the positions in each, say, where there are as many of both.
+        """
+        met = {wrong.key for wrong in found}
+        for key, (units, power) in self._powers.items():
+            if key not in met and not math.isclose(_share(stays, units) ** power, 1):
+                yield replace(self._explained[key], got=self._explained[key].dense)
 
     def note(self, wrong: WrongNumber, stays: Stays, operation: OpRecord) -> None:
         """Record a factor's value under a cut, and the weights before its operation."""
@@ -73,7 +84,8 @@ class Factors:
     def explain(self, wrong: WrongNumber, arrays: Iterable[Ids]) -> tuple[Ids, float] | None:
         """(the size it was computed from, the power), by all observations of this factor."""
         seen = self._seen.get(wrong.key, [])
-        candidates = [units for units in arrays if not _all_stay(seen[-1][0], units)]
+        changed = [stays for stays, ratio in seen if ratio != 1]
+        candidates = [u for u in arrays if not all(_all_stay(stays, u) for stays in changed)]
         return next(_explanations(seen, candidates), None)
 
     def forget(self, wrong: WrongNumber) -> None:
@@ -117,6 +129,7 @@ class Factors:
                 f"twice, at {wrong.line}"
             )
         sign = 1 if operations[wrong.key[1]].name in DIVIDES else -1
+        self._explained[wrong.key] = wrong
         self._powers[wrong.key] = (size, power)
         self._scalings[wrong.key] = [
             Scaling(leaf.name, axis, indices, Product(1, (size,)), sign * power)
@@ -143,6 +156,10 @@ class Factors:
             for name in {leaf.name for leaf, _, _ in others or ()}
         )
         return any(self._readers[number][leaf.name] > made[leaf.name] for leaf, _, _ in parts)
+
+
+def _share(stays: Stays, units: Ids) -> float:
+    return float(stays[units].sum()) / len(units)
 
 
 def _quotient(stays: Stays, width: Ids, side: Ids) -> float:

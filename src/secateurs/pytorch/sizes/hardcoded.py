@@ -23,6 +23,7 @@ dense model afterwards.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
@@ -78,7 +79,7 @@ class HardcodedSizes:
 
     def settle(self) -> Network:
         """The network, with all channels frozen that the model's code keeps from being cut."""
-        if not all(self._settle(shares) for shares in TRIALS):
+        if not self._settle_all():
             return self._network  # dry runs tell nothing here; the proof still guards the cut
         for _ in range(MOST_SWEEPS):
             before = self._network
@@ -88,6 +89,21 @@ class HardcodedSizes:
             if self._network is before:
                 break
         return self._network
+
+    def _settle_all(self) -> bool:
+        """Try every kind of cut until none needs a repair; False where dry runs tell nothing.
+
+        After a repair, the cuts that ran before it are tried again.
+        """
+        ran = 0
+        for shares in itertools.islice(itertools.cycle(TRIALS), MOST_SWEEPS * len(TRIALS)):
+            before = self._network
+            if not self._settle(shares):
+                return False
+            ran = ran + 1 if self._network is before else 1
+            if ran == len(TRIALS):
+                break
+        return True
 
     def _counts_several_together(self) -> bool:
         """Whether one integer counts channels of several groups, or frozen ones with others."""
@@ -154,8 +170,11 @@ class HardcodedSizes:
         for number, forward in enumerate(self._passes):
             new = DryRun(small, forward, number, stays).rehearse()
             found.sizes += new.sizes
-            found.numbers += [n for n in new.numbers if not self._factors.is_put_right(n, stays)]
+            found.numbers += new.numbers
             found.raised = found.raised or new.raised
+        if not found.sizes and found.raised is None:
+            found.numbers += self._factors.list_unchanged(found.numbers, stays)
+        found.numbers = [n for n in found.numbers if not self._factors.is_put_right(n, stays)]
         return found
 
     def _probe(self, attributes: Collection[Attribute], doubled: bool) -> Collection[Key] | None:
@@ -241,12 +260,14 @@ def different_shares(seed: int) -> TrialShares:
 
     At least two channels stay where there are more, since PyTorch takes other code paths along an
     axis of length one. Sides of a grid are neighbours in the list and lose different shares: with
-    four heads of width four, a factor could otherwise follow either.
+    four heads of width four, a factor could otherwise follow either. Where neighbours are too small
+    for that, some of them lose nothing (two heads of width two).
     """
 
     def shares(groups: Sequence[Group]) -> dict[str, list[int]]:
         random, again = np.random.default_rng(seed), np.random.default_rng(seed)
         recent: deque[Fraction] = deque(maxlen=NEIGHBOURS)
+        turns = _Turns(seed)
         found = {}
         for group in groups:
             if len(group) > 1:
@@ -256,12 +277,62 @@ def different_shares(seed: int) -> TrialShares:
                 others = [c for c in range(1, most) if Fraction(c, len(group)) not in recent]
                 if count not in others and others:
                     count = int(again.choice(others))
+                if turns.is_left_whole(len(group), is_alike=not others):
+                    count = 0
                 recent.append(Fraction(count, len(group)))
-                found[group.name] = order[:count].tolist()
+                if count:
+                    found[group.name] = order[:count].tolist()
         return found
 
     return shares
 
 
-TRIALS: tuple[TrialShares, ...] = (different_shares(0), _one_each, different_shares(1))
+class _Turns:
+    """Numbers small groups of one length in a row, so that two seeds leave different ones whole.
+
+    None is left whole with seed 0, so that the first cut shows every number that does not follow.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._recent: deque[tuple[int, int]] = deque(maxlen=NEIGHBOURS)
+
+    def next(self, length: int) -> int:
+        """The turn of the next group: 0, or one more than its last neighbour of this length."""
+        before = [turn for size, turn in self._recent if size == length]
+        turn = (before[-1] + 1) % 4 if before else 0
+        self._recent.append((length, turn))
+        return turn
+
+    def is_left_whole(self, length: int, is_alike: bool) -> bool:
+        """Whether the next group loses nothing.
+
+        Args:
+            length: its number of channels.
+            is_alike: whether all shares it could lose are those of its neighbours.
+        """
+        turn = self.next(length)
+        if length < _SEVERAL_SHARES:
+            return self._seed > 0 and turn % 2 == 1
+        return self._seed > 0 and length == _SEVERAL_SHARES and is_alike
+
+
+_SEVERAL_SHARES = 4
+"""Least number of channels that can lose one of several shares."""
+
+
+def _without_every_third(groups: Sequence[Group]) -> dict[str, list[int]]:
+    """One channel of each group but the third and fourth of small ones in a row; {} without any."""
+    turns = _Turns(0)
+    numbers = [(group, turns.next(len(group))) for group in groups if len(group) > 1]
+    cut = [group for group, turn in numbers if len(group) >= _SEVERAL_SHARES or turn < 2]
+    return _one_each(cut) if len(cut) < len(numbers) else {}
+
+
+TRIALS: tuple[TrialShares, ...] = (
+    different_shares(0),
+    _one_each,
+    different_shares(1),
+    _without_every_third,
+)
 """Cuts tried for every network."""

@@ -64,6 +64,8 @@ class Repairs:
             return True
         if self._follow_wholes(findings, stays):
             return True
+        if _any_of(self._bindings.undo_misplaced, findings.sizes):
+            return True
         raised = findings.raised
         return (
             self._freeze(stuck, stays)

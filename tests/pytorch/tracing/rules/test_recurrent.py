@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import secateurs as sec
 
@@ -143,3 +144,24 @@ def test_a_cell_loses_units_and_inputs(kind):
         dense.cell.weight_ih[:, 4] = 0
     assert agree(small, dense, x)
     assert (small.cell.input_size, small.cell.hidden_size) == (4, 2)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_sizes_of_a_layer_follow_where_its_weights_are_computed(kind):
+    torch.manual_seed(0)
+    model, x = Reader(kind, 1, False).eval(), torch.randn(2, 6, 3)
+    plain = copy.deepcopy(model)
+    weight_norm(model.rec, "weight_hh_l0", dim=1)  # a norm for each hidden unit that is read
+    network = sec.trace(model, x)
+    into, hidden = channels_of(network)
+    small = sec.apply(model, network.cut({into: [4], hidden: [1, 2]}), x, network=network)
+    assert (small.rec.input_size, small.rec.hidden_size) == (4, 2)
+    with torch.no_grad():  # the norms are over all gates, some of which go: an inexact cut
+        kept = [4 * gate + unit for gate in range(GATES[kind]) for unit in (0, 3)]
+        weight = plain.rec.weight_hh_l0
+        shrunk = weight[kept].norm(dim=0) / weight.norm(dim=0)
+        plain.head.weight[:, [1, 2]] = 0
+        plain.rec.weight_ih_l0[:, 4] = 0
+        weight[:, [0, 3]] /= shrunk[[0, 3]]
+        weight[:, [1, 2]] = 0
+    assert agree(small, plain, x)

@@ -48,12 +48,19 @@ def follow_recurrent(tracer: Tracer, call: Call) -> object:
             _count(tracer, x, layer[number], read, hidden, gates)
             _count(tracer, x, layer[number + 1], hidden, hidden, gates)
         sources = []
+    _count_sides(tracer, input_size=tracer.labels(x).axes.get(x.dim() - 1), hidden_size=hidden)
     made = None if hidden is None else np.concatenate([hidden] * directions)
     first_output, *states = iterate_tensors(output)
     tracer.put(first_output, {first_output.dim() - 1: made})
     for state in states:
         tracer.put(state, {state.dim() - 1: hidden})
     return output
+
+
+def _count_sides(tracer: Tracer, **sides: Ids | None) -> None:
+    """Note what the layer's sizes count; computed weights (weight norm) have no names to go by."""
+    known = {(tracer.layer, name): units for name, units in sides.items() if units is not None}
+    tracer.counts |= known
 
 
 def _has_projection(call: Call, weights: Sequence[torch.Tensor]) -> bool:
