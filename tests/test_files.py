@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from secateurs.errors import CheckpointError
+from secateurs.deployment.targets import TARGETS
+from secateurs.errors import CheckpointError, StudyError
 from secateurs.files import (
     CHECKSUM,
+    check_model_suffix,
     check_tensor_names,
     check_tensor_shape,
     checksum_of_tensors,
@@ -97,6 +99,33 @@ def test_weights_of_one_file_under_the_names_of_another_are_noticed():
     header["c"] = header.pop("b")
     with pytest.raises(CheckpointError, match="checksum"):
         unpack_safetensors(with_header(header, numbers), load)
+
+
+def test_metadata_may_be_null_as_the_format_allows():
+    header, numbers = header_of(save({"a": np.ones(3, np.float32)}))
+    bare = with_header({**header, "__metadata__": None}, numbers)
+    tensors, metadata = unpack_safetensors(bare, load)
+    assert metadata == {}
+    assert tensors["a"].tolist() == [1, 1, 1]
+    assert unpack_safetensors(seal(bare), load)[1] == {}
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x.pickle", "x.npz", "x.txt", "x.pt", "x.onnx"])
+def test_a_name_of_another_format_is_refused(name):
+    with pytest.raises(StudyError, match=r"ends in \.safetensors.*Write x\.safetensors"):
+        check_model_suffix(Path(name))
+
+
+def test_formats_that_are_exported_are_listed_where_the_format_is_unknown():
+    with pytest.raises(StudyError) as raised:
+        check_model_suffix(Path("x.pkl"))
+    for target in TARGETS.values():
+        assert target.suffix in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["x", "x.safetensors", "x.SafeTensors", "x.v2", "x-0.5", "x."])
+def test_a_name_of_no_format_is_accepted(name):
+    check_model_suffix(Path(name))
 
 
 def test_a_file_without_a_checksum_is_read_as_it_is():

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,10 @@ _ITEMSIZES = {"I64": 8, "U64": 8, "F64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16"
 
 
 MODEL_SUFFIX = ".safetensors"
+_NO_FORMAT = re.compile(
+    r"\.?|\.v?\d.*"
+)  # the end of a name such as "small", "small.v2", "small-0.5"
+_EXPORTED = ".onnx, .xml, .pt2, .pte, .tflite and .mlpackage"
 _OTHER_FORMATS = {
     ".onnx": "secateurs.export(model, {0!r}, example_inputs)",
     ".pt": "torch.save(model.state_dict(), {0!r})",
@@ -48,16 +53,23 @@ def check_model_suffix(path: Path) -> None:
     """Refuse to write a safetensors file under the name of another format.
 
     Raises:
-        StudyError: the suffix belongs to another format; the message says what writes that.
+        StudyError: the suffix is that of another format, known or not; the message says what
+            writes that format, or else which formats are written.
     """
-    other = _OTHER_FORMATS.get(path.suffix.lower())
-    if other is not None:
-        raise StudyError(
-            f"{path}: expected a name that ends in {MODEL_SUFFIX}, the only format written here; "
-            f"received {path.suffix}. Write {path.with_suffix(MODEL_SUFFIX).name}; other formats "
-            "are written from Python, from the model that secateurs.load returns: "
+    suffix = path.suffix.lower()
+    if suffix == MODEL_SUFFIX or _NO_FORMAT.fullmatch(suffix):
+        return
+    other = _OTHER_FORMATS.get(suffix)
+    raise StudyError(
+        f"{path}: expected a name that ends in {MODEL_SUFFIX}, the only format written here; "
+        f"received {path.suffix}. Write {path.with_suffix(MODEL_SUFFIX).name}; "
+        + (
+            "other formats are written from Python, from the model that secateurs.load returns: "
             f"{other.format(path.name)}."
+            if other
+            else f"secateurs.export writes {_EXPORTED}, and of a Keras model .keras."
         )
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -192,7 +204,7 @@ def unpack_safetensors(
     """
     try:
         tensors = load(content)
-        metadata = _header_of(content).get("__metadata__", {})
+        metadata = metadata_in(_header_of(content))
     except (SafetensorError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"{expected}; received {len(content)} bytes that are damaged or something else "
@@ -286,9 +298,8 @@ def seal(content: bytes) -> bytes:
         content: content of the file, as a framework's ``safetensors`` produced it.
     """
     header = _header_of(content)
-    metadata = header.setdefault("__metadata__", {})
-    metadata.pop(CHECKSUM, None)
-    metadata[CHECKSUM] = _checksum_of(content)
+    checksum = _checksum_of(content)
+    header["__metadata__"] = {**metadata_in(header), CHECKSUM: checksum}
     # Not ASCII only: safetensors itself writes names unescaped.
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors begin at a multiple of eight
@@ -301,7 +312,8 @@ def halve(content: bytes) -> bytes:
     Single and double precision become half; integer tensors are unchanged.
     """
     header, numbers = _header_of(content), _numbers_in(content)
-    entries: dict[str, Any] = {"__metadata__": header.pop("__metadata__", {})}
+    entries: dict[str, Any] = {"__metadata__": metadata_in(header)}
+    header.pop("__metadata__", None)
     pieces: dict[str, bytes] = {}
     for name, entry in header.items():
         start, end = entry["data_offsets"]
@@ -337,6 +349,19 @@ def _header_of(content: bytes) -> dict[str, Any]:
     return header
 
 
+def metadata_in(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata in the header of a safetensors file; empty where it has none.
+
+    Raises:
+        ValueError: they are not a dictionary.
+    """
+    # The format allows null there too.
+    metadata = header.get("__metadata__") or {}
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are not a dictionary")
+    return metadata
+
+
 def _numbers_in(content: bytes) -> memoryview:
     return memoryview(content)[8 + struct.unpack("<Q", content[:8])[0] :]
 
@@ -345,7 +370,7 @@ def _checksum_of(content: bytes) -> str:
     """Checksum of everything in a safetensors file except the checksum itself."""
     header = _header_of(content)
     header["__metadata__"] = {
-        key: value for key, value in header.get("__metadata__", {}).items() if key != CHECKSUM
+        key: value for key, value in metadata_in(header).items() if key != CHECKSUM
     }
     # Sorted: safetensors may write metadata in any order.
     text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()

@@ -42,7 +42,18 @@ def test_everything_that_a_study_wrote_is_removed(place):
         "report/accuracy.png",
     ],
 )
-@pytest.mark.parametrize("content", [b"mine", b"{}", b'{"format": "other"}\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"mine",
+        b"{}",
+        b'{"format": "other"}\n',
+        b"[" * 100_000,
+        (22).to_bytes(8, "little") + b'{"__metadata__": null}',
+        (20).to_bytes(8, "little") + b'{"__metadata__": [] }',
+    ],
+    ids=["text", "empty", "format", "nested", "null", "list"],
+)
 def test_a_file_of_someone_else_under_a_name_of_ours_stops_it(place, name, content):
     (place / name).parent.mkdir(exist_ok=True)
     (place / name).write_bytes(content)

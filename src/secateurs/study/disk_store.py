@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from secateurs.channels.cut import Cut
 from secateurs.channels.file_size import METADATA_KEY, metadata
 from secateurs.errors import CheckpointError, StudyError
-from secateurs.files import header_of_file, read_bytes, write_atomically
+from secateurs.files import header_of_file, metadata_in, read_bytes, write_atomically
 from secateurs.study.checkpoints import CheckpointName
 from secateurs.study.history import History
 from secateurs.study.position import Position, StudyStage
@@ -160,9 +160,9 @@ class DiskStore:
 def read_position(directory: Path) -> Position | None:
     """Position at which a study would resume; None if there is no readable checkpoint."""
     try:
-        metadata = header_of_file(directory / CHECKPOINT).get("__metadata__", {})
-        return _position(json.loads(metadata[CHECKPOINT_KEY])["position"])
-    except (OSError, ValueError, KeyError, TypeError):
+        entries = metadata_in(header_of_file(directory / CHECKPOINT))
+        return _position(json.loads(entries[CHECKPOINT_KEY])["position"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

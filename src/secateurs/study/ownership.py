@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateurs.errors import StudyError
-from secateurs.files import header_of_file, remove_temporaries
+from secateurs.files import header_of_file, metadata_in, remove_temporaries
 
 Recognize = Callable[[Path], bool]
 
@@ -66,7 +66,7 @@ def _check_ownership(directory: Path, found: Mapping[Path, Recognize]) -> None:
 def _is_known(path: Path, known: Recognize) -> bool:
     try:
         return path.is_file() and not path.is_symlink() and known(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last of deeply nested JSON
         return False
 
 
@@ -94,7 +94,7 @@ def is_safetensors_with(key: str) -> Recognize:
     """A check whether a file is safetensors with this entry in its metadata."""
 
     def recognise(path: Path) -> bool:
-        return key in header_of_file(path).get("__metadata__", {})
+        return key in metadata_in(header_of_file(path))
 
     return recognise
 

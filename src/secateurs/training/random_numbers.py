@@ -3,7 +3,8 @@
 A data set of the user's may draw its augmentation from the generators of Python, NumPy or the
 framework, and a loader its order from a generator of its own. A checkpoint does not hold their
 state, so they are seeded for each batch. The process's generators are restored afterwards; that of
-a loader goes on from its seed.
+a loader goes on from its seed. Worker processes take their seeds from these generators when they
+are started, which is at the beginning of each epoch, even if they are persistent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 _PROCESS = 6
 _PARTS = ("sampler", "batch_sampler", "_source")
 _DEPTH = 3
+_KEPT_WORKERS = "_iterator"
+"""Attribute of PyTorch's ``DataLoader`` that keeps persistent workers; None starts new ones."""
 
 Seeded = Callable[[int, int], AbstractContextManager[Any]]
 """(epoch, number of the batch) -> context in which random numbers depend on these only."""
@@ -55,6 +58,7 @@ def draw_batches(source: Iterable[Any], epoch: int, seeded: Seeded | None) -> It
     with seeded(epoch, 0):
         for generator in _generators_of(source, _DEPTH):
             generator.manual_seed(random.getrandbits(62))
+        _start_workers_anew(source)
         items = iter(source)
     number = 0
     while True:
@@ -65,6 +69,17 @@ def draw_batches(source: Iterable[Any], epoch: int, seeded: Seeded | None) -> It
                 return
         yield item
         number += 1
+
+
+def _start_workers_anew(source: object) -> None:
+    """Make a loader start new worker processes in this epoch, also where it keeps them.
+
+    Persistent workers keep their random generators from one epoch to the next. A resumed study
+    starts them in the middle, so its augmentation would differ from that of an undisturbed study;
+    new workers take their seeds from the process's generators, which are seeded here.
+    """
+    if getattr(source, "persistent_workers", False) and hasattr(source, _KEPT_WORKERS):
+        setattr(source, _KEPT_WORKERS, None)
 
 
 def _generators_of(source: object, depth: int) -> Iterator[_Generator]:
