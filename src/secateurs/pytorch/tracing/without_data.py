@@ -69,8 +69,9 @@ WITHOUT_DATA: dict[OpOverloadPacket, Callable[[Named], object]] = {
     aten._pack_padded_sequence: pack,
     aten._pad_packed_sequence: unpack,
     aten._fused_moving_avg_obs_fq_helper: quantise,
-    aten._grouped_mm: multiply_groups,
 }
+if hasattr(aten, "_grouped_mm"):  # PyTorch 2.6 has none
+    WITHOUT_DATA[aten._grouped_mm] = multiply_groups
 
 
 def without_data_of(packet: OpOverloadPacket, named: Named) -> Callable[[Named], object] | None:
