@@ -24,6 +24,8 @@ _RANDOM = "[0-9a-f]" * 8
 CHECKSUM = "checksum"
 """Key of the checksum in a safetensors file's metadata; it covers the rest of the file."""
 
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 MOST_HEADER_BYTES = 100_000_000
 """Longest header that the safetensors format allows."""
 
@@ -211,6 +213,11 @@ def unpack_safetensors(
             f"({error})"
         ) from error
     written = metadata.get(CHECKSUM)
+    if written is None and (damaged := _renamed_checksum(metadata, content)):
+        raise CheckpointError(
+            f"{expected} that is as it was written, with a {CHECKSUM!r} in its metadata; received "
+            f"that under the name {damaged!r}: it was damaged. Use another copy of it."
+        )
     if written is not None and written != (present := _checksum_of(content)):
         raise CheckpointError(
             f"{expected} that is as it was written, with checksum {written[:12]}; received one "
@@ -366,11 +373,17 @@ def _numbers_in(content: bytes) -> memoryview:
     return memoryview(content)[8 + struct.unpack("<Q", content[:8])[0] :]
 
 
-def _checksum_of(content: bytes) -> str:
+def _renamed_checksum(metadata: Mapping[str, Any], content: bytes) -> str | None:
+    """The key of a checksum whose name was damaged; without this, it would not be checked."""
+    suspects = [key for key, value in metadata.items() if _SHA256.fullmatch(str(value))]
+    return next((key for key in suspects if metadata[key] == _checksum_of(content, key)), None)
+
+
+def _checksum_of(content: bytes, key_of_checksum: str = CHECKSUM) -> str:
     """Checksum of everything in a safetensors file except the checksum itself."""
     header = _header_of(content)
     header["__metadata__"] = {
-        key: value for key, value in metadata_in(header).items() if key != CHECKSUM
+        key: value for key, value in metadata_in(header).items() if key != key_of_checksum
     }
     # Sorted: safetensors may write metadata in any order.
     text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
@@ -406,7 +419,10 @@ def open_json(content: bytes) -> Any:
         values = json.loads(content)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply to be read") from error
-    if not isinstance(values, dict) or CHECKSUM not in values:
+    if not isinstance(values, dict):
+        return values
+    if CHECKSUM not in values:
+        _check_no_key_is_damaged(values)
         return values
     written = values.pop(CHECKSUM)
     if written != _checksum_of_values(values):
@@ -415,6 +431,14 @@ def open_json(content: bytes) -> Any:
             f'others: it was damaged or changed. If the change is meant, remove "{CHECKSUM}"'
         )
     return values
+
+
+def _check_no_key_is_damaged(values: Mapping[str, Any]) -> None:
+    """Refuse values whose checksum is there under a damaged name; it would not be checked."""
+    for key, value in values.items():
+        rest = {name: other for name, other in values.items() if name != key}
+        if isinstance(value, str) and len(value) == 16 and value == _checksum_of_values(rest):
+            raise ValueError(f'expected "{CHECKSUM}"; received {key!r}: the name was damaged')
 
 
 def _checksum_of_values(values: Mapping[str, Any]) -> str:

@@ -101,6 +101,18 @@ def test_what_is_in_memory_is_what_the_file_says(tmp_path: Path):
     assert type(record["accuracy"]) is float
 
 
+def test_any_flipped_bit_of_a_line_is_noticed(tmp_path: Path):
+    path = small().save(tmp_path / "history.jsonl")
+    whole = path.read_bytes()
+    for place in range(whole.index(b"\n")):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(StudyError):
+                History.load(path)
+
+
 def test_value_that_json_cannot_hold_is_refused_and_changes_nothing(tmp_path: Path):
     history = History.create(tmp_path / "history.jsonl")
     with pytest.raises(TypeError, match="of type object"):

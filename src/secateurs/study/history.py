@@ -240,7 +240,20 @@ def _read_line(line: bytes, place: str) -> Record | None:
         raise StudyError(f"{place}: expected a JSON object with a 'kind'; received {line[:60]!r}")
     if _CHECKSUM in record:
         _check_seal(line.decode(), record.pop(_CHECKSUM), place)
+    else:
+        _check_no_key_is_damaged(line.decode(), record, place)
     return record
+
+
+def _check_no_key_is_damaged(line: str, record: Record, place: str) -> None:
+    """Refuse a record whose checksum is there under a damaged name; it would not be checked."""
+    name, value = next(reversed(record.items()))
+    body = line.rstrip().rpartition(f', "{name}": ')[0] + "}"
+    if value == f"{zlib.crc32(body.encode()):08x}":
+        raise StudyError(
+            f'{place}: expected the record that was written, with "{_CHECKSUM}"; received {name!r} '
+            "in its place: it was damaged. Correct the name."
+        )
 
 
 def _write_line(path: Path, whole: int, line: str) -> int:
