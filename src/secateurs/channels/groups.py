@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from secateurs.channels.equations import ALWAYS, Ids, Solution
-from secateurs.channels.tensors import Mixing, Role, Tensor
+from secateurs.channels.tensors import Mixing, Role, Tensor, layer_of
 
 NOT_REACHED = "the forward pass never reads it"
 
@@ -33,7 +33,7 @@ class Member:
     @property
     def layer(self) -> str:
         """The layer the tensor belongs to."""
-        return self.tensor.rpartition(".")[0] or self.tensor
+        return layer_of(self.tensor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
+from secateurs.channels.tensors import layer_of
 from secateurs.errors import CutError
 
 
@@ -27,7 +28,7 @@ class Slice:
     @property
     def layer(self) -> str:
         """The layer that the tensor belongs to."""
-        return self.tensor.rpartition(".")[0] or self.tensor
+        return layer_of(self.tensor)
 
 
 def slices_of(cut: Cut) -> list[Slice]:

@@ -71,7 +71,7 @@ class LayerFilters:
 
     def _filter_axis(self, layer: str) -> tuple[Tensor, int]:
         """The axis along which a layer's channels lie: of its filters, else its scales, ..."""
-        tensors = [t for t in self._tensors if layer in (t.layer, t.name)]
+        tensors = [t for t in self._tensors if layer in _names_for(t)]
         for role in (Role.FILTER, Role.SCALE, Role.SHIFT, Role.OTHER):
             for tensor in tensors:
                 for axis, played in sorted(tensor.roles.items()):
@@ -84,6 +84,11 @@ class LayerFilters:
             )
         known = list(dict.fromkeys([*(t.layer for t in self._tensors), *self._layer_channels]))
         raise UnknownNameError(f"no layer with weights named {layer!r}{nearest(layer, known)}")
+
+
+def _names_for(tensor: Tensor) -> tuple[str, ...]:
+    """Its layer; its own name; and of a weight that is computed from it, the path of that."""
+    return tensor.layer, tensor.name, tensor.name.rpartition(".")[0]
 
 
 def check_indices(name: str, indices: Sequence[int] | Ids, size: int) -> tuple[int, ...]:

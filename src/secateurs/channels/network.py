@@ -29,6 +29,7 @@ from secateurs.channels.groups import (
     positions_of,
 )
 from secateurs.channels.layer_filters import LayerFilters, check_indices
+from secateurs.channels.layer_groups import group_of_layer, groups_by_layer
 from secateurs.channels.network_costs import NetworkCosts
 from secateurs.channels.network_table import format_network
 from secateurs.channels.tensors import Mixing, Role, Scaling, Size, Tensor
@@ -170,17 +171,20 @@ class Network:
         by_geometry = dict(self._groups_by_geometry)
         return by_geometry | {group.name: group for group in self.groups}
 
+    @cached_property
+    def groups_by_layer(self) -> dict[str, tuple[str, ...]]:
+        """Layer -> names of the groups that hold its channels; of an attention layer, its heads."""
+        return groups_by_layer(self.groups, self.solution, self.sizes, self.layer_channels)
+
     def group(self, name: str) -> Group:
-        """Get a group by its name.
+        """Get a group by its name, or by the name of a layer whose channels are in one group.
 
         Raises:
-            UnknownNameError: there is no such group.
+            UnknownNameError: there is no such group, or the layer's channels are in several.
         """
-        try:
-            return self._group_by_name[name]
-        except KeyError:
-            known = [group.name for group in self.groups]
-            raise UnknownNameError(f"no group named {name!r}{nearest(name, known)}") from None
+        if name not in self._group_by_name:
+            name = group_of_layer(name, self.groups_by_layer, self._group_by_name)
+        return self._group_by_name[name]
 
     def positions(self, group: Group, member: Member) -> Ids:
         """Indices of the group's channels along a member's axis; shape (channels, member.each)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import MODEL, takes
 from secateurs.channels.cut import Cut
-from secateurs.channels.tensors import Mixing
+from secateurs.channels.tensors import Mixing, layer_of
 from secateurs.formatting import notebook_html
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ def _mark_layers_(model: object, report: CutReport) -> None:
     if hasattr(model, "get_config"):  # Keras, which rebuilds layers from their configurations
         return
     layers = {path: layer for path, layer in _layers_without_report(model) if path}
-    names = dict.fromkeys(name.rpartition(".")[0] for name in report.cut.tensors)
+    names = dict.fromkeys(layer_of(name) for name in report.cut.tensors)
     marked = [path for path in names if path in layers]
     for path in marked:
         vars(layers[path])[_MARK] = _Mark(report, path, len(marked))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from secateurs.channels.cost import Product
 from secateurs.channels.equations import Ids
+
+_PARAMETRIZED = re.compile(r"\.?\bparametrizations\.[^.]+(\.\d+)?$")
+"""End of the path of what PyTorch computes a layer's weight from."""
 
 
 class Role(StrEnum):
@@ -26,6 +30,21 @@ class Role(StrEnum):
     VARIANCE = "variance"
     """A running variance per channel."""
     OTHER = "other"
+
+
+def layer_of(tensor: str) -> str:
+    """Path of the layer that a tensor belongs to, from its name; of a tensor alone, its name.
+
+    A tensor under a parametrization belongs to the layer whose weight is computed from it.
+
+    Example:
+        >>> layer_of("layer1.0.conv1.weight"), layer_of("scale")
+        ('layer1.0.conv1', 'scale')
+        >>> layer_of("head.parametrizations.weight.original0")
+        'head'
+    """
+    path = tensor.rpartition(".")[0] or tensor
+    return _PARAMETRIZED.sub("", path) or path
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +74,7 @@ class Tensor:
     @property
     def layer(self) -> str:
         """The layer that the tensor belongs to; its own name if it stands alone."""
-        return self.name.rpartition(".")[0] or self.name
+        return layer_of(self.name)
 
     @property
     def size(self) -> Product:

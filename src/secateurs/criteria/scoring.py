@@ -23,17 +23,33 @@ from secateurs.arguments import (
 from secateurs.backends import backend_named
 from secateurs.calibration.needs import Need
 from secateurs.calibration.statistics import CalibrationStatistics
+from secateurs.channels.layer_groups import group_of_layer
 from secateurs.channels.network import NETWORK, Group, Network
 from secateurs.criteria.group_data import GroupData
 from secateurs.criteria.registry import AUTO, Criterion, Function, find, is_own
-from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
+from secateurs.errors import (
+    DataError,
+    ModelError,
+    SecateursError,
+    UnknownNameError,
+    describe_raised,
+)
 
 if TYPE_CHECKING:
     from secateurs.planning.auto_criterion import Tournament
 
 
+class _NoScoresError(UnknownNameError, KeyError):
+    """As a mapping must raise it; shown without the quotes that KeyError adds."""
+
+    __str__ = Exception.__str__
+
+
 class Scores(Mapping[str, NDArray[np.float64]]):
     """A score for each channel of each group; the lowest is pruned first.
+
+    Keys are names of groups. The name of a layer is accepted too if its channels are in one group
+    (``scores["lstm"]``, whose group is ``lstm/8x4``); of an attention layer, it means its heads.
 
     Attributes:
         criterion: name of the criterion that computed them.
@@ -47,12 +63,27 @@ class Scores(Mapping[str, NDArray[np.float64]]):
         values: Mapping[str, NDArray[np.float64]],
         criterion: str,
         tournament: Tournament | None = None,
+        layers: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
+        """Hold scores.
+
+        Args:
+            values: group -> score of each channel, shape (channels,).
+            criterion: as the attribute.
+            tournament: as the attribute.
+            layers: layer -> names of the groups that hold its channels.
+        """
         self._values = dict(values)
         self.criterion = criterion
         self.tournament = tournament
+        self._layers = dict(layers or {})
 
     def __getitem__(self, group: str) -> NDArray[np.float64]:
+        if group not in self._values:
+            try:
+                group = group_of_layer(group, self._layers, self._values)
+            except UnknownNameError as error:
+                raise _NoScoresError(*error.args) from None
         return self._values[group]
 
     def __iter__(self) -> Iterator[str]:
@@ -202,7 +233,7 @@ def _scores(
         )
         for group, generator in zip(network.groups, seeds, strict=True)
     }
-    return Scores(values, criterion.name)
+    return Scores(values, criterion.name, layers=network.groups_by_layer)
 
 
 def _call(criterion: Criterion, group: GroupData) -> Any:

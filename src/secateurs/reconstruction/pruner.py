@@ -434,14 +434,14 @@ def _example(network: Network) -> Any:
     return source.example_inputs
 
 
-def _scores_from(orders: Mapping[str, NDArray[np.int64]]) -> Scores:
+def _scores_from(orders: Mapping[str, NDArray[np.int64]], network: Network) -> Scores:
     """Scores from orders: each channel's place as a share, the lowest removed first."""
     values = {}
     for name, order in orders.items():
         places = np.empty(len(order))
         places[order] = np.arange(len(order)) / max(1, len(order) - 1)
         values[name] = places
-    return Scores(values, OBS)
+    return Scores(values, OBS, layers=network.groups_by_layer)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -818,7 +818,7 @@ def _measure(
         curves = measure_curves(
             dense, scores=fallback, loss=request.loss, seed=request.seed, skip=request.skip
         )
-        return curves, _scores_from(curves.orders)
+        return curves, _scores_from(curves.orders, dense.network)
     scores = scoring.score(
         dense.network, request.criterion, data=_pairs(images), loss=request.loss, seed=request.seed
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
+from secateurs.channels.tensors import layer_of
 from secateurs.errors import UnknownNameError
 from secateurs.keras.internals import (
     Layer,
@@ -48,7 +49,7 @@ class ModelTensor:
     @property
     def layer(self) -> str:
         """Path of the layer that it belongs to."""
-        return self.name.rpartition(".")[0] or self.name
+        return layer_of(self.name)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from secateurs.keras.internals import (
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.proof.masked_twin import with_tensors
 from secateurs.keras.protocols import BackendTensor
+from secateurs.keras.statistics.before_pooling import CONVOLUTIONS, DEPTHWISE, SEPARABLE
 from secateurs.keras.trace_model import TracedModel, source_of
 from secateurs.keras.tracing.interpreter import (
     CallSite,
@@ -85,11 +86,14 @@ def places_of(network: Network) -> tuple[list[ActivationPlace], list[Unseen]]:
     source = source_of(network)
     places: list[ActivationPlace] = []
     unseen: list[Unseen] = []
+    leaf_of = {id(leaf.variable): leaf for leaf in source.leaves.values()}
     for number, operation in enumerate(source.operations):
         path, layer = operation.layer, operation.call
         for mask in operation.masks:
             ones = np.ones(len(mask.units))
             places.append(ActivationPlace(number, path, mask.operand, mask.axis, mask.units, ones))
+        if (alone := _place_before_depthwise(number, operation, leaf_of)) is not None:
+            places.append(alone)
         for owner, leaf, axis in _readers(source, layer):
             found = _find_site(network.solution, operation, layer, owner, leaf, axis)
             if found is None:
@@ -97,6 +101,43 @@ def places_of(network: Network) -> tuple[list[ActivationPlace], list[Unseen]]:
             elif len(found.units):
                 places.append(ActivationPlace(number, path, *found.where, found.units, *found.how))
     return places, unseen
+
+
+def _place_before_depthwise(
+    number: int, operation: OpRecord, leaf_of: Mapping[int, ModelTensor]
+) -> ActivationPlace | None:
+    """The input of a depthwise convolution, which reads each channel and passes it on.
+
+    No weight has an axis that sums over these channels, so a cut removes them without it; but what
+    is read here are activations of the filters before it, which no other layer may read.
+    """
+    layer = operation.call
+    kernel = _depthwise_kernel(layer)
+    leaf = None if kernel is None else leaf_of.get(id(kernel))
+    if leaf is None:
+        return None
+    shape, axes = operation.inputs[0]
+    at = channel_axis(layer, len(shape))
+    units = axes.get(at)
+    if units is None:
+        return None
+    norms = (
+        _reader_norms(leaf, -2)
+        if leaf.shape[-2] == len(units)
+        else _reader_norms_of_groups(leaf, len(units))
+    )
+    return ActivationPlace(number, operation.layer, 0, at, units, norms)
+
+
+def _depthwise_kernel(layer: object) -> Variable | None:
+    """The kernel of a convolution with a filter, or several, for each channel; None of others."""
+    if isinstance(layer, SEPARABLE):
+        return layer.depthwise_kernel
+    if isinstance(layer, DEPTHWISE):
+        return layer.kernel
+    if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and layer.kernel.shape[-2] == 1:
+        return layer.kernel
+    return None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -139,7 +180,7 @@ def _find_site(
     attention = isinstance(layer, (layers.MultiHeadAttention, layers.GroupQueryAttention))
     if attention and isinstance(owner, layers.EinsumDense):
         return _in_einsum(owner, leaf, axis)
-    if isinstance(owner, (layers.SeparableConv1D, layers.SeparableConv2D)):
+    if isinstance(owner, SEPARABLE):
         how = (_reader_norms(leaf, axis), owner)
         at = channel_axis(owner, len(leaf.shape)) - len(leaf.shape)
         causal = owner.padding == "causal"

@@ -10,6 +10,7 @@ from keras import layers
 from secateurs.calibration.before_pooling import (
     Activation,
     Effect,
+    Origin,
     Origins,
     activations_read,
 )
@@ -60,6 +61,7 @@ OF_RULES: dict[Callable[..., object], Effect] = {
 }
 
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 ACTIVATIONS = (layers.ReLU, layers.LeakyReLU, layers.ELU)
@@ -103,6 +105,7 @@ class Pooling:
         self._solution = solution
         self._origins = Origins()
         self._live: dict[int, BackendTensor] = {}  # references, so that no id is reused
+        self._operand = 0
 
     def __call__(
         self,
@@ -111,9 +114,10 @@ class Pooling:
         arguments: Sequence[object],
         keywords: dict[str, object],
     ) -> object:
-        result = step(site, arguments, keywords)
         given = keras.tree.flatten([list(arguments), keywords])
         slots = self._operations[site.index].slots
+        self._operand = id(given[slots[0]]) if slots else 0
+        result = step(site, arguments, keywords)
         keys = [id(given[slot]) if id(given[slot]) in self._live else None for slot in slots]
         results = keras.tree.flatten(result)
         self._live.update({id(tensor): tensor for tensor in results})
@@ -123,9 +127,18 @@ class Pooling:
 
     def activations_of(self, tensor: BackendTensor, units: Ids) -> tuple[Activation, ...]:
         """Return the activations that a tensor was pooled from; none if it is not pooled."""
+        return self._read(self._origins.of(id(tensor)), units)
+
+    def activations_inside(self, step: int, units: Ids) -> tuple[Activation, ...]:
+        """Return the activations that the first operand of the running call was pooled from.
+
+        A separable convolution reads, after its depthwise half, what this pools from the operand.
+        """
+        return self._read(self._origins.of(self._operand) or (Origin(step, 0),), units)
+
+    def _read(self, found: Iterable[Origin], units: Ids) -> tuple[Activation, ...]:
         origins = [
-            (origin, self._operations[origin.step].inputs[origin.operand][1])
-            for origin in self._origins.of(id(tensor))
+            (origin, self._operations[origin.step].inputs[origin.operand][1]) for origin in found
         ]
         return activations_read(self._solution, units, origins) if origins else ()
 

@@ -36,7 +36,7 @@ from secateurs.keras.statistics.activation_sites import (
     places_of,
     run,
 )
-from secateurs.keras.statistics.before_pooling import Pooling, ZerosBefore
+from secateurs.keras.statistics.before_pooling import SEPARABLE, Pooling, ZerosBefore
 from secateurs.keras.statistics.loss import BatchLoss, PerExampleLoss
 from secateurs.keras.trace_model import source_of
 from secateurs.keras.tracing.interpreter import CallSite, RunStep, as_it_is
@@ -212,7 +212,11 @@ class Pass(StatisticsCollector):
             key = (id(tensor), axis, place.units.tobytes())
             number = numbers.setdefault(key, len(numbers))
             by_image = axis > 0 and tensor.shape[0] == 3
-            before = pooling.activations_of(tensor, place.units)
+            before = (
+                pooling.activations_inside(place.step, place.units)
+                if isinstance(place.inner, SEPARABLE) and place.inner.depth_multiplier == 1
+                else pooling.activations_of(tensor, place.units)
+            )
             found.setdefault(id(place), ChannelRead(place, number, by_image, before))
             return tensor
 

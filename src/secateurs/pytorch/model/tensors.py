@@ -11,6 +11,7 @@ from torch import nn
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Role, Tensor
+from secateurs.channels.tensors import layer_of
 from secateurs.errors import ModelError
 from secateurs.pytorch.model.copies import OF_EVERY_MODULE
 
@@ -42,7 +43,7 @@ class ModelTensor:
     @property
     def layer(self) -> str:
         """Path of the layer that it belongs to."""
-        return self.name.rpartition(".")[0] or self.name
+        return layer_of(self.name)
 
     @property
     def can_carry_channels(self) -> bool:
