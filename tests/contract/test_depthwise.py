@@ -102,7 +102,7 @@ def scores_of(kind, criterion):
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_same_weights_score_the_same(kind, criterion):
     for mine, theirs in zip(*scores_of(kind, criterion), strict=True):
-        assert np.allclose(mine, theirs, rtol=1e-4, atol=1e-5 * np.abs(mine).max())
+        assert np.allclose(mine, theirs, rtol=1e-3, atol=1e-5 * np.abs(mine).max())
 
 
 @pytest.mark.parametrize(

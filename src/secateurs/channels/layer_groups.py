@@ -34,11 +34,11 @@ def groups_by_layer(
         layer_channels: layer -> units that its users number as its channels, where these are not
             the filters of one weight.
     """
-    own: dict[str, dict[str, None]] = {}
+    direct: dict[str, dict[str, None]] = {}
     inside: dict[str, dict[str, None]] = {}
     for group in groups:
         for member in group.with_role(Role.FILTER):
-            own.setdefault(member.layer, {})[group.name] = None
+            direct.setdefault(member.layer, {})[group.name] = None
             for path in _parents(member.layer):
                 inside.setdefault(path, {})[group.name] = None
     holders = {atom: group.name for group in groups for atom in group.channels.tolist()}
@@ -51,7 +51,7 @@ def groups_by_layer(
         if size.attribute in HEADS
     }
     heads = {layer: names for layer, names in counted.items() if len(names) == 1}
-    found = inside | own | {layer: names for layer, names in numbered.items() if names} | heads
+    found = inside | direct | {layer: names for layer, names in numbered.items() if names} | heads
     return {layer: tuple(names) for layer, names in found.items()}
 
 
