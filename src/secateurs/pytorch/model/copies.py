@@ -164,6 +164,8 @@ def _copy_anew(value: object, memo: dict[int, object]) -> object | None:
 def _copy_tensor(tensor: torch.Tensor, memo: dict[int, object]) -> torch.Tensor | None:
     if isinstance(memo, Sharing):
         return tensor
+    if _is_plain_buffer(tensor):
+        return _clone_with_memory(tensor, memo)
     if type(tensor) is torch.Tensor and tensor.grad_fn is not None:
         # A forward pass in another thread may have stored a result here; deepcopy refuses non-leaf
         # tensors.
@@ -173,12 +175,43 @@ def _copy_tensor(tensor: torch.Tensor, memo: dict[int, object]) -> torch.Tensor 
     return None
 
 
+def _clone_with_memory(tensor: torch.Tensor, memo: dict[Any, Any]) -> torch.Tensor | None:
+    """A clone, unless another tensor in the same memory has been copied, with which to share it."""
+    memories = memo.setdefault("torch", {})  # where deepcopy keeps them
+    memory = tensor.untyped_storage()
+    if memory._cdata in memories:
+        return None
+    made = tensor.detach().clone()
+    memories[memory._cdata] = made.untyped_storage()
+    memo[id(tensor)] = made
+    return made
+
+
+def _is_plain_buffer(tensor: torch.Tensor) -> bool:
+    """Whether a deep copy of a tensor is a clone of all of its memory, and nothing besides.
+
+    That is the state of a normalisation: it has neither a gradient nor attributes of its own.
+    """
+    return (
+        type(tensor) is torch.Tensor
+        and tensor.layout is torch.strided
+        and not tensor.requires_grad
+        and tensor.grad is None
+        and not tensor.__dict__
+        and tensor.is_contiguous()
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_inference())
+        and not (tensor.is_neg() or tensor.is_conj())
+        and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    )
+
+
 def _copy_dictionary(value: dict[object, object], memo: dict[int, object]) -> dict[object, object]:
     pairs = type(value)()
     memo[id(value)] = pairs
     for key, item in value.items():
         name = key if type(key) is str else copy_value(key, memo)
-        pairs[name] = copy_value(item, memo)
+        pairs[name] = item if type(item) in ATOMS else copy_value(item, memo)
     return pairs
 
 
@@ -223,25 +256,20 @@ def _copy_module(module: nn.Module, memo: dict[int, object]) -> nn.Module:
     copied = vars(made)
     copied.update(vars(module))
     copied.pop("_compiled_call_impl", None)
-    for name in _CONTAINERS_OF_EVERY_MODULE:
-        item = copied.get(name)
-        if item:
-            copied[name] = copy_value(item, memo)
-        elif item is not None:
-            copied[name] = type(item)()
-    for name in [name for name in copied if name not in OF_EVERY_MODULE]:
-        item = copied[name]
+    for name, item in vars(module).items():
         kind_of_item = type(item)
-        if kind_of_item in ATOMS:
+        if kind_of_item in ATOMS or name == "_compiled_call_impl":
             continue
-        if kind_of_item is not tuple or not ATOMS.issuperset(map(type, item)):
+        if name in _CONTAINERS_OF_EVERY_MODULE and not item:
+            copied[name] = kind_of_item()
+        elif kind_of_item is not tuple or not ATOMS.issuperset(map(type, item)):
             copied[name] = copy_value(item, memo)
     return made
 
 
-_CONTAINERS_OF_EVERY_MODULE = [
+_CONTAINERS_OF_EVERY_MODULE = frozenset(
     name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))
-]
+)
 
 
 def _has_usual_state(kind: type[nn.Module]) -> bool:
@@ -299,28 +327,31 @@ def _add_modules(
             _add_modules(inner, start + name, seen, found)
 
 
-def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
+def tensors_of(model: nn.Module) -> list[torch.Tensor]:
     """Every tensor among the attributes of a model's modules, private ones too."""
-    for _, module in list_modules(model):
+    return tensors_in(list_modules(model))
+
+
+def tensors_in(modules: Iterable[tuple[str, nn.Module]]) -> list[torch.Tensor]:
+    """Every tensor among the attributes of these modules, given with their paths."""
+    found: list[torch.Tensor] = []
+    for _, module in modules:
         for name, value in vars(module).items():
             if name not in _WITHOUT_TENSORS and type(value) not in ATOMS:
-                yield from _tensors_among(value)
+                _add_tensors(value, found)
+    return found
 
 
 _WITHOUT_TENSORS = OF_EVERY_MODULE - {"_parameters", "_buffers"}
 
 
-def _tensors_among(value: object) -> Iterator[torch.Tensor]:
+def _add_tensors(value: object, found: list[torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            if type(item) in ATOMS:
-                continue
-            if isinstance(item, torch.Tensor):
-                yield item
-            else:
-                yield from _tensors_among(item)
+            if type(item) not in ATOMS:
+                _add_tensors(item, found)
 
 
 def _not_copyable(model: nn.Module, memo: Mapping[int, object]) -> Iterator[object]:

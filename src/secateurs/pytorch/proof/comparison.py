@@ -8,6 +8,7 @@ mixes channels, such as layer normalisation, is run by the twin on the kept chan
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -181,19 +182,28 @@ def _compare(
 
 
 def _largest_inside(
-    received: Sequence[tuple[str, NDArray[np.float64] | None]],
-    expected: Sequence[tuple[str, NDArray[np.float64] | None]],
+    received: Sequence[tuple[str, torch.Tensor | None]],
+    expected: Sequence[tuple[str, torch.Tensor | None]],
     tolerance: float,
     factors: Sequence[float],
 ) -> tuple[float, str]:
     """The largest mismatch between the models' samples of like operations, and its layer."""
     layers, ours, twins = [], [], []
     for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
-        if mine is not None and theirs is not None and mine.shape == theirs.shape:
+        if mine is not None and theirs is not None and len(mine) == len(theirs):
             layers.append(layer)
             ours.append(mine)
             twins.append(theirs)
-    return largest_mismatch(layers, ours, twins, tolerance, factors)
+    return largest_mismatch(layers, _as_arrays(ours), _as_arrays(twins), tolerance, factors)
+
+
+def _as_arrays(samples: Sequence[torch.Tensor]) -> list[NDArray[np.float64]]:
+    """Samples of any precision in double precision, converted all at once."""
+    if not samples:
+        return []
+    numbers: NDArray[np.float64] = torch.cat([*samples]).double().numpy()
+    ends = itertools.accumulate(map(len, samples))
+    return [numbers[end - len(sample) : end] for sample, end in zip(samples, ends, strict=True)]
 
 
 def _in_double(value: object) -> object:

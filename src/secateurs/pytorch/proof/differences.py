@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
 from secateurs.channels import proof
 from secateurs.channels.proof import finite_or_inf
+from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 
 TOLERANCE = {getattr(torch, name): value for name, value in proof.TOLERANCE.items()}
@@ -39,5 +42,7 @@ def has_values(one: object, other: object) -> bool:
 
 def precision_of(model: nn.Module) -> torch.dtype:
     """The coarsest floating-point dtype of the model's parameters."""
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    held = (module._parameters.values() for _, module in list_modules(model))
+    parameters = (p for p in itertools.chain.from_iterable(held) if p is not None)
+    types = {p.dtype for p in parameters if p.is_floating_point()}
     return max(types, key=lambda t: torch.finfo(t).eps, default=torch.float32)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
 from secateurs.channels.sampling import SAMPLES_EACH, places_in
-from secateurs.pytorch.model.copies import list_modules
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import (
@@ -29,11 +27,10 @@ from secateurs.pytorch.tracing.op_call import (
     Keywords,
     iterate_tensors,
     map_tensors,
+    name_of,
 )
 from secateurs.pytorch.tracing.op_record import Axes, OpRecord
 from secateurs.pytorch.tracing.records_by_layer import OtherPathError, RecordsByLayer
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Sampled(OpInterpreter):
@@ -68,33 +65,26 @@ class Sampled(OpInterpreter):
         self._by_layer: RecordsByLayer | None = None
         self._places: dict[tuple[object, ...], torch.Tensor | None] = {}
         self._kept: dict[int, Ids] = {}
-        self._rows = PackedRows(SAMPLES_EACH)
-        self.samples: list[tuple[str, NDArray[np.float64] | None]] = []
+        self._indices = PackedRows(SAMPLES_EACH)
+        self._samples = PackedRows(SAMPLES_EACH)
+        self.samples: list[tuple[str, torch.Tensor | None]] = []
+        """For each operation, its layer and the values sampled from its result."""
         self._models: set[int] = set()
         self._copies_of_written: dict[int, torch.Tensor] = {}
 
-    def run(
-        self,
-        model: nn.Module,
-        arguments: Arguments,
-        keywords: Keywords,
-        training: bool = False,
-    ) -> object:
-        """Run the model's forward pass; writes into its parameters and buffers go to copies."""
+    def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
+        """The pass itself; writes into the model's parameters and buffers go to copies."""
         self._models, self._copies_of_written = set(), {}
-        for _, module in list_modules(model):
+        for _, module in self._modules:
             self._models.update(map(id, module._parameters.values()))
             self._models.update(map(id, module._buffers.values()))
-        return super().run(model, arguments, keywords, training)
+        return super().call(model, arguments, keywords)
 
-    def _copies(self, function: OpOverload, values: AnyValue) -> AnyValue:
+    def _copies(self, is_mutable: bool, values: AnyValue) -> AnyValue:
         """An operation's arguments, with copies of what it or an earlier one writes into.
 
         An observer of fake quantisation, for example, updates its range at every run.
         """
-        is_mutable = function._schema.is_mutable
-        if not is_mutable and not self._copies_of_written:
-            return values
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             key = id(tensor)
@@ -105,15 +95,18 @@ class Sampled(OpInterpreter):
         return map_tensors(values, copy)
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
-        arguments = self._copies(function, arguments)
-        keywords = self._copies(function, keywords)
-        operation = self._find_record(str(function.overloadpacket))
+        is_mutable = function._schema.is_mutable
+        if is_mutable or self._copies_of_written:
+            arguments = self._copies(is_mutable, arguments)
+            keywords = self._copies(is_mutable, keywords)
+        operation = self._find_record(name_of(function))
         if operation is None or not operation.outputs:
             self.samples.append((self.layer, None))
             return function(*arguments, **keywords)
         output = self.do(operation, function, arguments, keywords)
-        first = None if operation.is_empty else next(iter(iterate_tensors(output)), None)
-        self.samples.append((operation.layer, self._sample(first, operation)))
+        first = output if isinstance(output, torch.Tensor) else next(iterate_tensors(output), None)
+        sampled = None if operation.is_empty else self._sample(first, operation)
+        self.samples.append((operation.layer, sampled))
         return output
 
     def _find_record(self, name: str) -> OpRecord | None:
@@ -158,28 +151,26 @@ class Sampled(OpInterpreter):
         del operation
         return function(*arguments, **keywords)
 
-    def _sample(
-        self, tensor: torch.Tensor | None, operation: OpRecord
-    ) -> NDArray[np.float64] | None:
+    def _sample(self, tensor: torch.Tensor | None, operation: OpRecord) -> torch.Tensor | None:
         """Values at positions that depend on the small model's shape alone."""
         if tensor is None or not tensor.is_floating_point():
             return None
         dense, axes = operation.outputs[0]
         shape = tensor.shape
-        units = [(axis, id(of)) for axis, of in axes.items()]  # ids are unique: records hold these
-        key = (dense, *units, shape)
-        if key not in self._places:
+        # ids are unique: records hold these arrays
+        key = (dense, shape, *axes, *map(id, axes.values()))
+        places = self._places.get(key, _UNKNOWN)
+        if places is _UNKNOWN:
             flat = self._places_in(dense, axes, shape)
-            self._places[key] = None if flat is None else torch.from_numpy(self._rows.of(flat))
-        places = self._places[key]
+            places = None if flat is None else self._indices.keep(torch.from_numpy(flat))
+            self._places[key] = places
         if places is None:
             if not self._sizes_as_traced:
                 raise OtherPathError(self.index, operation.name)
             return None
-        found = tensor.take(places.to(tensor.device)).cpu()
-        if found.dtype is torch.bfloat16:  # NumPy has no such dtype
-            found = found.float()
-        return self._rows.of(found.numpy(), np.float64)
+        if tensor.is_cpu:
+            return self._samples.take(tensor, places)
+        return self._samples.keep(tensor.take(places.to(tensor.device)).cpu())
 
     def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
         """Flat indices to sample at; None where this model's result has not the traced shape."""
@@ -213,8 +204,12 @@ class Sampled(OpInterpreter):
         return tuple(places)
 
 
+_UNKNOWN = torch.empty(0)
+"""Stands for positions that have not been computed yet."""
+
+
 class PackedRows:
-    """Short rows of numbers, packed into large blocks.
+    """Short tensors, packed into large blocks.
 
     Small allocations that outlive large ones around them would keep the allocator from releasing
     these.
@@ -224,19 +219,25 @@ class PackedRows:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._used: dict[np.dtype[np.generic], int] = {}
-        self._blocks: dict[np.dtype[np.generic], NDArray[np.generic]] = {}
+        self._used: dict[torch.dtype, int] = {}
+        self._blocks: dict[torch.dtype, torch.Tensor] = {}
 
-    def of(self, values: NDArray[np.generic], kind: type[Scalar] | None = None) -> NDArray[Scalar]:
-        """A copy of at most ``width`` numbers, in another dtype if one is given."""
-        dtype: np.dtype[np.generic] = values.dtype if kind is None else np.dtype(kind)
+    def keep(self, values: torch.Tensor) -> torch.Tensor:
+        """A copy of at most ``width`` numbers."""
+        return self._row(values.dtype, len(values)).copy_(values)
+
+    def take(self, tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """A tensor's values at at most ``width`` flat positions."""
+        return torch.take(tensor, places, out=self._row(tensor.dtype, len(places)))
+
+    def _row(self, dtype: torch.dtype, length: int) -> torch.Tensor:
+        """An unused row of this many numbers."""
         used = self._used.get(dtype, 0)
         if used % self.number == 0:
-            self._blocks[dtype] = np.empty((self.number, self._width), dtype)
+            self._blocks[dtype] = torch.empty(self.number * self._width, dtype=dtype)
         self._used[dtype] = used + 1
-        row = self._blocks[dtype][used % self.number, : len(values)]
-        row[:] = values
-        return cast("NDArray[Scalar]", row)
+        start = used % self.number * self._width
+        return self._blocks[dtype][start : start + length]
 
 
 class MaskedTwin(Sampled):
@@ -260,7 +261,7 @@ class MaskedTwin(Sampled):
     ) -> None:
         super().__init__(operations, stays, sizes_as_traced=sizes_as_traced)
         self._frugal = frugal
-        self._indices: dict[tuple[int, bool], NDArray[np.int64]] = {}
+        self._positions: dict[tuple[int, bool], NDArray[np.int64]] = {}
 
     def do(
         self,
@@ -339,9 +340,9 @@ class MaskedTwin(Sampled):
 
     def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
         key = (id(units), kept)  # ids are unique: records hold these arrays
-        if key not in self._indices:
-            self._indices[key] = np.flatnonzero(self._stays[units] == kept)
-        return torch.from_numpy(self._indices[key]).to(device)
+        if key not in self._positions:
+            self._positions[key] = np.flatnonzero(self._stays[units] == kept)
+        return torch.from_numpy(self._positions[key]).to(device)
 
 
 def _has_small_weight(call: Call) -> bool:

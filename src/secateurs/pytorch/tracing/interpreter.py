@@ -11,16 +11,17 @@ import operator
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import FrameType, MethodType
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateurs.pytorch.model.copies import ATOMS, list_modules, tensors_of
+from secateurs.pytorch.model.copies import ATOMS, list_modules, tensors_in
 from secateurs.pytorch.tracing.einsum import spell_out
 from secateurs.pytorch.tracing.numbers_kept import NumbersKept
 from secateurs.pytorch.tracing.op_call import Arguments, Keywords, iterate_tensors
@@ -115,6 +116,8 @@ class OpInterpreter(TorchDispatchMode):
     def __init__(self, whole: Callable[[OpOverloadPacket], bool]) -> None:
         super().__init__()
         self._whole = whole
+        self._ways: dict[OpOverload, _Way] = {}
+        self._modules: Sequence[tuple[str, nn.Module]] = ()
         self._layers: list[str] = []
         self._given: dict[int, torch.Tensor] = {}
         self._before: dict[int, tuple[torch.Tensor, torch.UntypedStorage]] = {}
@@ -152,23 +155,34 @@ class OpInterpreter(TorchDispatchMode):
         keywords = kwargs or {}
         if self._is_aside:
             return func(*args, **keywords)
-        packet = func.overloadpacket
-        if packet is aten.einsum:
+        way = self._ways.get(func)
+        if way is None:
+            way = self._ways[func] = self._way_of(func)
+        if way.spelt_out:
             with self:  # since taking diagonals dispatches operations
                 args = spell_out(*args)  # type: ignore[arg-type]
-        others = MADE_OF_OTHERS.get(packet)
-        if others is not None:
+        if way.parts is not None:
             with self:
-                return others(*args, **keywords)
-        if not self._whole(packet) and is_composite(func):
-            with self:
-                return func.decompose(*args, **keywords)
-        if func._schema.is_mutable or _draws(func):
+                return way.parts(*args, **keywords)
+        if way.changes_state:
             self._save_before_write(func, args, keywords)
-        if packet in UNNUMBERED:
+        if way.is_unnumbered:
             return self.pass_through(func, args, keywords)
         self.index += 1
         return self.step(func, args, keywords)
+
+    def _way_of(self, function: OpOverload) -> _Way:
+        """How the passes of this interpreter run an operation."""
+        packet = function.overloadpacket
+        parts = MADE_OF_OTHERS.get(packet)
+        if parts is None and not self._whole(packet) and is_composite(function):
+            parts = function.decompose
+        return _Way(
+            parts,
+            spelt_out=packet is aten.einsum,
+            changes_state=function._schema.is_mutable or _draws(function),
+            is_unnumbered=packet in UNNUMBERED,
+        )
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -205,12 +219,14 @@ class OpInterpreter(TorchDispatchMode):
         if "torch._dynamo" in sys.modules:  # compiled parts of the model must not trace into us
             watch = torch.compiler.disable(type(self).__torch_dispatch__)
             self.__torch_dispatch__ = MethodType(watch, self)  # type: ignore[method-assign]
-        tensors = [*tensors_of(model), *iterate_tensors([list(arguments), keywords])]
+        self._modules = list_modules(model)
+        tensors = [*tensors_in(self._modules), *iterate_tensors([list(arguments), keywords])]
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
+        modules = [module for _, module in self._modules]
         try:
-            mode = in_mode(model, training, put_back=not self.is_last)
+            mode = _in_mode(modules, training, put_back=not self.is_last)
             numbers = NumbersKept() if self.may_lack_data else nullcontext()
-            with mode, self._following(model), torch.inference_mode(), numbers, self:
+            with mode, self._following(), torch.inference_mode(), numbers, self:
                 return self.call(model, arguments, keywords)
         finally:
             self._restore()
@@ -225,7 +241,7 @@ class OpInterpreter(TorchDispatchMode):
         return not self._layers
 
     @contextmanager
-    def _following(self, model: nn.Module) -> Iterator[None]:
+    def _following(self) -> Iterator[None]:
         """Keep ``self.layer`` up to date while the model runs."""
         # Not by hooks: with one, PyTorch calls a module by its slow path, and each hook has a
         # handle that costs as much as the call. In a private copy, the attribute that ``compile``
@@ -233,7 +249,7 @@ class OpInterpreter(TorchDispatchMode):
         layers = self._layers
         modules = [
             (path, module)
-            for path, module in list_modules(model)
+            for path, module in self._modules
             if not isinstance(module, torch.jit.ScriptModule)
         ]
         for path, module in modules:
@@ -270,6 +286,24 @@ class OpInterpreter(TorchDispatchMode):
         if self._random_state is not None:
             torch.set_rng_state(self._random_state)
         self._given, self._before, self._random_state = {}, {}, None
+        self._modules = ()
+        vars(self).pop("__torch_dispatch__", None)  # it refers to this object: a cycle
+
+
+class _Way(NamedTuple):
+    """How an operation is run.
+
+    Attributes:
+        parts: the function that runs it as other operations; None where it is run whole.
+        spelt_out: whether it is an einsum, whose letters are spelt out first.
+        changes_state: whether it writes into a tensor or draws random numbers.
+        is_unnumbered: whether it has no number.
+    """
+
+    parts: Callable[..., object] | None
+    spelt_out: bool
+    changes_state: bool
+    is_unnumbered: bool
 
 
 def _wrap_call(call: Callable[..., object], path: str, layers: list[str]) -> Callable[..., object]:
@@ -334,16 +368,24 @@ class _FastPathDisabled:
 _fast_path_disabled = _FastPathDisabled()
 
 
-@contextmanager
-def in_mode(model: nn.Module, training: bool = False, *, put_back: bool = True) -> Iterator[None]:
+def in_mode(model: nn.Module, training: bool = False) -> AbstractContextManager[None]:
     """Switch to eval or train mode, without fused attention, which hides its parts; then restore.
 
     Args:
         model: a private copy.
         training: whether train mode is wanted.
-        put_back: False for a copy that is not run again: changes of its attributes stay.
     """
-    modules = [module for _, module in list_modules(model)]
+    return _in_mode([module for _, module in list_modules(model)], training)
+
+
+@contextmanager
+def _in_mode(
+    modules: Sequence[nn.Module], training: bool, *, put_back: bool = True
+) -> Iterator[None]:
+    """``in_mode`` for the modules of a model.
+
+    With ``put_back`` False, changes of attributes stay, in a copy that is not run again.
+    """
     before = _SavedAttributes(modules if put_back else [])
     scripted = [(module, module.training) for module in modules if "training" not in vars(module)]
     for module in modules:
@@ -369,16 +411,15 @@ class _SavedAttributes:
         for module in modules:
             attributes = vars(module)
             self._dictionaries.append((attributes, attributes.copy()))
-            held = [
-                value
-                for value in attributes.values()
-                if type(value) not in ATOMS and isinstance(value, (dict, list))
-            ]
-            self._empty += [value for value in held if not value]
-            self._lists += [(value, list(value)) for value in held if isinstance(value, list)]
-            self._dictionaries += [
-                (value, dict(value)) for value in held if value and isinstance(value, dict)
-            ]
+            for value in attributes.values():
+                if type(value) in ATOMS or not isinstance(value, (dict, list)):
+                    continue
+                if not value:
+                    self._empty.append(value)
+                elif isinstance(value, list):
+                    self._lists.append((value, value.copy()))
+                else:
+                    self._dictionaries.append((value, dict(value)))
 
     def put_back(self) -> None:
         """Restore every attribute, and the contents of every list and dictionary among them."""

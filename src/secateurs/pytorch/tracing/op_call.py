@@ -143,6 +143,12 @@ class Call:
 
 
 @cache
+def name_of(function: OpOverload) -> str:
+    """'aten.layer_norm' for ``aten.layer_norm.default``."""
+    return str(function.overloadpacket)
+
+
+@cache
 def _names(function: OpOverload) -> tuple[str, ...]:
     """Names of an operation's arguments, in order."""
     return tuple(argument.name for argument in function._schema.arguments)

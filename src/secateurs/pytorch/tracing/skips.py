@@ -162,13 +162,11 @@ class SkipWatcher(OpInterpreter):
         return output
 
     @contextmanager
-    def _following(self, model: nn.Module) -> Iterator[None]:
-        paths = {id(module): path for path, module in model.named_modules()}
+    def _following(self) -> Iterator[None]:
         handles = []
-        with super()._following(model):
-            for module in model.modules():
+        with super()._following():
+            for path, module in self._modules:
                 if not isinstance(module, torch.jit.ScriptModule):
-                    path = paths[id(module)]
                     handles += self._watching(module, path)
             try:
                 yield
