@@ -427,5 +427,6 @@ def _compact(atoms: Ids, classes: Ids, reasons: dict[int, tuple[str, ...]]) -> S
     renumbered[by_appearance] = np.arange(1, len(by_appearance) + 1)
     compact = renumbered[atoms]
     stuck = np.flatnonzero(~compact.any(axis=1))
-    why = {int(unit): reasons.get(int(classes[unit]), ()) for unit in stuck}
+    classes_of = classes[stuck].tolist()
+    why = {u: reasons.get(c, ()) for u, c in zip(stuck.tolist(), classes_of, strict=True)}
     return Solution(compact, len(by_appearance) + 1, why)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from secateurs.pytorch.tracing.op_record import (
@@ -14,7 +15,8 @@ from secateurs.pytorch.tracing.op_record import (
 def test_labels_travel_beside_a_tensor_and_not_beside_its_copy():
     tensor, labels = torch.zeros(3), Labels()
     assert not is_followed(tensor)
-    assert labels_of(tensor) is not labels_of(tensor)  # of nothing, each time anew
+    with pytest.raises(TypeError):  # all tensors without labels share these
+        labels_of(tensor).axes[0] = np.arange(3)
     follow(tensor, labels)
     assert is_followed(tensor)
     assert labels_of(tensor) is labels

@@ -151,8 +151,7 @@ class StepTwin(MaskedTwin):
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         """Run one operation of the model or of its loss, without sampling."""
-        arguments = self._copies(function, arguments)
-        keywords = self._copies(function, keywords)
+        arguments, keywords = self.with_copies(function, arguments, keywords)
         name = str(function.overloadpacket)
         operation = None if self.is_outside else self._find_record(name)
         if operation is None:

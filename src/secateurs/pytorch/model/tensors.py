@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from secateurs.channels.network import Role, Tensor
 from secateurs.channels.tensors import layer_of
 from secateurs.errors import ModelError
 from secateurs.pytorch.model.copies import OF_EVERY_MODULE
+
+AnyValue = TypeVar("AnyValue")
 
 
 @dataclass(eq=False, slots=True)
@@ -58,10 +61,14 @@ class ModelTensor:
             self.tensor.element_size(),
             self.is_parameter,
             tuple(self.aliases),
-            dict(sorted(self.axes.items())),
-            dict(sorted(self.roles.items())),
+            _in_order(self.axes),
+            _in_order(self.roles),
             self.is_read,
         )
+
+
+def _in_order(by_axis: dict[int, AnyValue]) -> dict[int, AnyValue]:
+    return dict(sorted(by_axis.items())) if len(by_axis) > 1 else by_axis.copy()
 
 
 def list_tensors(model: nn.Module) -> list[ModelTensor]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
@@ -21,7 +20,6 @@ from secateurs.channels.sampling import SAMPLES_EACH, places_in
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import (
-    AnyValue,
     Arguments,
     Call,
     Keywords,
@@ -72,19 +70,23 @@ class Sampled(OpInterpreter):
         self._models: set[int] = set()
         self._copies_of_written: dict[int, torch.Tensor] = {}
 
-    def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
-        """The pass itself; writes into the model's parameters and buffers go to copies."""
+    def prepare(self) -> None:
         self._models, self._copies_of_written = set(), {}
         for _, module in self._modules:
             self._models.update(map(id, module._parameters.values()))
             self._models.update(map(id, module._buffers.values()))
-        return super().call(model, arguments, keywords)
 
-    def _copies(self, is_mutable: bool, values: AnyValue) -> AnyValue:
+    def with_copies(
+        self, function: OpOverload, arguments: Arguments, keywords: Keywords
+    ) -> tuple[Arguments, Keywords]:
         """An operation's arguments, with copies of what it or an earlier one writes into.
 
-        An observer of fake quantisation, for example, updates its range at every run.
+        Writes into the model's parameters and buffers go to copies: an observer of fake
+        quantisation, for example, updates its range at every run.
         """
+        is_mutable = function._schema.is_mutable
+        if not is_mutable and not self._copies_of_written:
+            return arguments, keywords
 
         def copy(tensor: torch.Tensor) -> torch.Tensor:
             key = id(tensor)
@@ -92,13 +94,10 @@ class Sampled(OpInterpreter):
                 self._copies_of_written.setdefault(key, tensor.clone())
             return self._copies_of_written.get(key, tensor)
 
-        return map_tensors(values, copy)
+        return map_tensors(arguments, copy), map_tensors(keywords, copy)
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
-        is_mutable = function._schema.is_mutable
-        if is_mutable or self._copies_of_written:
-            arguments = self._copies(is_mutable, arguments)
-            keywords = self._copies(is_mutable, keywords)
+        arguments, keywords = self.with_copies(function, arguments, keywords)
         operation = self._find_record(name_of(function))
         if operation is None or not operation.outputs:
             self.samples.append((self.layer, None))

@@ -58,8 +58,13 @@ def layer_sizes_of(
     by_layer: dict[str, list[tuple[str, tuple[Ids, ...]]]] = {}
     for (layer, attribute), counted in counts.items():
         by_layer.setdefault(layer, []).append((attribute, (counted,)))
+    followed: dict[type, list[tuple[type, str, str, int]]] = {}
     for owner, module in list_modules(model):
-        for attribute, units in (*by_layer.get(owner, ()), *_find_followed(module, by_tensor)):
+        kind = type(module)
+        if kind not in followed:
+            followed[kind] = [row for row in FOLLOWS if isinstance(module, row[0])]
+        found = _find_followed(module, followed[kind], by_tensor)
+        for attribute, units in (*by_layer.get(owner, ()), *found):
             if getattr(module, attribute, None) == math.prod(len(u) for u in units):
                 sizes.setdefault(
                     (owner, attribute, None), Size(owner, attribute, None, Product(1, units))
@@ -71,11 +76,12 @@ def layer_sizes_of(
 
 
 def _find_followed(
-    module: nn.Module, by_tensor: Mapping[int, ModelTensor]
+    module: nn.Module,
+    rows: Sequence[tuple[type, str, str, int]],
+    by_tensor: Mapping[int, ModelTensor],
 ) -> Iterator[tuple[str, tuple[Ids, ...]]]:
-    for kind, attribute, tensor, axis in FOLLOWS:
-        if not isinstance(module, kind):
-            continue
+    """Attributes of a layer that follow an axis of one of its tensors, by rows of ``FOLLOWS``."""
+    for _, attribute, tensor, axis in rows:
         leaf = by_tensor.get(id(_look_up(module, tensor)))
         if leaf is not None and axis in leaf.axes:
             yield attribute, (leaf.axes[axis],)
@@ -93,10 +99,23 @@ def _look_up(module: nn.Module, name: str) -> object:
     return None
 
 
+def may_have(module: nn.Module, name: str) -> bool:
+    """Whether a module may have an attribute that is no parameter, buffer or module.
+
+    Asking it for one that it lacks costs an exception.
+    """
+    kind = type(module)
+    return (
+        name in vars(module) or hasattr(kind, name) or kind.__getattr__ is not nn.Module.__getattr__
+    )
+
+
 def _find_normalized_shape(
     module: nn.Module, by_tensor: Mapping[int, ModelTensor]
 ) -> Iterator[tuple[int, Ids]]:
     """Entries of ``normalized_shape``, each of which follows an axis of the weight."""
+    if not may_have(module, "normalized_shape"):
+        return
     shape = getattr(module, "normalized_shape", None)
     leaf = by_tensor.get(id(_look_up(module, "weight")))
     if isinstance(shape, (tuple, list)) and leaf is not None:

@@ -186,6 +186,8 @@ class _Arrays:
         for group in network.groups:
             self._prunable[group.channels] = True
         self._by_length: dict[int, dict[str, list[_Axis]]] = {length: {} for length in lengths}
+        self._inside: dict[tuple[int, str], dict[str, list[_Axis]]] = {}
+        """The entries of ``_by_length`` by the length and the path of a module around the layer."""
         self._outputs: set[tuple[str, int]] = set()
         self._keys: dict[int, bytes] = {}
         for size in network.sizes:
@@ -203,18 +205,22 @@ class _Arrays:
                         self._add(operation.layer, None, "", units)
 
     def _add(self, layer: str, role: Role | None, name: str, units: Ids) -> None:
-        of_length = self._by_length.get(len(units))
-        if of_length is not None:
-            of_length.setdefault(layer, []).append(_Axis(role, name, units))
+        length = len(units)
+        of_length = self._by_length.get(length)
+        if of_length is None:
+            return
+        axes = of_length.get(layer)
+        if axes is None:
+            axes = of_length[layer] = []
+            for path in _paths_to(layer):
+                self._inside.setdefault((length, path), {})[layer] = axes
+        axes.append(_Axis(role, name, units))
 
     def kinds(self, owners: Sequence[str], at: Attribute, value: int) -> list[Ids]:
         """Channels of this number inside some modules, one array for each kind."""
-        inside = [
-            axis
-            for layer, axes in self._by_length.get(value, {}).items()
-            if any(owner in ("", layer) or layer.startswith(f"{owner}.") for owner in owners)
-            for axis in axes
-        ]
+        layers = self._by_length.get(value, {})
+        covered = {layer for owner in owners for layer in self._inside.get((value, owner), ())}
+        inside = [axis for layer in layers if layer in covered for axis in layers[layer]]
         name = at.item if isinstance(at.item, str) else at.name.rpartition(".")[2]
         for chosen in self._likeliest(name, inside):
             if chosen:
@@ -240,6 +246,14 @@ class _Arrays:
     def may_change(self, units: Ids) -> bool:
         """Whether some cut removes any of these channels."""
         return bool(self._prunable[self._atoms[units]].any())
+
+
+def _paths_to(layer: str) -> Iterator[str]:
+    """The paths of the modules around a layer, from the model itself to the layer."""
+    yield ""
+    parts = layer.split(".") if layer else []
+    for depth in range(1, len(parts) + 1):
+        yield ".".join(parts[:depth])
 
 
 def _find_read(

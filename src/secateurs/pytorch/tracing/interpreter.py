@@ -223,6 +223,7 @@ class OpInterpreter(TorchDispatchMode):
         tensors = [*tensors_in(self._modules), *iterate_tensors([list(arguments), keywords])]
         self._given = {t.untyped_storage()._cdata: t for t in tensors if _has_memory(t)}
         modules = [module for _, module in self._modules]
+        self.prepare()
         try:
             mode = _in_mode(modules, training, put_back=not self.is_last)
             numbers = NumbersKept() if self.may_lack_data else nullcontext()
@@ -230,6 +231,9 @@ class OpInterpreter(TorchDispatchMode):
                 return self.call(model, arguments, keywords)
         finally:
             self._restore()
+
+    def prepare(self) -> None:
+        """Called before each pass, once its modules are listed; subclasses may override it."""
 
     def call(self, model: nn.Module, arguments: Arguments, keywords: Keywords) -> object:
         """The pass itself; subclasses that watch more than the model override it."""

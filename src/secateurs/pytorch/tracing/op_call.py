@@ -74,7 +74,9 @@ class Call:
         """The operation, regardless of its overload."""
         self.result: torch.Tensor | None = None
         self._tensors: list[torch.Tensor] | None = None
-        self.named = dict(zip(_names(function), arguments, strict=False)) | keywords
+        self.named = dict(zip(_names(function), arguments, strict=False))
+        if keywords:
+            self.named |= keywords
 
     def __getitem__(self, name: str) -> Any:
         return self.named[name]
@@ -102,7 +104,9 @@ class Call:
 
     def numbers(self, kind: type[Number]) -> list[Number]:
         """Ints or floats among the arguments, those in lists too."""
-        return list(_numbers_in([*self.arguments, *self.keywords.values()], kind))
+        found: list[Number] = []
+        _add_numbers((*self.arguments, *self.keywords.values()), kind, found)
+        return found
 
     def run(self) -> object:
         """Run it, on the meta device if any operand is there."""
@@ -177,6 +181,8 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
     """Copy nested lists, tuples, dictionaries and data classes with every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return function(value)
+    if type(value) in _WITHOUT_TENSORS:
+        return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         kind: Callable[..., object] = type(value)  # a named tuple takes fields as arguments
         return kind(*(map_tensors(item, function) for item in value))
@@ -188,6 +194,10 @@ def map_tensors(value: object, function: Callable[[torch.Tensor], object]) -> ob
         items = {key: map_tensors(item, function) for key, item in fields_of(value).items()}
         return with_fields(value, items)
     return value
+
+
+_WITHOUT_TENSORS = frozenset((bool, int, float, str, type(None), torch.dtype, torch.device))
+"""Types of the arguments that most operations take besides tensors."""
 
 
 def is_data_class(value: object) -> bool:
@@ -321,9 +331,9 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else tensor.to("meta")
 
 
-def _numbers_in(values: object, kind: type[Number]) -> Iterator[Number]:
-    if isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _numbers_in(value, kind)
-    elif isinstance(values, kind) and not isinstance(values, bool):
-        yield values
+def _add_numbers(values: Sequence[object], kind: type[Number], found: list[Number]) -> None:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            _add_numbers(value, kind, found)
+        elif isinstance(value, kind) and not isinstance(value, bool):
+            found.append(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, cast
 
 import torch
 
@@ -167,5 +168,9 @@ def is_data(tensor: torch.Tensor) -> bool:
 
 def labels_of(tensor: torch.Tensor) -> Labels:
     """The labels of a tensor; empty labels if it has none."""
-    known: Labels | None = getattr(tensor, "_secateurs_labels", None)
-    return known if known is not None else Labels()
+    known: Labels = getattr(tensor, "_secateurs_labels", _NO_LABELS)
+    return known
+
+
+_NO_LABELS = Labels(cast(Axes, MappingProxyType({})))
+"""The labels of every tensor without any; nothing can be written into their axes."""

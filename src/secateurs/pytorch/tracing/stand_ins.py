@@ -46,7 +46,7 @@ class StandIns:
         self._made = {}
         # Created outside inference mode, since views of weights have to be ordinary tensors.
         self._outlines = {
-            id(leaf.tensor): without_data(leaf.tensor.detach())
+            id(leaf.tensor): without_data(leaf.tensor)
             for leaf in self.leaves.values()
             if not self._is_concrete and leaf.can_carry_channels and is_plain(leaf.tensor)
         }

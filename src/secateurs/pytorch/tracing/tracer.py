@@ -32,6 +32,7 @@ from secateurs.pytorch.tracing.op_call import (
     Keywords,
     iterate_tensors,
     map_tensors,
+    name_of,
     numbers_of,
     run_on_constants,
     start_of,
@@ -75,9 +76,14 @@ class _AlignedAxes:
 
 def _may_be_sizes(numbers: Sequence[float], call: Call) -> bool:
     """Whether one of an operation's numbers may be computed from a size."""
-    if call.packet in SCALING | {aten.scaled_dot_product_attention}:
-        return bool(numbers)
-    return call.packet in ADDING and max(numbers, default=0) > MOST_USUAL_TERM
+    if not numbers:
+        return False
+    if call.packet in _SCALED:
+        return True
+    return call.packet in ADDING and max(numbers) > MOST_USUAL_TERM
+
+
+_SCALED = SCALING | {aten.scaled_dot_product_attention}
 
 
 MOST_USUAL_TERM = 2
@@ -134,7 +140,7 @@ class Tracer(OpInterpreter):
 
     def step(self, function: OpOverload, arguments: Arguments, keywords: Keywords) -> object:
         """Apply the rule of one operation and record it."""
-        operation = OpRecord(str(function.overloadpacket), self.layer)
+        operation = OpRecord(name_of(function), self.layer)
         self.operations.append(operation)
         call = self._open_written(self._call(function, arguments, keywords))
         followed = [tensor for tensor in call.tensors() if is_followed(tensor)]
@@ -326,7 +332,8 @@ class Tracer(OpInterpreter):
         met = self._sort_by_kind(places)
         known = met.known
         if met.fixed is not None:
-            self._freeze_all(known, met.unbound, self.explain_meeting(met.fixed))
+            if known or met.unbound:
+                self._freeze_all(known, met.unbound, self.explain_meeting(met.fixed))
             return None
         if not known and met.unbound:
             known.append(self._units_of_weight(*met.unbound.pop(0)))
@@ -347,9 +354,9 @@ class Tracer(OpInterpreter):
         for tensor, axis in places:
             if tensor.shape[axis] == 1:
                 continue
-            labels = self.labels(tensor)
+            labels = labels_of(tensor)
             buffer = self._stand_ins.find_buffer(tensor)
-            units = self._units_along(tensor).get(axis)
+            units = (labels if buffer is None else buffer).axes.get(axis)
             if units is not None:
                 met.known.append(units)
             elif labels.leaf is not None:
@@ -435,10 +442,12 @@ class Tracer(OpInterpreter):
 
     def play(self, place: Place, role: Role) -> None:
         """Note the role of an axis of a weight, or of a view of one."""
-        labels = self.labels(place.tensor)
+        labels = labels_of(place.tensor)
         weight = labels.weight
+        if weight is None:
+            return
         axis = place.axis if labels.leaf is not None else self._axis_in_origin(labels, place.axis)
-        if weight is None or axis is None:
+        if axis is None:
             return
         if weight.roles.get(axis, Role.OTHER) is Role.OTHER:
             weight.roles[axis] = role

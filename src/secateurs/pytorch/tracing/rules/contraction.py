@@ -263,15 +263,11 @@ def _carry_space(
     """Carry spatial axes along which the kernel has size one; freeze the others."""
     rank = weight.dim() - 2
     stride, padding = call.get("stride", 1), call.get("padding", 0)
+    pads = [-1] * rank if isinstance(padding, str) else shape_inference.per_axis(padding, rank)
+    steps = zip(weight.shape[2:], shape_inference.per_axis(stride, rank), pads, strict=True)
     carried: dict[int, Ids | None] = {}
-    for place in range(rank):
-        axis = channel + 1 + place
-        still = not isinstance(padding, str) and (
-            weight.shape[2 + place],
-            shape_inference.per_axis(stride, rank)[place],
-            shape_inference.per_axis(padding, rank)[place],
-        ) == (1, 1, 0)
-        if still:
+    for axis, step in enumerate(steps, channel + 1):
+        if step == (1, 1, 0):
             carried[axis] = tracer.labels(x).axes.get(axis)
         else:
             tracer.freeze_known(x, "a convolution runs along this axis", (axis,))

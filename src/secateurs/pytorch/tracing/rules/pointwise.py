@@ -9,7 +9,7 @@ import torch
 from secateurs.channels.network import Role
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call, iterate_tensors
-from secateurs.pytorch.tracing.op_record import Place
+from secateurs.pytorch.tracing.op_record import Place, labels_of
 from secateurs.pytorch.tracing.rules.registry import rule
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -17,14 +17,14 @@ from secateurs.pytorch.tracing.tracer import Tracer
 def meet(tracer: Tracer, operands: Sequence[torch.Tensor], result: torch.Tensor) -> None:
     """Equate axes of the operands that broadcast to the same axis of the result."""
     axes = {}
-    for axis in range(result.dim()):
-        places = [
-            Place(tensor, at)
-            for tensor in operands
-            if (at := axis - result.dim() + tensor.dim()) >= 0
-        ]
+    rank = result.dim()
+    starts = [(tensor, rank - tensor.dim()) for tensor in operands]
+    has_weights = any(labels_of(tensor).weight is not None for tensor in operands)
+    for axis in range(rank):
+        places = [Place(tensor, axis - start) for tensor, start in starts if axis >= start]
         axes[axis] = tracer.unify(places)
-        _note_roles(tracer, places)
+        if has_weights:
+            _note_roles(tracer, places)
     tracer.put(result, axes)
 
 
