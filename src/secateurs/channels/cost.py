@@ -69,9 +69,9 @@ class Products:
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)[:-1]
         width = max((len(product.axes) for product in products), default=0)
         # The last count is a constant 1, for products of fewer axes than the widest.
-        self._factors = np.full((len(products), width), len(arrays), np.int64)
-        for row, product in enumerate(products):
-            self._factors[row, : len(product.axes)] = [number[id(axis)] for axis in product.axes]
+        ones = [len(arrays)] * width
+        rows = [[number[id(axis)] for axis in p.axes] + ones[len(p.axes) :] for p in products]
+        self._factors = np.array(rows, np.int64).reshape(len(products), width)
         self._constants = np.array([product.constant for product in products], np.int64)
 
     def values(self, alive: NDArray[np.bool_]) -> Ids:

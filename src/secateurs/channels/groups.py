@@ -136,7 +136,11 @@ def _atoms_by_signature(
     ends = np.zeros(int(solution.atoms.max(initial=0)) + 1, np.int64)
     for number, units in enumerate(arrays):
         atoms = solution.atoms[units].ravel()
-        found, times = np.unique(atoms[atoms != ALWAYS], return_counts=True)
+        atoms = atoms[atoms != ALWAYS]
+        if (atoms[1:] > atoms[:-1]).all():  # sorted and distinct, as most are
+            found, times = atoms, np.ones(len(atoms), np.int64)
+        else:
+            found, times = np.unique(atoms, return_counts=True)
         steps = ends[found] * (int(times.max(initial=0)) + 1) + times
         if len(steps) and (steps == steps[0]).all():
             links.append((int(ends[found[0]]), number, int(times[0])))
@@ -175,11 +179,23 @@ def positions_of(
 ) -> Ids:
     """Indices of a group's channels along a member's axis; shape (channels, member.each)."""
     atoms = solution.atoms[tensors[member.tensor].axes[member.axis]]
+    if is_one_by_one(group.channels, atoms):
+        return np.arange(len(group)).reshape(-1, 1)
     place = np.full(solution.count, -1)
     place[group.channels] = np.arange(len(group))
     at, column = np.nonzero(place[atoms] >= 0)
     order = np.argsort(place[atoms[at, column]], kind="stable")
     return at[order].reshape(len(group), member.each)
+
+
+def is_one_by_one(channels: Ids, atoms: Ids) -> bool:
+    """Whether each channel is just one index of an axis, in the axis' order.
+
+    Args:
+        channels: the atoms of a group.
+        atoms: the atoms that each index of the axis needs, shape (indices, atoms).
+    """
+    return atoms.shape[1] == 1 and np.array_equal(atoms[:, 0], channels)
 
 
 def naming_member(members: Sequence[Member]) -> Member:

@@ -33,16 +33,17 @@ class NetworkCosts:
 
     def after(self, alive: NDArray[np.bool_]) -> Cost:
         """Cost of what is left, given a mask of the kept atoms."""
+        sizes = self._sizes.values(alive)
         return Cost(
-            params=self.params(alive),
+            params=int(sizes[self._are_parameters].sum()),
             macs=self.macs(alive),
-            bytes=int(self._byte_sizes.values(alive).sum()),
+            bytes=int((sizes * self._item_sizes).sum()),
             channels=self.channels(alive),
         )
 
     def params(self, alive: NDArray[np.bool_]) -> int:
         """Number of parameters left. Separate from ``after`` because searches call it often."""
-        return int(self._parameter_sizes.values(alive).sum())
+        return int(self._sizes.values(alive)[self._are_parameters].sum())
 
     def macs(self, alive: NDArray[np.bool_]) -> int:
         """Multiply-accumulates left."""
@@ -71,14 +72,17 @@ class NetworkCosts:
         return Cost(sizes, products, held, channels=self._widths.count_in(rows, alive))
 
     @cached_property
-    def _parameter_sizes(self) -> Products:
-        sizes = [tensor.size for tensor in self._tensors if tensor.is_parameter]
-        return Products(self._solution, sizes)
+    def _sizes(self) -> Products:
+        """Numbers of elements of the tensors."""
+        return Products(self._solution, [tensor.size for tensor in self._tensors])
 
     @cached_property
-    def _byte_sizes(self) -> Products:
-        sizes = [Product(t.size.constant * t.itemsize, t.size.axes) for t in self._tensors]
-        return Products(self._solution, sizes)
+    def _are_parameters(self) -> NDArray[np.bool_]:
+        return np.array([tensor.is_parameter for tensor in self._tensors], bool)
+
+    @cached_property
+    def _item_sizes(self) -> NDArray[np.int64]:
+        return np.array([tensor.itemsize for tensor in self._tensors], np.int64)
 
     @cached_property
     def _macs(self) -> Products:

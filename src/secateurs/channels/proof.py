@@ -259,6 +259,11 @@ class _Mark:
     path: str
     layers: int
 
+    def __deepcopy__(self, memo: dict[int, object]) -> _Mark:
+        """Return the mark itself: it is immutable, as the report is."""
+        del memo
+        return self
+
 
 WRAPPERS = {
     "OptimizedModule": "_orig_mod",
@@ -347,12 +352,18 @@ def _parts_by_marks(model: object) -> Iterator[tuple[str, CutReport]]:
             yield above, marks[0].report
 
 
-def _layers_without_report(model: object, above: str = "") -> Iterator[tuple[str, object]]:
+def _layers_without_report(model: object) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    _add_layers(model, "", found)
+    return found
+
+
+def _add_layers(model: object, start: str, found: list[tuple[str, object]]) -> None:
     for name, child in _children(model).items():
-        path = f"{above}.{name}" if above else name
         if _ATTRIBUTE not in getattr(child, "__dict__", {_ATTRIBUTE: None}):
-            yield path, child
-            yield from _layers_without_report(child, path)
+            path = start + name
+            found.append((path, child))
+            _add_layers(child, f"{path}.", found)
 
 
 def _mark_layers_(model: object, report: CutReport) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.channels.equations import ALWAYS, Ids, Solution
-from secateurs.channels.groups import Group, naming_member
+from secateurs.channels.groups import Group, is_one_by_one, naming_member
 from secateurs.channels.tensors import Tensor
 
 
@@ -86,4 +86,6 @@ def _needs_of(group: Group, tensors: Mapping[str, Tensor], solution: Solution) -
     """Atoms that the positions along a group's width need, one row for each position."""
     member = naming_member(group.members)
     rows = solution.atoms[tensors[member.tensor].axes[member.axis]]
+    if is_one_by_one(group.channels, rows):
+        return rows
     return rows[np.isin(rows, group.channels).any(axis=1)]

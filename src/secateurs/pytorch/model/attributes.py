@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import nn
 
-from secateurs.pytorch.model.copies import OF_EVERY_MODULE
+from secateurs.pytorch.model.copies import OF_EVERY_MODULE, find_module
 
 ItemKey = int | str | None
 
@@ -140,7 +140,7 @@ def read_number(model: nn.Module, at: Attribute) -> int | None:
     Class attributes and properties do not count.
     """
     try:
-        module = model.get_submodule(at.owner)
+        module = find_module(model, at.owner)
     except AttributeError:
         return None
     attributes = vars(module)
@@ -155,7 +155,7 @@ def write_(model: nn.Module, at: Attribute, number: int) -> None:
     """Write an integer to a place that exists."""
     name, *path = at.name.split(".")
     steps: list[ItemKey] = [*path] if at.item is None else [*path, at.item]
-    module = model.get_submodule(at.owner)
+    module = find_module(model, at.owner)
     if not steps:
         _set_(module, name, number)
         return
@@ -210,7 +210,7 @@ def identity(module: nn.Module, at: Attribute) -> tuple[int, str, ItemKey]:
 
 
 def _holder(model: nn.Module, at: Attribute) -> tuple[object, str]:
-    holder: object = model.get_submodule(at.owner)
+    holder: object = find_module(model, at.owner)
     *path, name = at.name.split(".")
     for step in path:
         holder = _step(holder, step)

@@ -327,6 +327,18 @@ def _add_modules(
             _add_modules(inner, start + name, seen, found)
 
 
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """The module of ``model.get_submodule(path)``; faster, as it asks no module's ``__getattr__``.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    module: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        module = None if module is None else module._modules.get(name)
+    return model.get_submodule(path) if module is None else module
+
+
 def tensors_of(model: nn.Module) -> list[torch.Tensor]:
     """Every tensor among the attributes of a model's modules, private ones too."""
     return tensors_in(list_modules(model))

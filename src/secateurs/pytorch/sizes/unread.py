@@ -29,7 +29,7 @@ from secateurs.pytorch.model.attributes import (
     read,
     read_number,
 )
-from secateurs.pytorch.model.copies import list_modules
+from secateurs.pytorch.model.copies import find_module, list_modules
 from secateurs.pytorch.sizes.dry_run import DryRun
 from secateurs.pytorch.sizes.reads import Reads
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -93,7 +93,7 @@ def _find(
     modules = dict(list_modules(model))
     known = set()
     for size in network.sizes:
-        module = modules.get(size.owner) or model.get_submodule(size.owner)
+        module = modules.get(size.owner) or find_module(model, size.owner)
         known.add(identity(module, Attribute(size.owner, size.attribute, size.position)))
     unbound = [
         (alike, read_number(model, alike[0]) or 0)
