@@ -190,7 +190,7 @@ def _largest_inside(
     """The largest mismatch between the models' samples of like operations, and its layer."""
     layers, ours, twins = [], [], []
     for (layer, mine), (_, theirs) in zip(received, expected, strict=False):
-        if mine is not None and theirs is not None and len(mine) == len(theirs):
+        if mine is not None and theirs is not None and mine.numel() == theirs.numel():
             layers.append(layer)
             ours.append(mine)
             twins.append(theirs)
@@ -202,8 +202,9 @@ def _as_arrays(samples: Sequence[torch.Tensor]) -> list[NDArray[np.float64]]:
     if not samples:
         return []
     numbers: NDArray[np.float64] = torch.cat([*samples]).double().numpy()
-    ends = itertools.accumulate(map(len, samples))
-    return [numbers[end - len(sample) : end] for sample, end in zip(samples, ends, strict=True)]
+    lengths = [sample.numel() for sample in samples]
+    ends = itertools.accumulate(lengths)
+    return [numbers[end - length : end] for length, end in zip(lengths, ends, strict=True)]
 
 
 def _in_double(value: object) -> object:

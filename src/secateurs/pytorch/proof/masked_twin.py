@@ -223,11 +223,11 @@ class PackedRows:
 
     def keep(self, values: torch.Tensor) -> torch.Tensor:
         """A copy of at most ``width`` numbers."""
-        return self._row(values.dtype, len(values)).copy_(values)
+        return self._row(values.dtype, values.numel()).copy_(values)
 
     def take(self, tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """A tensor's values at at most ``width`` flat positions."""
-        return torch.take(tensor, places, out=self._row(tensor.dtype, len(places)))
+        return torch.take(tensor, places, out=self._row(tensor.dtype, places.numel()))
 
     def _row(self, dtype: torch.dtype, length: int) -> torch.Tensor:
         """An unused row of this many numbers."""
