@@ -27,6 +27,7 @@ from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten, is_users, line_in, users_line
 from secateurs.pytorch.tracing.op_call import (
     MADE_NEW,
+    STARTS,
     Arguments,
     Call,
     Keywords,
@@ -226,6 +227,9 @@ class DryRun(OpInterpreter):
         follow the cut: then the recorded slice is applied first.
         """
         operations = self._forward.operations
+        while self._is_left_out(call):
+            self._note_left_out(operations[self.index])
+            self.index += 1
         end = self.index
         while end < len(operations) and operations[end].name == "aten.slice":
             end += 1
@@ -241,6 +245,31 @@ class DryRun(OpInterpreter):
                 f"it executes {call.name} where the dense model executes {operation.name}"
             )
         return call, operation
+
+    def _is_left_out(self, call: Call) -> bool:
+        """Whether the next recorded slice was omitted: a slice from 0, while this one is behind it.
+
+        Queries, keys and values are cut out of one tensor in turn, say.
+        """
+        after = self._forward.operations[self.index : self.index + 2]
+        if call.packet is not aten.slice or any(one.name != "aten.slice" for one in after):
+            return False
+        starts = [one.start for one in after] + [start_of(call)]
+        if len(starts) < 3 or None in starts:
+            return False
+        (axis, first), (next_axis, second), (call_axis, at) = starts
+        return axis == next_axis == call_axis and first == 0 < second and at > 0
+
+    def _note_left_out(self, operation: OpRecord) -> None:
+        """Note lengths of a recorded slice that was omitted."""
+        (dense, axes), *_ = operation.outputs
+        expected = self._shape(dense, axes)
+        layers = tuple(self._layers_in(_running_frames()))
+        for axis, size in enumerate(dense):
+            if expected[axis] != size:
+                key = (self._pass, self.index, 0, axis)
+                wrong = WrongSize(key, axes.get(axis), size, None, users_line(), layers)
+                self.findings.sizes.append(wrong)
 
     def _slice_as_expected(self, call: Call, left_out: OpRecord) -> Call:
         """The call with the expected result of an omitted slice; the wrong end is noted."""
@@ -330,7 +359,9 @@ class DryRun(OpInterpreter):
         for place, (dense, axes) in enumerate(operation.outputs):
             expected = self._shape(dense, axes)
             got = (
-                _find_asked_shape(call, place, expected) if shapes is None else _nth(shapes, place)
+                _find_asked_shape(call, place, expected)
+                if shapes is None
+                else _nth(shapes, place, call)
             )
             for axis, length in enumerate(_find_lengths(got, dense, expected, given)):
                 if length == expected[axis]:
@@ -357,7 +388,8 @@ class DryRun(OpInterpreter):
             return
         key = (self._pass, self.index, START, axis)
         layers = tuple(self._layers_in(_running_frames()))
-        wrong = WrongSize(key, units[:dense], dense, found[1], users_line(), layers)
+        asked = max(found[1], call.get(STARTS[call.packet], 0))  # maybe behind the end
+        wrong = WrongSize(key, units[:dense], dense, asked, users_line(), layers)
         self.findings.sizes.append(wrong)
 
     def _layers_in(self, frames: Iterator[FrameType]) -> Iterator[str]:
@@ -428,8 +460,17 @@ def _find_lengths(
     return lengths
 
 
-def _nth(shapes: list[tuple[int, ...]], place: int) -> tuple[int, ...] | None:
-    return shapes[place] if place < len(shapes) else None
+def _nth(shapes: list[tuple[int, ...]], place: int, call: Call) -> tuple[int, ...] | None:
+    """The shape of a result; for a slice that ends behind the end, the length it asked for."""
+    if place >= len(shapes):
+        return None
+    start, end = call.get("start", 0), call.get("end")
+    if call.packet is not aten.slice or not isinstance(end, int) or call.get("step", 1) != 1:
+        return shapes[place]
+    axis = call.get("dim", 0) % len(shapes[place])
+    is_cut_off = start >= 0 and call.tensors()[0].shape[axis] < end < sys.maxsize
+    asked = end - start if is_cut_off else shapes[place][axis]
+    return (*shapes[place][:axis], asked, *shapes[place][axis + 1 :])
 
 
 def _running_frames() -> Iterator[FrameType]:
