@@ -1,5 +1,7 @@
 """Repairs of a size that did not follow: bound, tied to another, or frozen."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -279,3 +281,39 @@ def test_every_cut_of_what_is_offered_runs_not_only_of_all_at_once():
     network = sec.trace(model, X)
     for group in network.groups:
         sec.apply(model, network.cut({group.name: [0]}), X, network=network)
+
+
+class CheckedFirst(nn.Module):
+    """Attention that checks its width by a multiple of its heads before any shape shows them."""
+
+    def __init__(self, heads=4):
+        super().__init__()
+        self.heads, self.width = heads, 32
+        self.stem, self.qkv, self.out = nn.Linear(6, 32), nn.Linear(32, 96), nn.Linear(32, 3)
+
+    def forward(self, x):
+        qkv = self.qkv(self.stem(x))
+        n, length, width = qkv.shape
+        assert width % (3 * self.heads) == 0
+        each = width // (3 * self.heads)
+        parts = (part.reshape(n, length, self.heads, each) for part in qkv.chunk(3, -1))
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        found = (q @ k.mT / 2).softmax(-1) @ v
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+def test_heads_follow_where_a_check_of_their_multiple_fails_first():
+    torch.manual_seed(0)
+    model = CheckedFirst().eval()
+    network = sec.trace(model, X)
+    assert sorted(len(group) for group in network.groups) == [4, 8, 32]
+    cut = network.cut({group.name: [1] for group in network.groups})
+    small = sec.apply(model, cut, X, network=network)
+    assert (small.heads, small.qkv.out_features) == (3, 3 * 3 * 7)
+    rows, dense = list(cut.tensors["qkv.weight"].removed[0]), copy.deepcopy(model)
+    with torch.no_grad():
+        dense.qkv.weight[:, 1] = 0
+        read = [row for row in rows if row < 64]  # queries and keys
+        dense.qkv.weight[read], dense.qkv.bias[read] = 0, 0
+        dense.out.weight[:, list(cut.tensors["out.weight"].removed[1])] = 0
+    assert torch.allclose(small(X), dense(X), atol=1e-6)

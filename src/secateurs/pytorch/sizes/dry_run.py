@@ -254,11 +254,11 @@ class DryRun(OpInterpreter):
         after = self._forward.operations[self.index : self.index + 2]
         if call.packet is not aten.slice or any(one.name != "aten.slice" for one in after):
             return False
-        starts = [one.start for one in after] + [start_of(call)]
-        if len(starts) < 3 or None in starts:
+        starts = [start for start in (*(one.start for one in after), start_of(call)) if start]
+        if len(starts) < 3 or len({axis for axis, _ in starts}) > 1:
             return False
-        (axis, first), (next_axis, second), (call_axis, at) = starts
-        return axis == next_axis == call_axis and first == 0 < second and at > 0
+        (_, first), (_, second), (_, present) = starts
+        return first == 0 < min(second, present)
 
     def _note_left_out(self, operation: OpRecord) -> None:
         """Note lengths of a recorded slice that was omitted."""

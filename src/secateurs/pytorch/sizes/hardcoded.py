@@ -295,14 +295,13 @@ class _Turns:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._recent: deque[tuple[int, int]] = deque(maxlen=NEIGHBOURS)
+        self._length = self._turn = 0
 
     def next(self, length: int) -> int:
-        """The turn of the next group: 0, or one more than its last neighbour of this length."""
-        before = [turn for size, turn in self._recent if size == length]
-        turn = (before[-1] + 1) % 4 if before else 0
-        self._recent.append((length, turn))
-        return turn
+        """The turn of the next group: one more than that of the one before, of the same length."""
+        self._turn = (self._turn + 1) % 4 if length == self._length else 0
+        self._length = length
+        return self._turn
 
     def is_left_whole(self, length: int, is_alike: bool) -> bool:
         """Whether the next group loses nothing.

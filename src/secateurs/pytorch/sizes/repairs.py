@@ -60,7 +60,7 @@ class Repairs:
     def answer(self, findings: Findings, stays: Stays, second_look: SecondLook) -> bool:
         """Repair some of the findings; False where no repair is left."""
         stuck = [wrong for wrong in findings.sizes if wrong.is_stuck]
-        if self._follow(findings, stuck) or self._follow_factors(findings, stays):
+        if self._follow(findings, stuck, stays) or self._follow_factors(findings, stays):
             return True
         if self._follow_wholes(findings, stays):
             return True
@@ -78,7 +78,7 @@ class Repairs:
 
     # -- lengths held by an attribute
 
-    def _follow(self, findings: Findings, stuck: Sequence[WrongSize]) -> bool:
+    def _follow(self, findings: Findings, stuck: Sequence[WrongSize], stays: Stays) -> bool:
         raised = findings.raised
         # A check in the code failed, perhaps on a length that the next operation was about to use.
         guesses = raised.next if raised is not None and not findings.sizes else ()
@@ -88,7 +88,19 @@ class Repairs:
         wanted = {wrong.key: wrong for wrong in (*stuck, *again, *guesses)}
         for key in wanted:
             self._bindings.let_go(key)
-        return _any_of(self._bindings.follow, wanted.values())
+        sides = [side for guess in guesses for side in self._sides_that_changed(guess, stays)]
+        # A check is of heads sooner than of all that they make together.
+        return _any_of(self._bindings.follow, sides) or _any_of(
+            self._bindings.follow, wanted.values()
+        )
+
+    def _sides_that_changed(self, wrong: WrongSize, stays: Stays) -> Iterator[WrongSize]:
+        """The sides of a grid along an axis, each as a length that did not follow."""
+        sides = None if wrong.units is None else self._tracer.equations.sides(wrong.units)
+        for number, side in enumerate(sides or ()):
+            if not stays[side].all():
+                size = len(side)
+                yield replace(wrong, key=(*wrong.key, number), units=side, dense=size, got=size)
 
     def _follow_factors(self, findings: Findings, stays: Stays) -> bool:
         return _any_of(lambda wrong: self._follow_factor(wrong, stays), findings.sizes)
