@@ -7,6 +7,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.calibration.padding import example_with_padding, hidden_rows
+from secateurs.errors import DataError
 
 TOKENS = torch.arange(1, 49).reshape(8, 6) % 11
 MASK = torch.ones(8, 6, dtype=torch.long)
@@ -137,3 +138,38 @@ def test_pruning_and_the_loop_trace_padded_texts_anew():
         training=training,
     )  # fmt: skip
     assert found.model.mix.out_features < 16
+
+
+class PathOfOne(nn.Module):
+    """As Transformers' language models: positions are expanded only where texts are several."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(20, 8), nn.Embedding(6, 8)
+        self.inner, self.head = nn.Linear(8, 16), nn.Linear(16, 20)
+
+    def forward(self, input_ids):
+        places = torch.arange(input_ids.shape[1])[None]
+        if len(input_ids) > 1:
+            places = places.expand(len(input_ids), -1)
+        hidden = self.words(input_ids) + self.places(places)
+        return self.head(torch.relu(self.inner(hidden)))
+
+
+def test_calibration_texts_go_with_an_example_of_one():
+    texts = torch.from_numpy(np.random.default_rng(0).integers(0, 20, (160, 6)))
+    model = PathOfOne().eval()
+    made = sec.prune(model, texts[:1], sec.Budget(params=0.8), calibration=texts)
+    assert made.report.fidelity["repaired"].distance < made.report.fidelity["dropped"].distance
+    raw = sec.prune(model, texts[:1], sec.Budget(params=0.8), repair=False, calibration=texts)
+    repaired = sec.repair(raw.model, model, texts)
+    assert sec.report_of(repaired).fidelity.kept == "repaired"
+    with pytest.raises(DataError, match="and with two examples, not one"):
+        sec.score(sec.trace(model, texts[:1]), "apoz", data=texts)
+
+
+def test_few_texts_are_called_texts():
+    texts = torch.from_numpy(np.random.default_rng(0).integers(0, 20, (40, 6)))
+    with pytest.warns(UserWarning, match="40 calibration texts are few.* any texts of the kind"):
+        sec.prune(PathOfOne().eval(), texts[:1], sec.Budget(params=0.8), calibration=texts)

@@ -280,7 +280,7 @@ def _other_inputs(like: Any, images: Any, where: str) -> str:
     return message
 
 
-TRACE_PADDED = "secateurs.trace(model, {name: value[row:row + 1] for name, value in texts.items()})"
+TRACE_PADDED = "secateurs.trace(model, {name: value[[row, row]] for name, value in texts.items()})"
 """Code that traces a network with a padded text, for messages."""
 
 

@@ -1,7 +1,8 @@
-"""Choice of the text that a language model is traced with: a padded one, if there is any.
+"""Choice of the texts that a language model is traced with: two, and padded ones if there are any.
 
 A language model may skip a mask that hides nothing, so a pass without padding can run other
-operations than one with padding. If both occur in the data, the trace with padding fits both.
+operations than one with padding. If both occur in the data, the trace with padding fits both. It
+may also skip what a single text does not need, such as positions that are expanded to all texts.
 """
 
 from __future__ import annotations
@@ -49,6 +50,32 @@ def example_with_padding(example_inputs: Any, data: Any) -> Any:
         if lacking is None and not all(name in known for name in masks):
             lacking = rows_of(inputs, [0])
     return example_inputs if lacking is None else lacking
+
+
+def two_texts(example_inputs: Any) -> Any:
+    """The example inputs; a single row of integers, such as the tokens of a text, becomes two.
+
+    Args:
+        example_inputs: as passed to ``trace``.
+
+    Example:
+        >>> two_texts({"input_ids": np.array([[5, 7]])})["input_ids"].tolist()
+        [[5, 7], [5, 7]]
+        >>> two_texts(np.zeros((1, 3))).shape
+        (1, 3)
+    """
+    named = isinstance(example_inputs, Mapping)
+    values = list(example_inputs.values()) if named else [example_inputs]
+    rows = [getattr(value, "shape", ())[:1] for value in values]
+    single = bool(rows) and all(tuple(row) == (1,) for row in rows)
+    if not single or not any(is_text(value) for value in values):
+        return example_inputs
+    return rows_of(example_inputs, [0, 0])
+
+
+def is_text(value: Any) -> bool:
+    """Whether an array can hold the tokens of texts: integers, in rows."""
+    return len(value.shape) == 2 and "int" in str(value.dtype)
 
 
 def hidden_rows(inputs: Mapping[str, Any]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.padding import is_text
 from secateurs.channels.arrays import Floats
 from secateurs.errors import DataError
 
@@ -178,20 +179,35 @@ def furthest_from_training(
 
 def _warn_of(images: CalibrationBatch, caller: str) -> None:
     if len(images) < FEW_IMAGES:
+        kind, judges = _kind_of(images), max(1, round(len(images) * JUDGING))
         warnings.warn(
-            f"{caller}: {len(images)} calibration images are few: weights are fitted to them, and "
-            f"only {max(1, round(len(images) * JUDGING))} of them evaluate the result. Labels are "
-            f"not needed: {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST.",
+            f"{caller}: {len(images)} calibration {kind} are few: weights are fitted to "
+            f"them, and only {judges} evaluate the result. Labels are not needed{_enough(images)}.",
             UserWarning,
             stacklevel=4,
         )
-    first = images.images
-    arrays = list(first.values()) if isinstance(first, Mapping) else first
-    arrays = arrays if isinstance(arrays, (list, tuple)) else [arrays]
-    if all((array == array[:1]).all() for array in arrays):
+    if all((array == array[:1]).all() for array in _arrays_of(images)):
         warnings.warn(
             f"{caller}: all {len(images)} calibration images are identical, so they say nothing "
             "about the outputs for others. Pass images like those that the network will see.",
             UserWarning,
             stacklevel=4,
         )
+
+
+def _enough(images: CalibrationBatch) -> str:
+    """How many would be enough, as measured; nothing is known of texts."""
+    if _kind_of(images) == "texts":
+        return ": any texts of the kind that the model will read will do"
+    return f": {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST"
+
+
+def _kind_of(images: CalibrationBatch) -> str:
+    """What to call the data: texts if they are rows of integers."""
+    return "texts" if any(map(is_text, _arrays_of(images))) else "images"
+
+
+def _arrays_of(images: CalibrationBatch) -> list[Any]:
+    first = images.images
+    arrays = list(first.values()) if isinstance(first, Mapping) else first
+    return list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from secateurs.arguments import takes_known_names
 from secateurs.backends import backend_named, backend_of, can_repair, repairing
 from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.padding import two_texts
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import report_of, unwrap
@@ -749,6 +750,7 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
     """Repair a copy of a cut model: see ``secateurs.repair``."""
     if example_inputs is None:
         example_inputs, images = example_from(images)
+        example_inputs = two_texts(example_inputs)
     small, dense = unwrap(small), unwrap(dense)
     backend = backend_of(dense)
     network = backend.trace(dense, example_inputs)

@@ -9,7 +9,7 @@ from typing import Any
 from secateurs.backends import Loss, backend_named
 from secateurs.calibration.batches import LABELS
 from secateurs.calibration.examples import StepLoss, as_arrays, is_pair_in_list, split_of
-from secateurs.calibration.padding import example_with_padding
+from secateurs.calibration.padding import example_with_padding, two_texts
 from secateurs.channels.network import Network
 from secateurs.training.task import LearningTask, task_of
 
@@ -72,8 +72,8 @@ def inputs_to_trace(model: Any, example_inputs: Any, data: Any) -> Any:
     """Example inputs for tracing a model, so that outputs compare with those on calibration data.
 
     Optional labels are dropped: with labels a model also returns a loss, which is a single number
-    for all examples. Example texts without padding are replaced by padded ones, see
-    ``example_with_padding``.
+    for all examples. Example texts without padding are replaced by padded ones, and a single text
+    by two, where there are calibration data; see ``example_with_padding`` and ``two_texts``.
     """
     if isinstance(example_inputs, Mapping):
         taken = inspect.signature(getattr(model, "forward", model.__call__)).parameters
@@ -85,7 +85,7 @@ def inputs_to_trace(model: Any, example_inputs: Any, data: Any) -> Any:
         example_inputs = {
             name: value for name, value in example_inputs.items() if name not in spare
         }
-    return example_with_padding(example_inputs, data)
+    return example_inputs if data is None else two_texts(example_with_padding(example_inputs, data))
 
 
 def kind_of_outputs(task: str | LearningTask | None) -> str | None:

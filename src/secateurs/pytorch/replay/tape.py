@@ -410,7 +410,8 @@ class _Recorder(OpInterpreter):
             "calibration data: expected the forward pass that was traced "
             f"({len(self._operations)} operations); received images for which {difference}. The "
             "model's path depends on its input: trace it with an input like the calibration "
-            f"data; for texts, use a padded one if there is any: {TRACE_PADDED}"
+            "data, and with two examples, not one; for texts, use padded ones if there are any: "
+            f"{TRACE_PADDED}"
         )
 
     def pass_through(
