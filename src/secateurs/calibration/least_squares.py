@@ -45,7 +45,7 @@ class Moments:
     """Moments of rows of patches ``u`` and targets ``y``, for each of ``g`` groups.
 
     Attributes:
-        rows: number of rows.
+        rows: number of rows, or the sum of their weights.
         mean_u: shape (g, inputs).
         mean_y: shape (g, outputs).
         uu: sums of products of deviations from the means, shape (g, inputs, inputs).
@@ -53,7 +53,7 @@ class Moments:
         yy: sums of squared deviations, shape (g, outputs).
     """
 
-    rows: int
+    rows: float
     mean_u: Sums
     mean_y: Sums
     uu: Sums

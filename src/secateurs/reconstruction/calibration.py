@@ -182,7 +182,8 @@ def _warn_of(images: CalibrationBatch, caller: str) -> None:
         kind, judges = _kind_of(images), max(1, round(len(images) * JUDGING))
         warnings.warn(
             f"{caller}: {len(images)} calibration {kind} are few: weights are fitted to "
-            f"them, and only {judges} evaluate the result. Labels are not needed{_enough(images)}.",
+            f"them, and only {judges} of them evaluate the result. Labels are not needed"
+            f"{_enough(images)}.",
             UserWarning,
             stacklevel=4,
         )

@@ -87,7 +87,9 @@ class Reading:
         fold = _fold(network, units) if len(units) > MOST_CHANNELS else None
         if len(units) > MOST_CHANNELS and fold is None:
             return None
-        return cls(units, inputs > MOST_INPUTS, fold)
+        # Where each channel is a single input, products of channels are those of whole patches.
+        has_taps = inputs > len(units) or fold is not None
+        return cls(units, inputs > MOST_INPUTS and has_taps, fold)
 
     def values(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Rows of shape (rows, channels) whose products are kept, from rows of values read."""

@@ -35,7 +35,7 @@ MOST_OF_LONG = 2048
 class Summed(Protocol):
     """Sums of rows that are added in pieces."""
 
-    rows: int
+    rows: float
 
     def moments(self) -> Moments:
         """Moments of all rows so far."""

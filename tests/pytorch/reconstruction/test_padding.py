@@ -17,14 +17,21 @@ PRESENT = np.arange(8) < LENGTHS[:, None]
 class Texts(nn.Module):
     """Each word by itself; the mean of those that are there."""
 
-    def __init__(self):
+    def __init__(self, taps=1):
         super().__init__()
         torch.manual_seed(0)
         self.embed, self.first = nn.Embedding(50, 12), nn.Linear(12, 16)
         self.second, self.head = nn.Linear(16, 12), nn.Linear(12, 4)
+        if taps > 1:
+            self.second = nn.Conv1d(16, 12, taps, padding="same")
+        self.taps = taps
 
     def forward(self, input_ids, attention_mask):
-        hidden = self.second(torch.relu(self.first(self.embed(input_ids))))
+        hidden = torch.relu(self.first(self.embed(input_ids)))
+        if self.taps > 1:
+            hidden = self.second(hidden.transpose(1, 2)).transpose(1, 2)
+        else:
+            hidden = self.second(hidden)
         marks = attention_mask[..., None].to(hidden.dtype)
         return self.head((hidden * marks).sum(1) / marks.sum(1))
 
@@ -39,11 +46,12 @@ def first(data):
     return {name: torch.from_numpy(values[:2]) for name, values in data.items()}
 
 
-@pytest.mark.parametrize("widest", [contraction_sums.MOST_INPUTS, 8])  # patches, or channels mixed
-def test_sums_of_a_padded_text_leave_the_padding_out(widest, monkeypatch):
+# Patches; patches of one value for each channel; channels mixed.
+@pytest.mark.parametrize(("widest", "taps"), [(contraction_sums.MOST_INPUTS, 1), (8, 1), (8, 3)])
+def test_sums_of_a_padded_text_leave_the_padding_out(widest, taps, monkeypatch):
     monkeypatch.setattr(contraction_sums, "MOST_INPUTS", widest)
     data = texts(49)
-    model = Texts().eval()
+    model = Texts(taps).eval()
     network = sec.trace(model, first(data))
     found = dense_sums.contractions_of(network, CalibrationBatch(data, None), "relative", 0)
     reader = next(one for one in found if one.weight == "second.weight")
@@ -54,7 +62,7 @@ def test_sums_of_a_padded_text_leave_the_padding_out(widest, monkeypatch):
     about = words - words.mean(0)
     np.testing.assert_allclose(reader.moments.uu[0], about.T @ about, rtol=1e-4, atol=1e-3)
     assert reader.moments.rows == PRESENT.sum()
-    assert reader.mixes == (widest == 8)
+    assert reader.mixes == (taps == 3)
 
 
 def test_values_in_the_padding_change_no_repaired_weight():

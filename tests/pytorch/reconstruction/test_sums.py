@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from secateurs.calibration.least_squares import Moments
 from secateurs.pytorch.reconstruction.sums import RunningMoments
 
 RANDOM = np.random.default_rng(0)
@@ -19,3 +20,17 @@ def test_moments_of_pieces_are_those_of_all_rows():
     assert np.allclose(found.uu, a.transpose(0, 2, 1) @ a, atol=1e-2)
     assert np.allclose(found.uy, a.transpose(0, 2, 1) @ b, atol=1e-2)
     assert np.allclose(found.yy, np.square(b).sum(axis=1), rtol=1e-4)
+
+
+def test_a_row_of_weight_two_counts_as_two_rows():
+    u, y = RANDOM.normal(size=(2, 20, 3)), RANDOM.normal(size=(2, 20, 4))
+    weights = RANDOM.integers(1, 4, 20)
+    running = RunningMoments()
+    for part in (slice(0, 9), slice(9, 20)):
+        rows = (torch.from_numpy(one[:, part]).float() for one in (u, y))
+        running.add(*rows, torch.from_numpy(weights[part]).float())
+    found = running.moments()
+    expected = Moments.of(*(np.repeat(one, weights, axis=1) for one in (u, y)))
+    assert found.rows == weights.sum()
+    for name in ("mean_u", "mean_y", "uu", "uy", "yy"):
+        assert np.allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4)

@@ -297,14 +297,19 @@ class _Walk(LockstepWalk[Piece, Site]):
         places = max(1, targets[0][:1].size // outputs)
         each = min(per_image, places) * site.map.inputs * site.map.groups
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
+        y = as_numbers(pair.dense.find(GraphRef(site.step.number)))
+        weights = site.weigh_rows(y, pair.dense) if sums else None
+        if weights is not None:
+            targets = [*targets, np.broadcast_to(weights, targets[0].shape)]
         for start in range(0, len(x), at_a_time):
             part = slice(start, start + at_a_time)
             seed = pair.number * 4099 + start  # distinct for each part of each piece
             present = present_part(pair.small.present, part)
             parts = [target[part] for target in targets]
             u, made = tables(site.map, x[part], parts, per_image, seed, present)
+            of_rows = None if weights is None else made.pop()[0, :, 0]
             if sums:
-                (gathered.held if pair.held else gathered.fit).add(u, made[0])
+                (gathered.held if pair.held else gathered.fit).add(u, made[0], of_rows)
             if keeps:
                 gathered.rows.append((pair.held, [u[0], *(table[0] for table in made)]))
         return True

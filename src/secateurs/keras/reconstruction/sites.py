@@ -17,12 +17,13 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from secateurs.keras.internals import Layer, Variable, operation_classes
+from secateurs.keras.internals import Layer, Variable, find_classes, operation_classes
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.reconstruction.contractions import Map
+from secateurs.keras.reconstruction.contractions import EinsumMap, Map
 from secateurs.keras.reconstruction.program import GraphRef, GraphStep, Piece, Program, as_numbers
 from secateurs.reconstruction.drawing import rows_per_image
+from secateurs.reconstruction.positions import Division, weigh_positions
 
 Sums = NDArray[np.float64]
 
@@ -37,6 +38,11 @@ IDENTITIES = (
 )
 SUMS = (layers.Add, *operation_classes("Add"))
 RELUS = operation_classes("Relu")
+SQUARES, POWERS, PRODUCTS, MEANS = (
+    operation_classes(name) for name in ("Square", "Power", "Multiply", "Mean")
+)
+COPIES = operation_classes("Cast")
+POSITION_NORMS = find_classes([layers], "LayerNormalization", "RMSNormalization")
 
 
 @dataclass(eq=False, slots=True)
@@ -71,6 +77,8 @@ class Site:
         rectified: whether a ReLU follows that alone reads the result.
         normalised: whether batch normalisation follows.
         beyond: factor of each output in a batch normalisation after that ReLU; weighs the errors.
+        division: what a normalisation of each position of the sum (the result, where there is no
+            sum) divides by.
     """
 
     step: GraphStep
@@ -84,6 +92,7 @@ class Site:
     rectified: bool = False
     normalised: bool = False
     beyond: Sums = field(default_factory=lambda: np.ones(()))
+    division: Division = Division.NONE
 
     @property
     def has_intercept(self) -> bool:
@@ -120,6 +129,23 @@ class Site:
     def rows_per_image(self, images: int) -> int:
         """Return the number of rows to sample per image."""
         return rows_per_image(self.map.inputs, images)
+
+    def weigh_rows(self, y: NDArray[np.float32], piece: Piece) -> NDArray[np.float32] | None:
+        """Weigh the error at each position of the result, shape (..., 1); see ``weigh_positions``.
+
+        Args:
+            y: result in the dense network.
+            piece: its pass.
+
+        Returns:
+            The weights; None where no normalisation follows, or what is added is not known yet.
+        """
+        others = [] if self.joint is None else self.joint.others
+        known = all(ref.step < 0 or ref in piece.values for ref in others)
+        if self.division is Division.NONE or self.moves or not known:
+            return None
+        total = y + sum(as_numbers(piece.find(ref)) for ref in others)
+        return weigh_positions(total, self.division) if total.shape == y.shape else None
 
     def move_back(
         self, value: NDArray[np.float32], like: NDArray[np.float32], piece: Piece
@@ -181,7 +207,16 @@ class Sites:
         return self._uses[id(variable)] == 1
 
     def _follow(self, site: Site, behind: set[int]) -> None:
-        """Follow a site's result as long as a single step reads it."""
+        """Note what follows a site, up to the next step that mixes channels."""
+        ref = self._follow_chain(site, behind)
+        if ref is None:
+            return
+        self._note_division(site, ref)
+        if site.joint is None:
+            site.moves.clear()
+
+    def _follow_chain(self, site: Site, behind: set[int]) -> GraphRef | None:
+        """Follow a result as long as a single step reads it; None if a ReLU ends it."""
         ref = GraphRef(site.step.number)
         while ref not in self._outputs and len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
@@ -194,14 +229,40 @@ class Sites:
                 site.rectified = not site.moves
                 if site.rectified and not site.normalised:
                     site.beyond = self._scale_beyond(GraphRef(step.number))
-                return
+                return None
             elif isinstance(layer, MOVES) and site.joint is None and len(step.reads) == 1:
                 site.moves.append(step)
             elif not isinstance(layer, IDENTITIES):
                 break
             ref = GraphRef(step.number)
-        if site.joint is None:
-            site.moves.clear()
+        return ref
+
+    def _note_division(self, site: Site, ref: GraphRef) -> None:
+        last = site.map.channel == len(site.step.specs[0].shape) - 1
+        if isinstance(site.map, EinsumMap) and last and not site.normalised:
+            site.division = self._division_of(ref)
+
+    def _division_of(self, ref: GraphRef) -> Division:
+        """What a normalisation over the last axis that reads a value divides by."""
+        found = Division.NONE
+        for step in self._readers.get(ref, ()):
+            layer = step.part.layer
+            if isinstance(layer, POSITION_NORMS) and _is_last(step):
+                found = division_by(layer)
+            elif isinstance(layer, COPIES):
+                found = self._division_of(GraphRef(step.number))
+            elif _is_square(step) and self._is_averaged(GraphRef(step.number)):
+                found = Division.ROOT_MEAN_SQUARE
+            if found is not Division.NONE:
+                break
+        return found
+
+    def _is_averaged(self, ref: GraphRef) -> bool:
+        """Return whether a mean over the last axis reads a value."""
+        return any(
+            isinstance(step.part.layer, MEANS) and _is_last(step)
+            for step in self._readers.get(ref, ())
+        )
 
     def _scale_beyond(self, ref: GraphRef) -> Sums:
         """Scale of a batch normalisation that alone reads a value; one if there is none."""
@@ -233,6 +294,31 @@ class Sites:
             return False
         site.joint = Joint(step, operands.index(ref), others)
         return True
+
+
+def division_by(layer: Layer) -> Division:
+    """Return what a layer divides each position by."""
+    centred = isinstance(layer, layers.LayerNormalization)
+    centred = centred and not getattr(layer, "rms_scaling", False)
+    return Division.DEVIATION if centred else Division.ROOT_MEAN_SQUARE
+
+
+def _is_last(step: GraphStep) -> bool:
+    """Return whether a step's axis, or the only one of several, is the last of what it reads."""
+    axis = getattr(step.part.layer, "axis", None)
+    axes = list(axis) if isinstance(axis, (list, tuple)) else [axis]
+    keeps = getattr(step.part.layer, "keepdims", True)
+    return axes in ([-1], [len(step.specs[0].shape) - bool(keeps)])
+
+
+def _is_square(step: GraphStep) -> bool:
+    """Return whether a step computes the square of one value."""
+    layer, operands = step.part.layer, step.operands
+    if isinstance(layer, POWERS):
+        exponent = operands[1] if len(operands) == 2 else None
+        return isinstance(exponent, (int, float)) and exponent == 2
+    twice = isinstance(layer, PRODUCTS) and len(operands) == 2 and operands[0] == operands[1]
+    return twice or isinstance(layer, SQUARES)
 
 
 def _uses(steps: Sequence[GraphStep]) -> Mapping[int, int]:

@@ -240,6 +240,8 @@ class _Walk(LockstepWalk[Piece, Site]):
     ) -> None:
         """Add one pair's rows to the sums, or keep the rows themselves."""
         x: torch.Tensor = pair.small.find(site.source)
+        weights = site.weigh_rows(pair.dense.find(Ref(site.step)), pair.dense)
+        weighed = [] if weights is None or not sums else [weights]
         places = max(1, targets[0][:1].numel() // max(1, targets[0].shape[site.map.channel]))
         each = min(rows, places) * site.map.inputs * site.map.groups
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
@@ -247,9 +249,11 @@ class _Walk(LockstepWalk[Piece, Site]):
             part = slice(start, start + at_a_time)
             present = present_part(pair.small.present, part)
             seed = pair.number * 4099 + start
-            u, tables = site.map.tables(x[part], [t[part] for t in targets], rows, seed, present)
+            everything = [t[part] for t in (*targets, *weighed)]
+            u, tables = site.map.tables(x[part], everything, rows, seed, present)
             if sums:
-                (gathered.held if pair.held else gathered.fit).add(u, tables[0])
+                of_rows = tables.pop()[0, :, 0] if weighed else None
+                (gathered.held if pair.held else gathered.fit).add(u, tables[0], of_rows)
             if keeps:
                 kept = [u[0], *(table[0] for table in tables)]
                 gathered.rows.append((pair.held, [one.cpu().numpy() for one in kept]))

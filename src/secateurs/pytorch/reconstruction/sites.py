@@ -21,6 +21,7 @@ from secateurs.pytorch.reconstruction.program import Piece, call_of, readers_of
 from secateurs.pytorch.replay.tape import Input, Ref, Slot, Step, TensorSource
 from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
+from secateurs.reconstruction.positions import Division, weigh_positions
 
 MOVES = {
     aten.view,
@@ -38,6 +39,11 @@ MOVES = {
 IDENTITIES = {aten.dropout, aten.dropout_, aten.feature_dropout}
 SUMS = {aten.add, aten.add_}
 RELUS = {aten.relu, aten.relu_}
+POSITION_NORMS = {
+    aten.layer_norm: Division.DEVIATION,
+    aten.rms_norm: Division.ROOT_MEAN_SQUARE,
+}
+COPIES = {aten._to_copy, aten.to, aten.clone}
 
 
 @dataclass(eq=False, slots=True)
@@ -59,6 +65,8 @@ class Site:
         normalised: whether batch normalisation follows.
         beyond: factor on each output by the batch normalisation after that ReLU; errors are
             weighted by it.
+        division: what a normalisation of each position of the sum (the result, where there is no
+            sum) divides by.
     """
 
     step: int
@@ -73,6 +81,7 @@ class Site:
     rectified: bool = False
     normalised: bool = False
     beyond: torch.Tensor = field(default_factory=lambda: torch.ones(()))
+    division: Division = Division.NONE
 
     @property
     def has_intercept(self) -> bool:
@@ -128,6 +137,28 @@ class Site:
         found = torch.empty_like(value.reshape(-1))
         found[places] = value.reshape(-1)
         return found.reshape(like.shape)
+
+    def weigh_rows(self, y: torch.Tensor, piece: Piece) -> torch.Tensor | None:
+        """Weigh the error at each position, in the result's shape with one channel.
+
+        Args:
+            y: result in the dense network.
+            piece: its pass.
+
+        Returns:
+            The weights (see ``weigh_positions``); None where no normalisation follows, or what is
+            added is not known yet.
+        """
+        joined = self.joined
+        known = not isinstance(joined, Ref) or joined in piece.values
+        if self.division is Division.NONE or not known or (joined is None and self.moves):
+            return None
+        total = self.move(y, piece)
+        if joined is not None:
+            total = total + piece.find(joined)
+        weights = torch.from_numpy(weigh_positions(total.float().cpu().numpy(), self.division))
+        spread = weights.to(y.device).expand_as(total)
+        return self.move_back(spread, y, piece).narrow(self.map.channel, 0, 1)
 
     def along_channels(self, vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A vector over outputs, in a shape that broadcasts against the result."""
@@ -219,7 +250,16 @@ class Sites:
         return self._input_dims[source.number]
 
     def _follow(self, site: Site, behind: set[int]) -> None:
-        """Follow a site's result as long as a single operation reads it."""
+        """Note what follows a site, up to the next step that mixes channels."""
+        ref = self._follow_chain(site, behind)
+        if ref is None:
+            return
+        self._note_division(site, ref)
+        if site.joined is None:
+            site.moves.clear()
+
+    def _follow_chain(self, site: Site, behind: set[int]) -> TensorSource | None:
+        """Follow a result as long as a single operation reads it; None if a ReLU ends it."""
         ref: TensorSource = Ref(site.step)
         while len(readers := self._readers.get(ref, [])) == 1:
             step = readers[0]
@@ -232,14 +272,49 @@ class Sites:
                 site.rectified = not site.moves
                 if site.rectified and not site.normalised:
                     site.beyond = self._scale_beyond(Ref(step.number))
-                return
+                return None
             elif packet in MOVES and site.joined is None and len(step.reads) == 1:
                 site.moves.append(step)
             elif packet not in IDENTITIES:
                 break
             ref = Ref(step.number)
-        if site.joined is None:
-            site.moves.clear()
+        return ref
+
+    def _note_division(self, site: Site, ref: TensorSource) -> None:
+        if site.map.geometry is None and site.map.norm is None and not site.normalised:
+            site.division = self._division_of(ref)
+
+    def _division_of(self, ref: TensorSource) -> Division:
+        """What a normalisation over the last axis that reads a value divides by."""
+        dims = self._dims(ref) if isinstance(ref, Ref | Input) else 0
+        found = Division.NONE
+        for step in self._readers.get(ref, ()):
+            call = Call(step.function, step.arguments, step.keywords)
+            if call.packet in POSITION_NORMS and len(call["normalized_shape"]) == 1:
+                found = POSITION_NORMS[call.packet]
+            elif call.packet in COPIES:
+                found = self._division_of(Ref(step.number))
+            elif self._is_square(call) and self._is_averaged(Ref(step.number), dims):
+                found = Division.ROOT_MEAN_SQUARE
+            if found is not Division.NONE:
+                break
+        return found
+
+    @staticmethod
+    def _is_square(call: Call) -> bool:
+        operands = call.arguments
+        if call.packet is aten.pow:
+            return bool(operands[1] == 2)
+        return call.packet is aten.square or (
+            call.packet is aten.mul and len(operands) == 2 and operands[0] == operands[1]
+        )
+
+    def _is_averaged(self, ref: Ref, dims: int) -> bool:
+        """Whether a mean over the last of so many axes reads a value."""
+        calls = (Call(s.function, s.arguments, s.keywords) for s in self._readers.get(ref, ()))
+        return any(
+            call.packet is aten.mean and call.get("dim") in ([-1], [dims - 1]) for call in calls
+        )
 
     def _scale_beyond(self, ref: Ref) -> torch.Tensor:
         """Scale of a batch normalisation that alone reads a value; one if there is none."""

@@ -16,31 +16,39 @@ class RunningMoments:
     """Moments of rows that arrive in pieces.
 
     Products are computed in single precision, of deviations from the first piece's means (which
-    avoids cancellation), and accumulated in double.
+    avoids cancellation; with weights, those of the rows that count), and accumulated in double.
 
     Attributes:
-        rows: number of rows so far.
+        rows: number of rows so far, or the sum of their weights.
     """
 
-    rows: int = 0
+    rows: float = 0
     _u: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     _y: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     _sums: list[torch.Tensor] = field(default_factory=list)
 
-    def add(self, u: torch.Tensor, y: torch.Tensor) -> None:
-        """Add rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs)."""
+    def add(self, u: torch.Tensor, y: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Add rows of patches (groups, rows, inputs) and of targets (groups, rows, outputs).
+
+        ``weights``: weight of each row, shape (rows,); None for 1.
+        """
         if not u.shape[1]:
             return
         if not self.rows:
-            self._u, self._y = u.mean(1, keepdim=True), y.mean(1, keepdim=True)
+            self._u, self._y = _mean(u, weights), _mean(y, weights)
         u, y = u - self._u, y - self._y
+        sums = [u.sum(1), y.sum(1)]
+        if weights is not None:
+            roots = weights.sqrt()[:, None]
+            u, y = u * roots, y * roots
+            sums = [(u * roots).sum(1), (y * roots).sum(1)]
         products = u.transpose(1, 2) @ y
-        new = [u.sum(1), y.sum(1), _square(u), products, y.square().sum(1)]
+        new = [*sums, _square(u), products, y.square().sum(1)]
         if not self.rows:
             self._sums = [one.double() for one in new]
         else:
             self._sums = [total + one for total, one in zip(self._sums, new, strict=True)]
-        self.rows += u.shape[1]
+        self.rows += u.shape[1] if weights is None else float(weights.double().sum())
 
     def moments(self) -> Moments:
         """Moments of all rows so far."""
@@ -55,6 +63,13 @@ class RunningMoments:
             _numbers(uy - n * mean_u[:, :, None] * mean_y[:, None]),
             _numbers((yy - n * mean_y.square()).clamp_min(0)),
         )
+
+
+def _mean(rows: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The (weighted) mean of rows, shape (groups, 1, columns)."""
+    if weights is None:
+        return rows.mean(1, keepdim=True)
+    return (rows * (weights / weights.sum())[:, None]).sum(1, keepdim=True)
 
 
 def _square(u: torch.Tensor) -> torch.Tensor:
