@@ -301,3 +301,16 @@ def test_grids_of_grids_stay_grids_whatever_goes(case, seed):
         assert kept[np.array(frozen, np.int64)].all()
     for needs in solution.atoms:
         assert len(set(needs[needs != 0])) == (needs != 0).sum()  # none is listed twice
+
+
+def test_cells_that_are_copies_of_a_side_go_with_it_and_all_copies_stay():
+    """Heads repeated for each example of a batch, equated with heads that are not."""
+    equations = Equations()
+    heads, copies = equations.units(3), equations.units(2)
+    cells = equations.compose([copies, heads])
+    equations.equate(cells, np.tile(heads, 2))
+    solution = equations.solve()
+    assert atoms_of(solution, heads) == [(1,), (2,), (3,)]
+    assert atoms_of(solution, cells) == [(1,), (2,), (3,)] * 2
+    assert atoms_of(solution, copies) == [(), ()]
+    assert set(solution.reasons) == set(copies.tolist())

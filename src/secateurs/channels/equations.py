@@ -34,6 +34,8 @@ ALWAYS = 0
 
 DISAGREEING_GRIDS = "two reshapes divide these channels in ways that no cut satisfies"
 
+COPIES = "all copies of the same channels are needed"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
@@ -337,6 +339,10 @@ class _Solver:
         while waiting:
             ready = [g for g in waiting if not any(is_open[classes[s]].any() for s in g.sides)]
             if not ready:
+                rest = self._without_copies(waiting, classes, is_open)
+                if len(rest) < len(waiting):
+                    waiting = rest
+                    continue
                 self.frozen += [(grid.cells, DISAGREEING_GRIDS) for grid in waiting]
                 break
             for grid in ready:
@@ -344,6 +350,25 @@ class _Solver:
             ordered += ready
             waiting = [grid for grid in waiting if not any(grid is done for done in ready)]
         return ordered
+
+    def _without_copies(
+        self, waiting: Sequence[Grid], classes: Ids, is_open: NDArray[np.bool_]
+    ) -> list[Grid]:
+        """Drop grids each of whose cells is what it is along one side, a copy of that.
+
+        All copies are kept: then a cell goes with that side alone, as the equations say.
+        """
+        sides = [_find_copied_side(grid, classes) for grid in waiting]
+        rest = [grid for grid, copied in zip(waiting, sides, strict=True) if copied is None]
+        cells = np.zeros_like(is_open)
+        for grid in rest:
+            cells[classes[grid.cells]] = True
+        for grid, copied in zip(waiting, sides, strict=True):
+            if copied is not None:
+                others = grid.sides[:copied] + grid.sides[copied + 1 :]
+                self.frozen += [(side, COPIES) for side in others]
+                is_open[classes[grid.cells]] = cells[classes[grid.cells]]
+        return rest
 
     def _atoms(self, ordered: list[Grid], classes: Ids, reasons: dict[int, tuple[str, ...]]) -> Ids:
         """For each class, the atoms it needs (class number + 1), padded with ALWAYS.
@@ -375,6 +400,14 @@ class _Solver:
         table[cells] = ALWAYS
         table[cells, : rows.shape[1]] = rows
         return table
+
+
+def _find_copied_side(grid: Grid, classes: Ids) -> int | None:
+    """The side that each cell is a copy of; None where there is none."""
+    cells = classes[grid.cells]
+    sides = grid.sides_of(np.arange(len(cells)))
+    same = (number for number, side in enumerate(sides) if np.array_equal(classes[side], cells))
+    return next(same, None)
 
 
 def _pair_shared_cells(grids: Sequence[Grid], classes: Ids) -> Iterator[tuple[int, int, Ids, Ids]]:

@@ -114,9 +114,14 @@ class Repairs:
         return self._bindings.follow(factor)
 
     def _stuck_side(self, wrong: WrongSize, stays: Stays) -> WrongSize | None:
-        """The side of a grid that kept its dense length while the other side followed."""
+        """The side of a grid that kept its dense length while the other side followed, or stays.
+
+        Positions of a head follow, or a batch that each head is repeated for stays.
+        """
         sides = None if wrong.units is None else self._tracer.equations.sides(wrong.units)
-        if wrong.units is None or wrong.is_stuck or wrong.got is None or sides is None:
+        if wrong.units is None or wrong.got is None or sides is None:
+            return None
+        if wrong.is_stuck and sum(not stays[side].all() for side in sides) != 1:
             return None
         expected = int(stays[wrong.units].sum())
         for number, side in enumerate(sides):

@@ -14,6 +14,7 @@ from secateurs.pytorch.tracing.interpreter import aten
 from secateurs.pytorch.tracing.op_call import Call
 from secateurs.pytorch.tracing.op_record import Place
 from secateurs.pytorch.tracing.rules.computed_weights import is_of_weights_alone
+from secateurs.pytorch.tracing.rules.functional_attention import constrain_call
 from secateurs.pytorch.tracing.rules.registry import packets, rule, unknown
 from secateurs.pytorch.tracing.tracer import Tracer
 
@@ -101,6 +102,7 @@ def linear(tracer: Tracer, call: Call) -> object:
         contract(tracer, call, [(x, f"{lead}i"), (weight, "i")], lead, output)
         return output
     contract(tracer, call, [(x, f"{lead}i"), (weight, "oi")], f"{lead}o", output)
+    constrain_call(tracer, weight)
     shift(tracer, call.get("bias"), output, output.dim() - 1)
     _count_sides(
         tracer,
