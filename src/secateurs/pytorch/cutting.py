@@ -125,7 +125,8 @@ def _narrower(
     evidence = _prove(network, small, cut, example_inputs)
     if proof == "independent":
         exact = exclude_mixed(network, cut)
-        second = prove_independently(model, exact, example_inputs)
+        outputs = source_of(network).outputs
+        second = prove_independently(model, exact, example_inputs, outputs)
         evidence = replace(evidence, independent=second)
     return small, evidence
 

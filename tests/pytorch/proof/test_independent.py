@@ -257,3 +257,30 @@ def test_small_outputs_count_like_large_ones():
     assert prove_independently(model, good, X).unheard == ()
     with pytest.raises(sec.CutError, match="2: expected channels without influence"):
         prove_independently(model, bad, X)
+
+
+class WithHidden(nn.Module):
+    """Returns what its last layer reads beside its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        hidden = self.a(x).tanh()
+        return {"answer": self.b(hidden), "hidden": hidden}
+
+
+def test_only_the_outputs_in_use_are_compared():
+    torch.manual_seed(0)
+    model = WithHidden().eval()
+    network = sec.trace(model, X, outputs="answer")
+    cut = network.cut({"a": [1, 4]})
+    small = sec.apply(model, cut, X, network=network, proof="independent")
+    assert sec.report_of(small).proof.independent.channels == 2
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.b.weight[:, [1, 4]] = 0
+    assert torch.allclose(small(X)["answer"], dense(X)["answer"], atol=1e-6)
+    with pytest.raises(sec.CutError, match="without influence"):
+        prove_independently(model, cut, X)

@@ -45,26 +45,29 @@ add up to more than the tolerance.
 """
 
 
-def prove_independently(model: nn.Module, cut: Cut, example_inputs: object) -> Independent:
+def prove_independently(
+    model: nn.Module, cut: Cut, example_inputs: object, outputs: Sequence[str] | None = None
+) -> Independent:
     """Zero whatever reads the removed channels, and compare outputs.
 
     Args:
         model: the dense model; unchanged.
         cut: cut of channels that no operation mixes.
         example_inputs: inputs with values; weights that they do not reach are not proven.
+        outputs: names of the outputs in use; None for all.
 
     Raises:
         CutError: something else reads the channels, or the outputs differ.
     """
     if not cut:
         return Independent(0, 0.0, 0.0, 0.0)
-    zeroed = _ZeroedReaders(model, cut, example_inputs)
+    zeroed = _ZeroedReaders(model, cut, example_inputs, outputs)
     unread = zeroed.find_unread()
     received = zeroed.outputs_of(cut_copy(model, cut))
     remaining, difference, scale = zeroed.compare(received)
     tolerance = TOLERANCE.get(precision_of(model), 1e-4) * scale
     if remaining or not difference <= tolerance:
-        factors = _ZeroedReaders(model, cut, example_inputs)
+        factors = _ZeroedReaders(model, cut, example_inputs, outputs)
         still, other, size = factors.compare(received, by_activations=True)
         if not still:
             remaining, difference, scale, zeroed = still, other, size, factors
@@ -83,8 +86,14 @@ class _ZeroedReaders:
         zero: slices that were found to be readers, and are zero.
     """
 
-    def __init__(self, model: nn.Module, cut: Cut, example_inputs: object) -> None:
-        self._copy = PerturbedCopy(model, cut, example_inputs)
+    def __init__(
+        self,
+        model: nn.Module,
+        cut: Cut,
+        example_inputs: object,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self._copy = PerturbedCopy(model, cut, example_inputs, outputs)
         self._parts = [part for part in slices_of(cut) if self._copy.has_values(part)]
         self.zero: list[Slice] = []
         self._present: Mapping[int, Seen] | None = None  # results of a pass in the present state

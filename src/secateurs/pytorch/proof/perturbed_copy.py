@@ -23,6 +23,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.independent import Slice
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.model.outputs import select_used
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.proof.differences import TOLERANCE, precision_of
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -60,14 +61,22 @@ class PerturbedCopy:
         rounding: relative difference that rounding alone may make in the outputs.
     """
 
-    def __init__(self, model: nn.Module, cut: Cut, example_inputs: object) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        cut: Cut,
+        example_inputs: object,
+        wanted: Sequence[str] | None = None,
+    ) -> None:
         """Copy the model.
 
         Args:
             model: the dense model; unchanged.
             cut: cut whose caches the copy is made without.
             example_inputs: inputs of every pass.
+            wanted: names of the outputs in use; None for all.
         """
+        self._wanted = wanted
         self._model = cut_copy(model, Cut(caches=cut.caches)).eval()
         self._tensors = {leaf.name: leaf.tensor for leaf in list_tensors(self._model)}
         self._call = parse_example_inputs(example_inputs, model)
@@ -196,7 +205,7 @@ class PerturbedCopy:
         arguments, keywords = self._inputs()
         zeroed = _ZeroedResults(slices, zeros) if slices or zeros else nullcontext()
         with _repeatable(twin), zeroed:
-            return twin(*arguments, **keywords)
+            return select_used(twin(*arguments, **keywords), self._wanted)
 
     def _inputs(self) -> tuple[list[object], dict[str, object]]:
         arguments, keywords = self._call
