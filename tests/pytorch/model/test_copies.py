@@ -9,7 +9,7 @@ from torch import nn
 
 import secateurs as sec
 from secateurs.channels.cut import Cache, Cut
-from secateurs.pytorch.model.copies import share_tensors
+from secateurs.pytorch.model.copies import copy_model, find_module, share_tensors
 
 
 def convolutions(wrap=lambda layer: layer):
@@ -52,6 +52,37 @@ def test_a_copy_shares_tensors_and_nothing_else():
     assert model.kept == [1]
     assert not model[0].training
     assert share_tensors(model, [Cache("", "table", "a")]).table == {}
+
+
+def test_buffers_of_one_memory_share_one_in_the_copy():
+    model = nn.BatchNorm1d(4)
+    model.register_buffer("alike", model.running_mean.detach())
+    model.register_buffer("part", model.running_mean[1:3])
+    copy = copy_model(model)
+    copy.running_mean += 1
+    assert copy.alike.tolist() == [1.0] * 4
+    assert copy.part.tolist() == [1.0] * 2
+    assert model.running_mean.tolist() == [0.0] * 4
+    assert copy.running_var.data_ptr() != model.running_var.data_ptr()
+
+
+def test_a_copied_buffer_keeps_its_layout_and_its_attributes():
+    model = nn.Module()
+    model.register_buffer("turned", torch.arange(6.0).reshape(2, 3).t())
+    model.register_buffer("noted", torch.ones(2))
+    model.noted.source = "a file"
+    copy = copy_model(model)
+    assert copy.turned.stride() == (1, 3)
+    assert torch.equal(copy.turned, model.turned)
+    assert copy.noted.source == "a file"
+
+
+def test_a_module_is_found_by_its_path():
+    model = nn.Sequential(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)))
+    assert find_module(model, "") is model
+    assert find_module(model, "0.1") is model.get_submodule("0.1")
+    with pytest.raises(AttributeError, match="7"):
+        find_module(model, "0.7")
 
 
 class Counting(nn.Module):

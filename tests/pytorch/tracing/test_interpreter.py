@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from secateurs.channels.garbage import pause_garbage_collection
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.tracing import interpreter
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, in_mode
@@ -84,6 +86,17 @@ def test_the_compiler_is_imported_only_where_the_model_is_compiled():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interpreter_is_freed_as_soon_as_it_is_dropped(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo", sys)  # as if the compiler were imported
+    monkeypatch.setattr(torch.compiler, "disable", lambda function: function)
+    watcher = Watcher()
+    watcher.run(share_tensors(Nested()), [torch.ones(1, 2)], {})
+    left = weakref.ref(watcher)
+    with pause_garbage_collection():
+        del watcher
+        assert left() is None
 
 
 @pytest.mark.parametrize("training", [False, True])
