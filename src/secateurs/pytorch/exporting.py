@@ -143,11 +143,22 @@ def name_layer(
     for before in (r"(?:::|aten\.|prims\.)", r"(?<![\w%.])"):
         for name, inside in named:
             if re.search(rf"{before}{re.escape(name)}\b", message):
-                layer = inside[-1].removeprefix("L['self'].") if inside else ""
+                layer = _layer_path(inside[-1]) if inside else ""
                 return (
                     f" ({name} is in the layer {layer!r})" if layer else f" ({name} in its forward)"
                 )
     return ""
+
+
+def _layer_path(stacked: str) -> str:
+    """Dotted path of a layer from its entry in ``nn_module_stack``.
+
+    Newer releases write ``L['self'].1.1``, PyTorch 2.6 ``getattr(getattr(L['fn'], '1'), '1')``.
+    """
+    count = 1
+    while count:  # from the inside
+        stacked, count = re.subn(r"getattr\(([^(),]*), '(\w+)'\)", r"\1.\2", stacked)
+    return re.sub(r"^L\['\w+'\]\.?", "", stacked)
 
 
 def run_file(model: nn.Module, path: Path, example_inputs: object, target: str) -> ArrayList:

@@ -65,4 +65,5 @@ def test_what_pytorch_can_tell_is_left_to_it():
     assert without_data_of(aten.add, {}) is None
     assert without_data_of(aten.lstm, {"input": 1}) is None
     assert without_data_of(aten.lstm, {"batch_sizes": 1}) is recurrent_shapes
-    assert without_data_of(aten._grouped_mm, {}) is multiply_groups
+    if hasattr(aten, "_grouped_mm"):  # PyTorch 2.6 has none
+        assert without_data_of(aten._grouped_mm, {}) is multiply_groups

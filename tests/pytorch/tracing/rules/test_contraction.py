@@ -202,6 +202,9 @@ class Mixture(nn.Module):
         return self.last(h + torch._grouped_mm(inner, self.down, offs=ends))
 
 
+@pytest.mark.skipif(
+    not hasattr(torch, "_grouped_mm"), reason="PyTorch 2.6 has no grouped matrix product"
+)
 def test_experts_lose_channels_of_their_stream_and_of_their_own():
     torch.manual_seed(0)
     model, ends = Mixture().eval(), torch.tensor([2, 3, 6], dtype=torch.int32)
