@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+
 from secateurs.backends import Loss
 from secateurs.calibration.batches import iterate_batches
 from secateurs.calibration.examples import StepLoss, iterate_examples
@@ -20,6 +22,7 @@ from secateurs.pytorch.statistics.steps import StepRunner
 from secateurs.pytorch.trace_model import source_of
 
 
+@torch.inference_mode(mode=False)  # whatever the caller is in: gradients are taken
 def collect_statistics(
     network: Network, needs: Need, data: object, *, loss: Loss | None = None, caller: str = "gather"
 ) -> CalibrationStatistics:

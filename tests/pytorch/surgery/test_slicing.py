@@ -247,3 +247,18 @@ def test_cutting_a_cut_model_adds_up():
     assert sec.report_of(second).cut.channels["a"].removed == (0, 2, 4)
     assert sec.report_of(second).cut.before.params == sum(p.numel() for p in model.parameters())
     assert torch.equal(second.a.weight, model.a.weight[[1, 3, 5]])
+
+
+def test_an_optimizer_whose_state_is_of_all_parameters_at_once_is_refused():
+    model = Small()
+    optimizer = torch.optim.LBFGS(model.parameters())
+    with pytest.raises(sec.CutError, match=r"received LBFGS, which keeps all of them in _params"):
+        sec.apply(model, cut_of(model, [0, 3]), inputs(), optimizer=optimizer)
+
+
+def test_a_cut_made_in_inference_mode_can_be_trained():
+    model = Small().eval()
+    with torch.inference_mode():
+        small = sec.apply(model, cut_of(model, [0, 3]), inputs())
+    small(inputs()).sum().backward()
+    assert all(p.grad is not None and not p.is_inference() for p in small.parameters())

@@ -301,3 +301,15 @@ def test_parts_of_a_tasks_batch_add_up_too():
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     for name, tensor in found[1][1].items():
         torch.testing.assert_close(tensor, found[0][1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_study_inside_no_grad_is_trained_and_inside_inference_mode_refused():
+    data = killed.examples(40, 1)
+    options = {"training": sec.Training(batches=2, fine_tune_batches=2, batch_size=8)}
+    options |= {"stop": sec.Stop(rounds=1, tolerance=None), "step": 0.3, "measure_speed": False}
+    expected = sec.iterate(cnn(), data, data, **options).model.state_dict()
+    with torch.no_grad():
+        received = sec.iterate(cnn(), data, data, **options).model.state_dict()
+    assert all(torch.equal(received[name], tensor) for name, tensor in expected.items())
+    with torch.inference_mode(), pytest.raises(sec.ModelError, match=r"inference_mode\(\)\. Call"):
+        sec.iterate(cnn(), data, data, **options)

@@ -147,3 +147,16 @@ def _bare_tensors(name: str, value: object) -> Iterator[tuple[str, torch.Tensor,
         for key, item in value.items():
             if type(item) not in _HOLD_NOTHING:
                 yield from _bare_tensors(f"{name}.{key}", item)
+
+
+def check_gradients_exist(caller: str) -> None:
+    """Refuse to go on in ``torch.inference_mode``, whose tensors autograd cannot use later.
+
+    Raises:
+        ModelError: the call is inside it.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ModelError(
+            f"{caller}: expected a call where gradients can be taken; received one inside "
+            "torch.inference_mode(). Call it outside, or inside torch.inference_mode(False)."
+        )

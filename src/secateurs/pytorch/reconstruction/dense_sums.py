@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.channels.network import Group, Network
 from secateurs.planning.error_curves import MeasuredContraction
-from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.model.tensors import check_gradients_exist, list_tensors
 from secateurs.pytorch.reconstruction.contractions import NUMBERS_OF_PATCHES
 from secateurs.pytorch.reconstruction.output_stream import as_arrays
 from secateurs.pytorch.reconstruction.program import Piece, Pieces, play
@@ -61,7 +61,11 @@ def contractions_of(
         seed: seed of the random answers by which outputs are weighted.
         answers: number of answers that each image gives.
         groups: groups whose readers are summed; None takes all.
+
+    Raises:
+        ModelError: the call is inside ``inference_mode``.
     """
+    check_gradients_exist("pruning with calibration data")
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images, network.groups if groups is None else groups)

@@ -41,6 +41,14 @@ def cut_copy(
     if leaves is None:
         leaves = list_tensors(model)
         check_tensors(leaves, cut)
+    # Tensors made in inference mode could never be trained.
+    with torch.inference_mode(False):
+        return _cut_copy(model, cut, leaves, without_data)
+
+
+def _cut_copy(
+    model: nn.Module, cut: Cut, leaves: Sequence[ModelTensor], without_data: bool
+) -> nn.Module:
     # deepcopy takes an object's replacement from the memo, so ties between tensors are preserved.
     memo: dict[int, object] = {}
     slicer = Slicer()
@@ -220,10 +228,15 @@ def cut_optimizer(
         small: model after the cut.
         cut: the cut that was made.
         leaves: tensors of the model, if they are listed already.
+
+    Raises:
+        CutError: the optimizer trains other parameters, or holds them outside its groups, as
+            ``LBFGS`` does, whose state is of all parameters at once.
     """
     mine = {id(leaf.tensor): leaf.name for leaf in leaves or list_tensors(model)}
     before = Numbering(cut.blocks).before
     theirs = {before(leaf.name): leaf.tensor for leaf in list_tensors(small)}
+    _check_state_is_by_parameter(optimizer, mine)
     memo: dict[int, object] = {}
     stale: list[torch.Tensor] = []
     gone: list[torch.Tensor] = []
@@ -242,6 +255,20 @@ def cut_optimizer(
         carried.state.pop(parameter, None)
     _drop_parameters_(carried, gone)
     return carried
+
+
+def _check_state_is_by_parameter(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> None:
+    for name, value in vars(optimizer).items():
+        held = value if isinstance(value, list | tuple) else ()
+        if name != "param_groups" and any(id(one) in names for one in held):
+            kind = type(optimizer).__name__
+            raise CutError(
+                f"expected an optimizer whose state is of one parameter each; received {kind}, "
+                f"which keeps all of them in {name}. Leave optimizer= out, and make a new {kind} "
+                "of the small model's parameters"
+            )
 
 
 def _name_parameters(

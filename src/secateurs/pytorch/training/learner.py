@@ -27,7 +27,7 @@ from secateurs.measurement import speed
 from secateurs.pytorch.cutting import apply
 from secateurs.pytorch.model.example_inputs import check_model
 from secateurs.pytorch.model.outputs import names_of, select_used
-from secateurs.pytorch.model.tensors import check_values, list_tensors
+from secateurs.pytorch.model.tensors import check_gradients_exist, check_values, list_tensors
 from secateurs.pytorch.saving import check_state, to_bytes
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.trace_model import trace
@@ -79,8 +79,9 @@ class Learner(FeedLearner[nn.Module]):
 
         Raises:
             DataError: the data are empty, have a single class, or are of an unsupported kind.
-            ModelError: weights hold NaN or infinity.
+            ModelError: weights hold NaN or infinity, or the call is inside ``inference_mode``.
         """
+        check_gradients_exist("training")
         model = self._origin = check_model(model)
         check_values(
             list_tensors(model), (), caller="training", otherwise="build the model on a device"
@@ -141,6 +142,7 @@ class Learner(FeedLearner[nn.Module]):
 
     # -- training
 
+    @torch.enable_grad()  # also within the caller's torch.no_grad()
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
         """Train on one batch per learning rate, from number ``first``; return the mean loss."""
         self._prepared.train()
