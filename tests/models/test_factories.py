@@ -30,6 +30,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
+def test_a_users_code_that_exits_is_an_error_of_its_own(here: Path) -> None:
+    (here / "users_script.py").write_text("raise SystemExit(2)\n")
+    with pytest.raises(UnknownNameError, match=r"users_script.*it raised SystemExit: 2 \(line 1"):
+        build("users_script:make")
+    (here / "users_exit.py").write_text("def make():\n    raise SystemExit(3)\n")
+    with pytest.raises(ModelError, match=r"users_exit.*its code raised SystemExit: 3 \(line 2"):
+        build("users_exit:make")
+
+
 def test_a_users_model_is_built(here: Path) -> None:
     path = list(sys.path)
     model = build("users_models:make", classes=3, in_channels=3, size=64, width=2)

@@ -182,3 +182,11 @@ def test_an_unwritable_cache_is_reported_before_measuring(cache, tmp_path, monke
     with pytest.raises(StudyError, match=cache):
         sensitivity(network, (images(8), labels(8)), cache=cache, tick=lambda: ticks.append(1))
     assert not ticks
+
+
+def test_losses_near_the_largest_number_are_infinite_only_beyond_what_was_measured():
+    shares = np.array([0, 0.25, 0.5])
+    curve = Sensitivity({"a": shares}, {"a": np.array([0, 1, 1.7e308])}, {}, "l1", 1)
+    with np.errstate(all="raise"):
+        found = curve.damage("a", np.array([0.25, 0.5, 0.75]))
+    assert found.tolist() == [1, 1.7e308, np.inf]

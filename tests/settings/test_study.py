@@ -19,6 +19,7 @@ def test_a_budget_is_read_from_text_with_spaces():
         ),
         ("macs=inf", "macs: expected a finite number; received 'inf'"),
         ("macs=nan", "received 'nan'"),
+        ("macs=0.5,a\nb=1,a\nb=1", r"expected such as .*received 'macs=0.5,a\\nb=1"),
         ("mcas=0.5", "mcas.*did you mean 'macs'"),
     ],
 )

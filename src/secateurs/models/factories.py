@@ -47,7 +47,7 @@ def call_factory(
             return factory(**arguments)
         except (SecateursError, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failure(f"{name}: its code raised {describe_raised(error)}") from error
 
 
@@ -70,7 +70,8 @@ def find_factory(name: str) -> Callable[..., Any]:
         module = _import(name, module_name)
     except SecateursError:
         raise
-    except Exception as error:
+    # A script without a main guard parses its own command line, and exits.
+    except (Exception, SystemExit) as error:
         raise UnknownNameError(
             f"{name!r}: expected what can be imported; it raised {describe_raised(error)}"
         ) from error

@@ -81,8 +81,10 @@ class Sensitivity:
         measured = self.shares[group]
         found: Floats = np.interp(shares, measured, rising)
         if len(measured) > 1:
-            slope = (rising[-1] - rising[-2]) / (measured[-1] - measured[-2])
-            found += np.maximum(shares - measured[-1], 0) * slope
+            beyond = shares > measured[-1]
+            with np.errstate(over="ignore"):  # losses near the largest number: infinite
+                slope = (rising[-1] - rising[-2]) / (measured[-1] - measured[-2])
+                found[beyond] += (shares[beyond] - measured[-1]) * slope
         return found
 
     def limits(self, rise: float) -> dict[str, float]:

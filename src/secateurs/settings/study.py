@@ -22,6 +22,8 @@ def parse_budget(source: str) -> Budget:
     Raises:
         BudgetError: the text is not a budget.
     """
+    if not source.isprintable():
+        raise BudgetError(f"expected such as 'macs=0.5,size_mb=15'; received {source!r}")
     pairs = [[piece.strip() for piece in part.split("=", 1)] for part in source.split(",")]
     names = [pair[0] for pair in pairs]
     twice = [name for name in names if names.count(name) > 1]

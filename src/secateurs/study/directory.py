@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,9 @@ _WRITTEN: dict[str, Recognize] = {
     f"{TRACKING}/**/hparams.yml": is_settings_of_ours,
     CONFIGURATION: is_json_of("secateurs-study"),
 }
+
+_NUMBERED = re.compile(r"(functional|sequential)(_\d+)?")
+"""Names that Keras gives to models without one."""
 
 
 class Study:
@@ -217,8 +221,19 @@ def _refuse_another(study: Study, configuration: Configuration) -> None:
         raise StudyError(
             f"{study.directory}: holds another study ({'; '.join(differences)}). Continue it: "
             f"--resume {study.directory}; start over in its place: --fresh; or choose another "
-            "directory."
+            f"directory.{_hint_of_numbered_names(study.configuration, configuration)}"
         )
+
+
+def _hint_of_numbered_names(before: Configuration, now: Configuration) -> str:
+    """What to do where Keras has numbered an unnamed model, and its layers, anew."""
+    names = (before.task.model, now.task.model)
+    if names[0] == names[1] or not all(map(_NUMBERED.fullmatch, names)):
+        return ""
+    return (
+        " Keras numbers unnamed models and layers anew in one process: call "
+        "keras.utils.clear_session() before the model is built again, or name them."
+    )
 
 
 def _refuse_something_else(directory: Path) -> None:

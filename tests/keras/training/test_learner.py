@@ -92,6 +92,21 @@ def test_a_study_resumes_where_it_stopped(tmp_path):
     assert (tmp_path / "b" / "report" / "report.html").exists()
 
 
+def test_names_that_keras_numbered_anew_are_explained(tmp_path):
+    def unnamed():
+        i = keras.Input((8, 8, 1))
+        x = keras.layers.Flatten()(i)
+        model = keras.Model(i, keras.layers.Dense(4)(keras.layers.Dense(6)(x)))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    settings = {"training": sec.Training(batches=1, fine_tune_batches=1), "measure_speed": False}
+    settings |= {"stop": sec.Stop(rounds=0), "directory": tmp_path / "study"}
+    sec.iterate(unnamed(), DATA, DATA, **settings)
+    with pytest.raises(sec.StudyError, match=r"another study.*clear_session\(\) before the model"):
+        sec.iterate(unnamed(), DATA, DATA, **settings)
+
+
 def test_a_snapshot_is_restored():
     learner = Learner(cnn(dropout=0.5), DATA, DATA, None, sec.Training(batch_size=20))
     learner.train(0, [0.05, 0.04], lambda: None)
