@@ -93,7 +93,7 @@ def test_a_study_resumes_where_it_stopped(tmp_path):
 
 
 def test_names_that_keras_numbered_anew_are_explained(tmp_path):
-    def unnamed():
+    def build_unnamed():
         i = keras.Input((8, 8, 1))
         x = keras.layers.Flatten()(i)
         model = keras.Model(i, keras.layers.Dense(4)(keras.layers.Dense(6)(x)))
@@ -102,9 +102,9 @@ def test_names_that_keras_numbered_anew_are_explained(tmp_path):
 
     settings = {"training": sec.Training(batches=1, fine_tune_batches=1), "measure_speed": False}
     settings |= {"stop": sec.Stop(rounds=0), "directory": tmp_path / "study"}
-    sec.iterate(unnamed(), DATA, DATA, **settings)
+    sec.iterate(build_unnamed(), DATA, DATA, **settings)
     with pytest.raises(sec.StudyError, match=r"another study.*clear_session\(\) before the model"):
-        sec.iterate(unnamed(), DATA, DATA, **settings)
+        sec.iterate(build_unnamed(), DATA, DATA, **settings)
 
 
 def test_a_snapshot_is_restored():
