@@ -33,3 +33,13 @@ def test_places_in_part_of_a_network_are_those_of_its_units():
     rows, _ = sides(network)
     without_a_row = network.alive(rows.channels[:1])
     assert network.widths.count_in(atoms[cells], without_a_row) == 3  # of 2 x 3
+
+
+def test_the_whole_network_is_the_part_that_all_units_lie_in():
+    for network, group in ((two_layers(), 0), (grid(2, 3), 0), (grid(3, 4), 1)):
+        units = [axis for tensor in network.tensors.values() for axis in tensor.axes.values()]
+        rows = network.solution.atoms[np.concatenate(units)]
+        for removed in ([], network.groups[group].channels[:1]):
+            alive = network.alive(removed)
+            assert network.widths.count_in(rows, alive) == network.widths.count(alive) > 0
+            assert network.widths.count_in(rows[:0], alive) == 0

@@ -215,3 +215,93 @@ def test_numbers_are_picked_by_their_places_from_first_to_last(kind):
 def test_a_function_compiled_to_run_once_gives_the_same(once):
     double = internals.compile_function(lambda x: x * 2, once=once)
     assert keras.ops.convert_to_numpy(double(keras.ops.ones(3))).tolist() == [2, 2, 2]
+
+
+SIZED = [
+    (L.Conv2D, {"kernel_size": 3}, "filters"),
+    (L.Conv1D, {"kernel_size": 3, "kernel_regularizer": "l2"}, "filters"),
+    (L.Dense, {"activation": "relu"}, "units"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "size"), SIZED)
+def test_a_copy_of_another_size_is_the_layer_that_the_constructor_makes(kind, options, size):
+    first, second, expected = (
+        kind.from_config(kind(**{size: n}, **options, name="it").get_config()) for n in (4, 6, 7)
+    )
+    pattern = internals.LayerPattern(first)
+    assert pattern.follows({size: 6}, internals.LayerPattern(second))
+    made = pattern.copy("it", {size: 7})
+    assert made.get_config() == expected.get_config()
+    assert made._auto_config.config == expected._auto_config.config
+    shape = (None, *(8,) * (getattr(made, "rank", 0)), 3)
+    for layer in (made, expected):
+        layer.build(shape)
+    assert [(v.path, tuple(v.shape)) for v in made.weights] == [
+        (v.path, tuple(v.shape)) for v in expected.weights
+    ]
+    assert made.compute_output_shape(shape) == expected.compute_output_shape(shape)
+
+
+def test_a_size_that_another_attribute_depends_on_is_not_set_in_copies():
+    def of(units, scale):
+        layer = L.Dense(units, name="it")
+        layer.scale = scale
+        return internals.LayerPattern(layer)
+
+    assert of(4, 0.5).follows({"units": 6}, of(6, 0.5))
+    assert not of(4, 0.5).follows({"units": 6}, of(6, 0.4))
+    assert not of(4, 0.5).follows({"units": 5}, of(6, 0.5))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Conv2D(4, 3, strides=2, padding="same"),
+        L.DepthwiseConv2D(3),
+        L.Conv2DTranspose(4, 3),
+        L.BatchNormalization(),
+        L.ReLU(),
+        L.ZeroPadding2D(1),
+        L.AveragePooling2D(2),
+        L.GlobalMaxPooling2D(),
+        L.Flatten(),
+        L.Dense(5),
+        L.LayerNormalization(dtype="mixed_float16"),
+        L.UpSampling2D(2),
+    ],
+    ids=lambda layer: layer.name,
+)
+@pytest.mark.parametrize("batch", [None, 2])
+def test_outputs_are_inferred_as_keras_infers_them(layer, batch):
+    given = keras.KerasTensor((batch, 9, 9, 3))
+    found = internals.infer_plainly(layer, given)
+    expected = layer.compute_output_spec(given)
+    if found is not internals.NOT_PLAIN:
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    else:
+        assert isinstance(
+            layer, (L.Conv2DTranspose, L.Flatten)
+        )  # a list of sizes, its own inference
+
+
+def test_outputs_of_other_calls_are_not_inferred_plainly():
+    class Own(L.Dense):
+        pass
+
+    one = keras.KerasTensor((2, 3))
+    for layer, given in ((Own(2), one), (L.Add(), [one, one]), (L.Dense(2), np.ones((2, 3)))):
+        assert internals.infer_plainly(layer, given) is internals.NOT_PLAIN
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "uint32"])
+def test_arrays_are_assigned_by_value(dtype):
+    variable = keras.Variable(np.zeros((2, 3)), dtype=dtype, trainable="float" in dtype)
+    held = variable.value
+    numbers = keras.ops.convert_to_numpy(keras.ops.cast(np.arange(6).reshape(2, 3), dtype))
+    internals.assign_(variable, numbers)
+    assert np.array_equal(keras.ops.convert_to_numpy(variable.value).astype("int"), numbers)
+    if keras.backend.backend() == "torch":
+        assert variable.value is held or variable.value.data_ptr() == held.data_ptr()
+    numbers[:] = 7
+    assert not (keras.ops.convert_to_numpy(variable.value).astype("int") == 7).any()

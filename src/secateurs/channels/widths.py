@@ -76,10 +76,23 @@ class Widths:
             alive: mask of the kept atoms, shape (atoms,).
         """
         rows = rows[alive[rows].all(axis=1)]
-        cells = np.concatenate([self.grid_cells, np.unique(rows, axis=0)])
-        # A cell that lies in the part appears twice.
-        grids = (np.unique(cells, axis=0, return_counts=True)[1] > 1).sum()
-        return int(np.isin(self.lone_channels, rows).sum() + grids)
+        present = np.zeros(len(alive), bool)
+        present[rows] = True
+        lone = int(present[self.lone_channels].sum())
+        if not len(self.grid_cells):
+            return lone
+        # Only these can be cells; there are many more units that need one atom.
+        rows = rows[(rows != ALWAYS).sum(axis=1) > 1]
+        return lone + int(np.isin(*_numbers(self.grid_cells, rows)).sum())
+
+
+def _numbers(*tables: Ids) -> list[Ids]:
+    """Return a number for each row of each table, the same for the same rows."""
+    numbers = np.zeros(sum(map(len, tables)), np.int64)
+    for column in np.concatenate(tables).T:
+        pairs = numbers * (int(column.max(initial=0)) + 1) + column
+        numbers = np.unique(pairs, return_inverse=True)[1]
+    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])
 
 
 def _needs_of(group: Group, tensors: Mapping[str, Tensor], solution: Solution) -> Ids:

@@ -12,7 +12,7 @@ import inspect
 import math
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from importlib import import_module
@@ -30,6 +30,7 @@ from keras.src.layers.layer import Layer
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops import core
+from keras.src.ops.node import Node as NodeClass
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
 from keras.src.utils.io_utils import print_msg
@@ -67,6 +68,7 @@ __all__ = [
     "Variable",
     "accepts_training",
     "add_plainly",
+    "assign_",
     "average_of",
     "begin_graph_",
     "call_plainly",
@@ -83,6 +85,7 @@ __all__ = [
     "has_values",
     "inbound_node_of",
     "infer",
+    "infer_plainly",
     "intercept_calls",
     "is_model",
     "is_quantized",
@@ -389,9 +392,47 @@ def add_plainly(
     if not layer.built:
         _build_(layer, keras.tree.map_structure(lambda tensor: tensor.shape, given))
         layer._assert_input_compatibility(given)
-    layer._called = True
-    made: object = Operation.symbolic_call(layer, given, **keywords)
+    vars(layer)["_called"] = True
+    made = infer_plainly(layer, given)
+    if made is NOT_PLAIN:
+        made = Operation.symbolic_call(layer, given, **keywords)
+    else:  # as it does
+        NodeClass(operation=layer, call_args=(given,), call_kwargs=dict(keywords), outputs=made)
     return made
+
+
+def infer_plainly(layer: Operation, given: object) -> object:
+    """Return the spec of a built-in layer's output, without Keras's search for its arguments.
+
+    Keras looks up the signatures of three methods at each call, to find that the one shape which
+    ``compute_output_shape`` takes is that of the first tensor.
+
+    Args:
+        layer: any layer or operation.
+        given: what it is called on.
+
+    Returns:
+        A ``keras.KerasTensor``; ``NOT_PLAIN`` for other layers, and where ``given`` is not one
+        symbolic tensor.
+    """
+    if not isinstance(given, keras.KerasTensor) or not only_computes(layer):
+        return NOT_PLAIN
+    if not _takes_one_shape(cast("Hashable", type(layer))):
+        return NOT_PLAIN
+    shape = layer.compute_output_shape(given.shape)
+    if not isinstance(shape, tuple) or not all(n is None or type(n) is int for n in shape):
+        return NOT_PLAIN
+    return keras.KerasTensor(shape, dtype=layer.compute_dtype)
+
+
+@cache
+def _takes_one_shape(kind: type[Layer]) -> bool:
+    """Return whether a class infers its output from one shape, as Keras's base class does."""
+    if kind.compute_output_spec is not Layer.compute_output_spec:
+        return False
+    if kind.compute_output_shape is Layer.compute_output_shape:
+        return False
+    return len(inspect.signature(kind.compute_output_shape).parameters) == 2
 
 
 _BUILD_WRAPPER = (
@@ -423,11 +464,12 @@ def _build_(layer: Layer, shape: object) -> None:
     scope = layer._open_name_scope()
     if keras.backend.backend() == "tensorflow":
         scope = NameScope(layer.name, caller=layer)
+    attributes = vars(layer)  # what Keras would track and wrap in vain
     with scope:
-        layer._path = current_path()
+        attributes["_path"] = current_path()
         type(layer).build(layer, shape)
     layer._build_shapes_dict = {parameter: shape}
-    layer.built = True
+    attributes["built"] = True
     layer._post_build()
     layer._lock_state()
 
@@ -516,21 +558,57 @@ class LayerPattern:
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
         self._shared: dict[str, object] = {}
+        self._empty: list[tuple[str, type]] = []
+        self._others: dict[str, object] = {}
         held = None if self._is_more_than_plain() else self._copy(vars(layer), object())
         self.is_simple = held is not None
         """Whether the layer can be copied: its class and all its attributes are understood."""
         if held is not None:
-            known = vars(layer)
-            self._shared = {key: one for key, one in held.items() if one is known[key]}
+            self._sort(held)
 
-    def copy(self, name: str) -> Layer:
-        """Return a copy with this name; ``is_simple`` must be true."""
+    def _sort(self, held: Mapping[str, object]) -> None:
+        """Sort the attributes by how they are copied; most are shared or empty containers."""
+        stores = {id(store) for _, store in self._layer._tracker.config.values()}
+        for key, value in vars(self._layer).items():
+            if held[key] is value:
+                self._shared[key] = value
+            elif type(value) in _COPY_THEMSELVES and not value and id(value) not in stores:
+                self._empty.append((key, type(value)))
+            else:
+                self._others[key] = value
+
+    def copy(self, name: str, sizes: Mapping[str, int] | None = None) -> Layer:
+        """Return a copy with this name; ``is_simple`` must be true.
+
+        Args:
+            name: the copy's name.
+            sizes: integers among the options of the constructor that the copy has in place of the
+                pattern's; ``follows(sizes, ...)`` must be true of the class.
+        """
         new: Layer = object.__new__(type(self._layer))
-        mine = {key: one for key, one in vars(self._layer).items() if key not in self._shared}
-        vars(new).update(self._shared)
-        vars(new).update(self._copy(mine, new) or {})
-        vars(new)["name"] = name
+        attributes = vars(new)
+        attributes.update(self._shared)
+        attributes.update([(key, kind()) for key, kind in self._empty])
+        attributes.update(self._copy(self._others, new) or {})
+        attributes["name"] = name
+        if sizes:
+            attributes.update(sizes)
+            attributes["_auto_config"] = _with_options(attributes["_auto_config"], sizes)
         return new
+
+    def follows(self, sizes: Mapping[str, int], made: LayerPattern) -> bool:
+        """Return whether a layer constructed with other sizes differs in these attributes only.
+
+        Args:
+            sizes: the integers in which its configuration differs.
+            made: the pattern of that layer; both ``is_simple``.
+        """
+        mine = {**vars(self._layer), **sizes}
+        mine["_auto_config"] = _with_options(mine["_auto_config"], sizes)
+        theirs = vars(made._layer)
+        return mine.keys() == theirs.keys() and all(
+            key == "name" or _is_alike(value, theirs[key]) for key, value in mine.items()
+        )
 
     def _is_more_than_plain(self) -> bool:
         layer = self._layer
@@ -556,8 +634,40 @@ class LayerPattern:
         if any(value is NOT_PLAIN for value in made.values()) or any(map(len, parts.values())):
             return None
         for key, part in parts.items():
-            parts[key] = type(part)()
+            parts[key] = _copy_empty(part)
         return made
+
+
+def _with_options(known: object, sizes: Mapping[str, int]) -> object:
+    """Return Keras's record of a constructor's arguments with some integers changed."""
+    if known is None:
+        return None
+    new = copy.copy(known)
+    vars(new)["config"] = {**vars(known)["config"], **sizes}
+    return new
+
+
+def _is_alike(value: object, other: object) -> bool:
+    """Return whether an attribute of two new layers is the same, but for what each one owns."""
+    if value is other:
+        return True
+    if type(value) is not type(other):
+        return False
+    if isinstance(value, types.FunctionType):  # Keras's wrapper of a method
+        return value.__code__ is cast("types.FunctionType", other).__code__
+    if hasattr(value, "get_config"):
+        return bool(value.get_config() == cast("Layer", other).get_config())
+    if hasattr(value, "serialize"):  # its record of the constructor's arguments
+        return vars(value) == vars(other)
+    return isinstance(value, Tracker) or bool(value == other)
+
+
+def _copy_empty(part: Sequence[object]) -> Sequence[object]:
+    """Copy an empty container of PyTorch's, without running its constructor."""
+    new: Sequence[object] = object.__new__(type(part))
+    for key, value in vars(part).items():
+        vars(new)[key] = value.copy() if type(value) in _COPY_THEMSELVES else value
+    return new
 
 
 _COPY_THEMSELVES = (list, dict, set, OrderedDict)
@@ -631,6 +741,22 @@ def present_numbers(tensor: BackendTensor) -> NDArray[np.generic]:
     return np.asarray(keras.ops.convert_to_numpy(tensor))  # of the others', a copy
 
 
+def assign_(variable: Variable, numbers: NDArray[np.generic]) -> None:
+    """Assign an array of the variable's shape and dtype without Keras's conversions and copies."""
+    kind = keras.backend.backend()
+    is_float = numbers.dtype in (np.float32, np.float64)
+    if not is_float or variable._value is None:
+        kind = "any"
+    if kind == "torch":
+        torch = import_module("torch")
+        with torch.no_grad():
+            variable._value.copy_(torch.from_numpy(numbers))
+    elif kind == "tensorflow":
+        variable._value.assign(numbers, read_value=False)
+    else:
+        variable.assign(numbers)
+
+
 class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
     """A scope in which variables have the values given.
 
@@ -639,9 +765,14 @@ class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
     order already, by a copy that takes a third of the time; shapes and values are the same.
     """
 
+    def __init__(self, state_mapping: Iterable[tuple[Variable, BackendTensor]]) -> None:
+        super().__init__()
+        # Keras would convert each value, which is of its variable's dtype already.
+        self.state_mapping = {id(variable): value for variable, value in state_mapping}
+
     def get_current_value(self, variable: Variable) -> BackendTensor | None:
         """Return the value of a variable in this scope; None if none was given."""
-        value: BackendTensor | None = super().get_current_value(variable)
+        value = self.state_mapping.get(id(variable))
         if value is None or len(value.shape) not in (4, 5):
             return value
         return _lay_out(value)
@@ -661,15 +792,23 @@ def _lay_out(kernel: BackendTensor) -> BackendTensor:
 
 def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTensor:
     """Pick elements of a tensor by their flat indices; the result has shape (len(places),)."""
+    # NumPy reads the same memory; TensorFlow's own indexing takes ten small operations.
+    if _is_readable(tensor):
+        return cast("BackendTensor", present_numbers(tensor).reshape(-1)[places])
     if keras.backend.backend() == "tensorflow":  # whose tensors take no arrays as indices
-        if "CPU" in str(getattr(tensor, "device", "")) and hasattr(tensor, "numpy"):
-            # NumPy reads the same memory; TensorFlow's own indexing takes ten small operations.
-            return cast("BackendTensor", np.asarray(tensor).reshape(-1)[places])
         places = places.astype(np.int32)
         picked: BackendTensor = keras.ops.take(keras.ops.reshape(tensor, (-1,)), places, axis=0)
     else:
         picked = keras.ops.reshape(tensor, (-1,))[places]
     return picked
+
+
+def _is_readable(tensor: BackendTensor) -> bool:
+    """Return whether NumPy can read the tensor where it lies."""
+    kind, place = keras.backend.backend(), str(getattr(tensor, "device", "")).lower()
+    if kind == "torch":
+        return place == "cpu" and keras.backend.standardize_dtype(tensor.dtype) != "bfloat16"
+    return kind == "tensorflow" and "cpu" in place and hasattr(tensor, "numpy")
 
 
 def mask_of(tensor: object) -> BackendTensor | None:

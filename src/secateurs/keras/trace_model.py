@@ -17,7 +17,7 @@ from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Size
 from secateurs.channels.tensors import Mask
 from secateurs.errors import CutError, ModelError, SecateursError
-from secateurs.keras.internals import device, graph_of
+from secateurs.keras.internals import device, graph_of, present_numbers
 from secateurs.keras.model.example_inputs import (
     as_arrays,
     check_model,
@@ -67,8 +67,11 @@ class TracedModel:
         return "cuda" if kind == "gpu" else kind
 
     def array(self, name: str) -> NDArray[np.generic]:
-        """A tensor's current values as a NumPy array; half precision becomes single."""
-        return self.leaves[name].array()
+        """A tensor's current values, not to be written to; half precision becomes single."""
+        leaf = self.leaves[name]
+        if leaf.itemsize < 4:
+            return leaf.array()
+        return present_numbers(leaf.variable.value)
 
     def find_blocks(self, network: Network) -> Sequence[Block]:
         """List the residual blocks that can be removed whole, in the order in which they run."""

@@ -46,6 +46,8 @@ def named_children(layer: object) -> list[tuple[str, Layer]]:
     The cell of a recurrent layer is not visible to users: its name is ''.
     """
     children = sublayers(layer)
+    if not children:
+        return []
     names = [_explicit_name(child) for child in children]
     if None in names or len(set(names)) < len(names):
         names = _by_attribute(layer, children, names)

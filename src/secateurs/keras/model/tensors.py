@@ -180,15 +180,27 @@ VariableValues = dict[int, tuple[Variable, BackendTensor]]
 """``id`` of a variable -> (the variable, the value to use for it)."""
 
 
-def present_values(model: keras.Model) -> VariableValues:
-    """Return every variable of a model, by ``id``, with its current value."""
-    return values_of([operation for _, operation in named_operations(model)])
+def present_values(model: keras.Model, *, on_tape: bool = False) -> VariableValues:
+    """Return every variable of a model, by ``id``, with its current value; as ``values_of``."""
+    return values_of([operation for _, operation in named_operations(model)], on_tape=on_tape)
 
 
-def values_of(operations: Iterable[Operation]) -> VariableValues:
-    """Return the operations' variables, by ``id``, with their current values, detached."""
+def values_of(operations: Iterable[Operation], *, on_tape: bool = False) -> VariableValues:
+    """Return the operations' variables, by ``id``, with their current values.
+
+    Args:
+        operations: layers or operations.
+        on_tape: True allows values that TensorFlow would record on a gradient tape: where there is
+            none, it need not read each variable by an operation of its own.
+    """
+    as_it_is = on_tape and keras.backend.backend() == "tensorflow"
+
+    def read(variable: Variable) -> BackendTensor:
+        value: BackendTensor = variable.value
+        return value if as_it_is else keras.ops.stop_gradient(value)
+
     return {
-        id(variable): (variable, keras.ops.stop_gradient(variable.value))
+        id(variable): (variable, read(variable))
         for operation in operations
         for _, variable, _ in named_variables(operation, "")
     }

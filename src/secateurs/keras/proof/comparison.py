@@ -180,7 +180,7 @@ class TwinComparison:
         sampled = Sampled(self.source.operations, self.kept, sizes_as_traced=self.sizes_as_traced)
         expected = self._run(self.source.model, self._twin(), self._twins_values())
         try:
-            received = self._run(small, sampled, present_values(small))
+            received = self._run(small, sampled, present_values(small, on_tape=True))
         except Exception as error:
             raise CutError(
                 f"{self.network.name}: the cut model does not run: {type(error).__name__}: "
@@ -237,7 +237,7 @@ class TwinComparison:
             changes,
             self._list_written(small),
         )
-        values = {**self._twins_values(), **present_values(small)}
+        values = {**self._twins_values(), **present_values(small, on_tape=True)}
         expected = self._run(self.source.model, side_by_side, values)
         received = TwinResults(expected.theirs, expected.their_samples)
         return self._proof(received, expected)
@@ -258,9 +258,9 @@ class TwinComparison:
 
     def _twins_values(self) -> VariableValues:
         """Return the dense model's variable values, zero where they read removed channels."""
-        values = present_values(self.source.model)
+        values = present_values(self.source.model, on_tape=True)
         for stand_in in self.stand_ins.values():
-            values |= values_of([stand_in])
+            values |= values_of([stand_in], on_tape=True)
         left_alone = {key for masks in self.silent.values() for key in masks}
         for (name, axis), leaf in self.source.read.items():
             units = leaf.axes.get(axis)

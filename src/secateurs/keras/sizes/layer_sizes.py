@@ -58,7 +58,10 @@ def with_sizes(
     Raises:
         CutError: the layer does not have the size that the cut expects.
     """
-    changed = {key: _inside(value, path, changes, layer) for key, value in config.items()}
+    if sublayers(layer):
+        changed = {key: _inside(value, path, changes, layer) for key, value in config.items()}
+    else:
+        changed = dict(config)
     for change in changes.get(path, ()):
         if change.attribute == INDEX:
             continue

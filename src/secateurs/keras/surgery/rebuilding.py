@@ -21,8 +21,10 @@ from secateurs.keras.internals import (
     Operation,
     accepts_training,
     add_plainly,
+    assign_,
     begin_graph_,
     graph_of,
+    has_values,
     infer,
     is_model,
     is_subclassed,
@@ -73,8 +75,8 @@ Make = Callable[[str, Operation], Sequence[Operation]]
 """Function (path, layer) -> layers to call in its place, in sequence."""
 
 
-Patterns = dict[tuple[type, str], LayerPattern]
-"""(class, configuration without the name) -> pattern of a new layer, to be copied."""
+Patterns = dict[tuple[type, str], "SizedPatterns"]
+"""(class, configuration without name and sizes) -> patterns of new layers, to be copied."""
 
 Dtype = Callable[[str], str]
 """Function from the name of a layer's dtype policy to the name in the copy."""
@@ -526,16 +528,48 @@ def _copy_pattern(
     """
     if not only_computes(layer) or holds_functions(layer) or may_learn(layer):
         return None
+    sizes = {
+        key: value
+        for key, value in config.items()
+        if type(value) is int and type(vars(layer).get(key)) is int
+    }
     try:
-        key = type(layer), json.dumps({**config, "name": ""})
+        key = type(layer), json.dumps({**config, **dict.fromkeys(sizes), "name": ""})
     except TypeError:  # holds an object, which the constructor needs
         return None
-    if key not in patterns:
+
+    def construct() -> LayerPattern:
         with keras.saving.custom_object_scope(own_objects(layer)):
-            patterns[key] = LayerPattern(type(layer).from_config(dict(config)))
-    if not patterns[key].is_simple:
-        return None
-    return patterns[key].copy(str(config["name"]))
+            return LayerPattern(type(layer).from_config(dict(config)))
+
+    known = patterns.setdefault(key, SizedPatterns())
+    return known.copy(str(config["name"]), sizes, construct)
+
+
+class SizedPatterns:
+    """Patterns of the layers whose configurations differ in their names and sizes only.
+
+    Most constructors store a size and do nothing else with it. Whether this one does is seen from
+    the first two layers of different sizes; the sizes of all others are then set in copies.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, ...], LayerPattern] = {}
+        self._follows = False
+
+    def copy(
+        self, name: str, sizes: Mapping[str, int], construct: Callable[[], LayerPattern]
+    ) -> Operation | None:
+        """Return a new layer of these sizes; None where its attributes cannot be copied."""
+        numbers = tuple(sizes.values())
+        if self._follows:
+            return next(iter(self._made.values())).copy(name, sizes)
+        if numbers not in self._made:
+            made = self._made[numbers] = construct()
+            first = next(iter(self._made.values()))
+            self._follows = made is not first and first.is_simple and first.follows(sizes, made)
+        pattern = self._made[numbers]
+        return pattern.copy(name) if pattern.is_simple else None
 
 
 def _from_config(
@@ -602,7 +636,7 @@ def _fill_(small_leaves: Sequence[ModelTensor], leaves: Sequence[ModelTensor], c
                     f"{present[name].shape}. A size of its layer does not follow its channels: "
                     "leave these out of the cut, and please report it."
                 )
-            present[name].variable.assign(value)
+            assign_(present[name].variable, value)
 
 
 def check_same_tensors(names: Iterable[Sequence[str]], present: KeysView[str]) -> None:
@@ -685,17 +719,27 @@ def keep_random_state() -> Iterator[None]:
 
 
 class Zeros:
-    """Initialiser of zeros that JAX need not compile, unlike Keras's own, for every shape."""
+    """Initialiser of zeros that JAX need not compile, unlike Keras's own, for every shape.
+
+    TensorFlow's variables share the zeros, which they do not write to, and which take it longer to
+    make than to assign.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[tuple[int, ...], str | None], BackendTensor] = {}
 
     def __call__(
         self, shape: Sequence[int], dtype: str | None = None, **_: object
     ) -> BackendTensor:
-        if keras.backend.backend() == "jax":
-            made: BackendTensor = keras.ops.convert_to_tensor(
-                np.zeros(tuple(shape), np.float32), dtype=dtype
-            )
-        else:
-            made = keras.ops.zeros(tuple(shape), dtype=dtype)
+        kind, key = keras.backend.backend(), (tuple(shape), dtype)
+        if kind not in ("jax", "tensorflow"):
+            made: BackendTensor = keras.ops.zeros(key[0], dtype=dtype)
+            return made
+        if key in self._known:
+            return self._known[key]
+        made = keras.ops.convert_to_tensor(np.zeros(key[0], np.float32), dtype=dtype)
+        if kind == "tensorflow" and has_values(made):
+            self._known[key] = made
         return made
 
     def get_config(self) -> dict[str, object]:

@@ -46,10 +46,10 @@ def is_composite(operation: Operation) -> bool:
     """Return whether it is a layer without a rule, described by its own code only."""
     return (
         isinstance(operation, Layer)
+        and (rule_for(type(operation)) is None or repeats_model(operation))
         and not is_model(operation)
         and (is_subclassed(operation) or not isinstance(operation, keras.Model))
         and not is_quantized(operation)
-        and (rule_for(type(operation)) is None or repeats_model(operation))
     )
 
 

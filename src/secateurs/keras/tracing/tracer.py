@@ -13,7 +13,15 @@ from secateurs.channels.cost import Contraction, Product
 from secateurs.channels.equations import Equations, Ids
 from secateurs.channels.network import Mixing, Role
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Operation, Variable, accepts_training, infer, is_tensor
+from secateurs.keras.internals import (
+    NOT_PLAIN,
+    Operation,
+    Variable,
+    accepts_training,
+    infer,
+    infer_plainly,
+    is_tensor,
+)
 from secateurs.keras.model.nested import flatten, map_structure
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.tracing.interpreter import CallSite
@@ -124,7 +132,10 @@ class Tracer:
         specs = _with_specs((list(arguments), dict(keywords)))
         if not accepts_training(layer):  # the caller may pass it to any layer
             specs[1].pop("training", None)
-        made = layer.compute_output_spec(*specs[0], **specs[1])
+        is_plain = len(specs[0]) == 1 and not specs[1].keys() - {"training"}
+        made = infer_plainly(layer, specs[0][0]) if is_plain else NOT_PLAIN
+        if made is NOT_PLAIN:
+            made = layer.compute_output_spec(*specs[0], **specs[1])
         if any(None in spec.shape for spec in flatten(made)):
             # Some layers infer it from their configuration alone; running their code is exact.
             made = infer(layer, *specs[0], **specs[1])
