@@ -155,6 +155,42 @@ def test_layers_copied_from_a_pattern_are_independent_and_complete():
     assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+def test_calls_are_added_to_a_graph_as_keras_adds_them():
+    def graph(call):
+        inputs = keras.Input((8, 8, 3), name="in")
+        hidden = call(L.Conv2D(4, 3, name="conv"), inputs)
+        made = call(L.Activation("relu", name="act"), hidden)
+        return keras.Model(inputs, made, name="model")
+
+    plain = graph(lambda layer, given: internals.add_plainly(layer, (given,), {}))
+    expected = graph(lambda layer, given: layer(given))
+    assert plain.get_config() == expected.get_config()
+    for name in ("conv", "act"):
+        mine, theirs = (model.get_layer(name) for model in (plain, expected))
+        (node,), (other,) = mine._inbound_nodes, theirs._inbound_nodes
+        assert vars(node).keys() == vars(other).keys()
+        assert vars(node.arguments).keys() == vars(other.arguments).keys()
+        assert node.is_input == other.is_input
+        assert [t.name for t in node.input_tensors] == [node.arguments.args[0].name]
+        assert node.parent_nodes[0].operation.name == other.parent_nodes[0].operation.name
+        assert len(mine._outbound_nodes) == len(theirs._outbound_nodes)
+        assert node.outputs[0]._keras_history[1:] == other.outputs[0]._keras_history[1:]
+        assert node.outputs[0]._keras_history.operation is mine
+    x = np.ones((1, 8, 8, 3), "float32")
+    expected.set_weights(plain.get_weights())
+    assert np.array_equal(plain.predict(x, verbose=0), expected.predict(x, verbose=0))
+
+
+def test_initializers_are_copied_with_their_seeds_and_draws():
+    one = internals.LayerPattern(L.Dense(3, kernel_initializer=keras.initializers.HeNormal(7)))
+    other = internals.LayerPattern(L.Dense(3))
+    same = [one.copy(name).kernel_initializer((4, 3)) for name in "ab"]
+    apart = [other.copy(name).kernel_initializer((4, 3)) for name in "ab"]
+    same, apart = (list(map(keras.ops.convert_to_numpy, each)) for each in (same, apart))
+    assert np.array_equal(*same)
+    assert not np.array_equal(*apart)
+
+
 def test_layers_with_state_are_not_patterns():
     wrapper = L.TimeDistributed(L.Dense(2))
     built = L.Dense(2)

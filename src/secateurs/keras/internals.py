@@ -30,9 +30,12 @@ from keras.src.layers.layer import Layer
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops import core
+from keras.src.ops.node import KerasHistory
 from keras.src.ops.node import Node as NodeClass
 from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
+from keras.src.ops.symbolic_arguments import SymbolicArguments
+from keras.src.random.seed_generator import make_default_seed
 from keras.src.utils.io_utils import print_msg
 from keras.src.utils.tracking import TrackedDict, TrackedList, TrackedSet, Tracker
 from numpy.typing import NDArray
@@ -396,9 +399,58 @@ def add_plainly(
     made = infer_plainly(layer, given)
     if made is NOT_PLAIN:
         made = Operation.symbolic_call(layer, given, **keywords)
-    else:  # as it does
-        NodeClass(operation=layer, call_args=(given,), call_kwargs=dict(keywords), outputs=made)
+    else:
+        _add_call_(
+            layer, cast("keras.KerasTensor", given), keywords, cast("keras.KerasTensor", made)
+        )
     return made
+
+
+_NODE = (
+    "operation SymbolicArguments arguments tree flatten outputs isinstance KerasTensor ValueError "
+    "any keras_tensors hasattr KerasHistory _keras_history _inbound_nodes append _outbound_nodes "
+    "len enumerate is_input"
+)
+"""The names used by the constructor of Keras's record of a call, in the releases that are known."""
+
+_ARGUMENTS = (
+    "tree map_structure args kwargs flatten _flat_arguments len isinstance KerasTensor "
+    "_single_positional_tensor keras_tensors append"
+)
+"""Those of the constructor of the arguments of such a record."""
+
+
+@cache
+def _knows_nodes() -> bool:
+    names = [kind.__init__.__code__.co_names for kind in (NodeClass, SymbolicArguments)]
+    return names == [tuple(_NODE.split()), tuple(_ARGUMENTS.split())]
+
+
+def _add_call_(
+    layer: Layer,
+    given: keras.KerasTensor,
+    keywords: Mapping[str, object],
+    made: keras.KerasTensor,
+) -> None:
+    """Add the call of a layer on one tensor to its graph, as Keras does, which searches for it."""
+    history = getattr(given, "_keras_history", None)
+    begin = None if history is None else history.operation
+    if keywords or begin is None or not given.record_history or not _knows_nodes():
+        NodeClass(operation=layer, call_args=(given,), call_kwargs=dict(keywords), outputs=made)
+        return
+    arguments, node = object.__new__(SymbolicArguments), object.__new__(NodeClass)
+    vars(arguments).update(
+        args=(given,),
+        kwargs={},
+        _flat_arguments=[given],
+        _single_positional_tensor=given,
+        keras_tensors=[given],
+    )
+    vars(node).update(operation=layer, arguments=arguments, outputs=[made], is_input=False)
+    number = len(layer._inbound_nodes)
+    layer._inbound_nodes.append(node)
+    begin._outbound_nodes.append(node)
+    made._keras_history = KerasHistory(operation=layer, node_index=number, tensor_index=0)
 
 
 def infer_plainly(layer: Operation, given: object) -> object:
@@ -687,12 +739,21 @@ def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> 
             return NOT_PLAIN
         return value.copy() if type(value) in _COPY_THEMSELVES else copy.copy(value)
     if isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
-        return type(value).from_config(value.get_config())  # an initializer with its own draws
+        return _copy_initializer(value)
     if isinstance(value, types.MethodType) and id(value.__self__) in known:
         return types.MethodType(value.__func__, known[id(value.__self__)])
     if isinstance(value, types.FunctionType) and value.__closure__:
         return _rebind(value, known, tracker)
     return value
+
+
+def _copy_initializer(value: keras.initializers.Initializer) -> keras.initializers.Initializer:
+    """Copy an initializer; one without a seed gets its own draws."""
+    if vars(value).get("_init_seed", value) is not None:
+        return type(value).from_config(value.get_config())
+    new = copy.copy(value)
+    vars(new)["seed"] = make_default_seed()
+    return new
 
 
 def _rebind(
