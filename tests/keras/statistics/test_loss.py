@@ -11,6 +11,7 @@ from secateurs.keras.statistics.loss import (
     as_classes,
     both_classes,
     gives_probabilities,
+    outputs_first,
     tells_two_apart,
 )
 
@@ -72,3 +73,26 @@ def test_a_loss_that_takes_the_mean_is_refused():
     )
     with pytest.raises(DataError, match="one loss for each image"):
         objective.losses([keras.ops.convert_to_tensor(SCORES)], None)
+
+
+@pytest.mark.parametrize("loss", [keras.losses.KLDivergence(), keras.losses.kl_divergence])
+def test_a_loss_of_keras_is_given_the_labels_first(loss):
+    wanted = np.array([[0.7, 0.3], [0.2, 0.8]], "float32")
+    given = np.array([[0.5, 0.5], [0.4, 0.6]], "float32")
+    expected = (wanted * np.log(wanted / given)).sum(axis=1)  # the other order gives other numbers
+    objective = PerExampleLoss(loss, "oracle", ending_in(2, "softmax"))
+    losses = objective.losses(
+        [keras.ops.convert_to_tensor(given)], keras.ops.convert_to_tensor(wanted)
+    )
+    assert np.allclose(keras.ops.convert_to_numpy(losses), expected, atol=1e-5)
+    with pytest.raises(DataError, match="received no labels"):
+        objective.losses([keras.ops.convert_to_tensor(given)], None)
+
+
+def test_a_loss_of_keras_over_maps_is_the_mean_of_each_example():
+    wanted, given = np.zeros((2, 3, 3, 1), "float32"), np.ones((2, 3, 3, 1), "float32")
+    given[1] = 3
+    loss = outputs_first(keras.losses.MeanSquaredError())
+    found = keras.ops.convert_to_numpy(loss(keras.ops.convert_to_tensor(given), wanted))
+    assert found.tolist() == [1, 9]
+    assert outputs_first(softmax) is softmax

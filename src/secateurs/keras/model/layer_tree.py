@@ -87,8 +87,10 @@ def _rank(entry: tuple[Variable, bool]) -> int:
 
 def _explicit_name(part: Layer | Variable) -> str | None:
     """Return the name that the user gave; None for an automatic one."""
-    made_up = {snake_case(type(part).__name__), "variable"}
     name = str(part.name)
+    if isinstance(part, Variable):
+        return None if _NUMBER.sub("", name) == "variable" else name
+    made_up = {snake_case(type(part).__name__), "variable"}
     if isinstance(part, Layer):
         inner = getattr(part, "layer", None)
         # Bidirectional names its two layers after the given one, automatic number included.

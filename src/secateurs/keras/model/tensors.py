@@ -21,6 +21,8 @@ from secateurs.keras.internals import (
     is_model,
     name_in,
     nodes_of,
+    own_variables,
+    sublayers,
 )
 from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
 from secateurs.keras.protocols import BackendTensor
@@ -202,5 +204,13 @@ def values_of(operations: Iterable[Operation], *, on_tape: bool = False) -> Vari
     return {
         id(variable): (variable, read(variable))
         for operation in operations
-        for _, variable, _ in named_variables(operation, "")
+        for variable in _variables_inside(operation)
     }
+
+
+def _variables_inside(layer: Layer) -> Iterator[Variable]:
+    """Iterate over the variables of a layer and its sublayers; names would take longer to find."""
+    for variable, _ in own_variables(layer):
+        yield variable
+    for child in sublayers(layer):
+        yield from _variables_inside(child)

@@ -16,6 +16,7 @@ from secateurs.keras.statistics.loss import (
     as_classes,
     both_classes,
     gives_probabilities,
+    mean_of_each,
     tells_two_apart,
 )
 from secateurs.training.tally import IGNORED_PIXEL, IGNORED_TOKEN, Tally
@@ -112,13 +113,6 @@ def scores_of(outputs: OutputTensors) -> BackendTensor:
         first: BackendTensor = outputs[0]
         return first
     return cast(BackendTensor, outputs)
-
-
-def mean_of_each(losses: BackendTensor) -> BackendTensor:
-    """Return the mean over all axes but the first."""
-    places = tuple(range(1, len(losses.shape)))
-    found: BackendTensor = keras.ops.mean(losses, axis=places) if places else losses
-    return found
 
 
 def tally_of(task: LearningTask, model: keras.Model) -> Tally:

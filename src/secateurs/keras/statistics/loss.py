@@ -28,19 +28,66 @@ LEAST = 1e-30
 """Lower bound of probabilities, so that their logarithm is finite."""
 
 
+def mean_of_each(losses: BackendTensor) -> BackendTensor:
+    """Return the mean over all axes but the first."""
+    places = tuple(range(1, len(losses.shape)))
+    found: BackendTensor = keras.ops.mean(losses, axis=places) if places else losses
+    return found
+
+
+class OutputsFirst:
+    """A loss of Keras's own, which takes the labels first, as a function of (outputs, labels).
+
+    Args:
+        loss: ``keras.losses.KLDivergence()``, or a function of ``keras.losses``.
+    """
+
+    def __init__(self, loss: Callable[..., BackendTensor]) -> None:
+        self.__name__ = getattr(loss, "__name__", getattr(loss, "name", type(loss).__name__))
+        self._of_each = loss.call if isinstance(loss, keras.losses.Loss) else loss
+
+    def __call__(
+        self, outputs: BackendTensor | list[BackendTensor], labels: object
+    ) -> BackendTensor:
+        """Return the loss of each example, shape (examples,).
+
+        Raises:
+            DataError: there are no labels, or several outputs.
+        """
+        if labels is None or isinstance(outputs, list):
+            received = "no labels" if labels is None else "several outputs"
+            raise DataError(
+                f"{self.__name__}: expected one output and its labels; received {received}. Pass "
+                "batches (inputs, labels), or loss=, a function (outputs, labels) of your own"
+            )
+        labels = keras.ops.convert_to_tensor(labels)
+        return mean_of_each(self._of_each(labels, outputs))
+
+
+def outputs_first(loss: Callable[..., BackendTensor]) -> Callable[..., BackendTensor]:
+    """Return a loss that takes (outputs, labels); Keras's own take the labels first.
+
+    With a divergence, the two orders give different numbers and no error.
+    """
+    is_function = str(getattr(loss, "__module__", "")).startswith("keras.src.losses")
+    is_own = isinstance(loss, keras.losses.Loss) or (is_function and not isinstance(loss, type))
+    return OutputsFirst(loss) if is_own else loss
+
+
 class PerExampleLoss:
     """Cross-entropy with labels, or a user's loss, image by image.
 
     The output of a softmax or a sigmoid is taken as probabilities, any other as logits.
 
     Args:
-        loss: function (outputs, labels) -> losses of shape (images,); None for cross-entropy.
+        loss: function (outputs, labels) -> losses of shape (images,), or one of Keras's own; None
+            for cross-entropy.
         caller: name of the caller, for error messages.
         model: model that gives the outputs.
     """
 
     def __init__(self, loss: BatchLoss | None, caller: str, model: keras.Model) -> None:
-        self._loss = loss
+        self._loss = None if loss is None else outputs_first(loss)
         self._caller = caller
         self._probabilities = gives_probabilities(model)
         self._two = tells_two_apart(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import keras
@@ -15,6 +16,7 @@ from secateurs.calibration.examples import length_of
 from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.statistics.class_axis import tally_of
+from secateurs.keras.statistics.loss import outputs_first
 from secateurs.keras.training.distillation import Teacher
 from secateurs.keras.training.fitting import fit
 from secateurs.keras.training.learner import Learner
@@ -75,6 +77,8 @@ class TaskLearner(Learner):
             SecateursError: distillation is requested for a task with its own training function.
         """
         _check_task(model, task, training)
+        if task.loss is not None:
+            task = replace(task, loss=outputs_first(task.loss))
         self._task = task
         self._step = _step_of(task)
         self._stepper: Stepper | None = None

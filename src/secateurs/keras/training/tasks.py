@@ -11,8 +11,8 @@ import keras
 from secateurs.errors import DataError, ModelError
 from secateurs.keras.internals import compile_arguments_of, graph_of
 from secateurs.keras.protocols import BackendTensor
-from secateurs.keras.statistics.class_axis import ClassAxis, OutputTensors, mean_of_each, scores_of
-from secateurs.keras.statistics.loss import tells_two_apart
+from secateurs.keras.statistics.class_axis import ClassAxis, OutputTensors, scores_of
+from secateurs.keras.statistics.loss import mean_of_each, tells_two_apart
 from secateurs.keras.training.objectives import learns_by_itself
 from secateurs.training.feed import is_labelled_images
 from secateurs.training.task import LearningTask
