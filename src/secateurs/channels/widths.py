@@ -83,7 +83,8 @@ class Widths:
             return lone
         # Only these can be cells; there are many more units that need one atom.
         rows = rows[(rows != ALWAYS).sum(axis=1) > 1]
-        return lone + int(np.isin(*_numbers(self.grid_cells, rows)).sum())
+        cells, present_rows = _numbers(self.grid_cells, rows)
+        return lone + int(np.isin(cells, present_rows).sum())
 
 
 def _numbers(*tables: Ids) -> list[Ids]:

@@ -450,7 +450,7 @@ def _add_call_(
     number = len(layer._inbound_nodes)
     layer._inbound_nodes.append(node)
     begin._outbound_nodes.append(node)
-    made._keras_history = KerasHistory(operation=layer, node_index=number, tensor_index=0)
+    vars(made)["_keras_history"] = KerasHistory(layer, node_index=number, tensor_index=0)
 
 
 def infer_plainly(layer: Operation, given: object) -> object:
