@@ -27,6 +27,14 @@ MASKS = ("attention_mask", "padding_mask", "decoder_attention_mask", "decoder_pa
 FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
 
 
+_LISTS = (
+    "expected a model that takes arrays; received one that takes a list of images, as detectors "
+    "do, whose boxes differ in number from image to image. Pass the part that computes, a module "
+    "of its backbone and heads, and put its parts back (docs/howto/detector.md); or leave the "
+    "data out."
+)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class CalibrationBatch:
     """Some images in the model's input format, with labels if there are any.
@@ -100,6 +108,8 @@ def iterate_batches(
             f"{caller}: expected calibration data; received none. {FIX}"
             f"{'' if labels else '; labels may be left out'}."
         )
+    if any(isinstance(one, list) for one in _arrays(example_inputs)):
+        raise DataError(f"{caller}: {_LISTS}")
     like = _each(example_inputs, as_array)
     number = -1
     for number, given in enumerate(_split_batches(data, like)):

@@ -118,7 +118,7 @@ def iterate_examples(data: Any, caller: str) -> Iterator[ExampleBatch]:
     number = -1
     for number, given in enumerate(_split(data, caller)):
         # DataLoader's default collate function returns lists: [inputs, targets].
-        batch = ExampleBatch(tuple(given) if is_pair_in_list(given) else given)
+        batch = ExampleBatch(tuple(given) if is_pair_in_list(given) else as_detections(given))
         if not len(batch):
             raise DataError(
                 f"{caller}: calibration batch {number}: expected examples; received "
@@ -204,6 +204,7 @@ def batches_again(source: object) -> Iterable[object]:
 
 def rows_of(batch: object, rows: IndexSequence) -> object:
     """Select some examples of a batch."""
+    batch = as_detections(batch)
     if isinstance(batch, Mapping):
         return {key: rows_of(value, rows) for key, value in batch.items()}
     if isinstance(batch, tuple):
@@ -215,6 +216,7 @@ def rows_of(batch: object, rows: IndexSequence) -> object:
 
 def length_of(batch: object) -> int:
     """Number of examples in a batch."""
+    batch = as_detections(batch)
     if isinstance(batch, Mapping):
         batch = next(iter(batch.values()), ())
     if isinstance(batch, tuple) or is_pair_in_list(batch):
@@ -230,6 +232,7 @@ def _length(batch: object) -> int:
 
 def split_of(batch: object) -> tuple[object, object]:
     """Split a batch into (inputs, targets or None)."""
+    batch = as_detections(batch)
     if isinstance(batch, Mapping):
         key = next((name for name in LABELS if name in batch), None)
         inputs = {name: value for name, value in batch.items() if name != key}
@@ -245,6 +248,30 @@ def split_of(batch: object) -> tuple[object, object]:
 
 def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape) > 0
+
+
+def as_detections(batch: object) -> object:
+    """A batch of detections as (list of images, list of targets); any other unchanged.
+
+    The collate function of torchvision's references, ``tuple(zip(*batch))``, makes tuples of both,
+    and a tuple of tensors would be several inputs. Targets in dictionaries, as many as images, tell
+    them apart.
+
+    Example:
+        >>> images = (np.zeros((3, 8, 8)), np.zeros((3, 6, 8)))
+        >>> found = as_detections([images, ({"boxes": []}, {"boxes": []})])
+        >>> [type(part).__name__ for part in found], length_of(found)
+        (['list', 'list'], 2)
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        return batch
+    images, targets = batch
+    if not isinstance(images, tuple | list) or not isinstance(targets, tuple | list):
+        return batch
+    are_alike = 0 < len(images) == len(targets)
+    if not are_alike or not all(isinstance(target, Mapping) for target in targets):
+        return batch
+    return (list(images), list(targets)) if all(map(_is_array, images)) else batch
 
 
 def is_pair_in_list(batch: object) -> TypeGuard[list[object]]:

@@ -84,6 +84,8 @@ class Proof:
             operation was the one that was traced, and which channel goes where does not depend on
             the number of pixels. "" where the example inputs were run as they are.
         blocks: proof of the removal of whole blocks, where these were removed first.
+        is_inside_only: whether the models give nothing for these inputs without the channels (a
+            detector finds no box any more), so that only values inside were compared.
     """
 
     max_difference: float
@@ -96,6 +98,7 @@ class Proof:
     independent: Independent | None = None
     images: str = ""
     blocks: Proof | None = None
+    is_inside_only: bool = False
 
     @property
     def holds(self) -> bool:
@@ -128,6 +131,8 @@ class Proof:
         )
         if self.images:
             shown += f"; run on the centre {self.images} pixels"
+        if self.is_inside_only:
+            shown += "; the outputs are empty without these channels, so values inside are compared"
         if self.inexact:
             shown += f"; exact except for {', '.join(self.inexact)}"
         if self.independent is not None:

@@ -1,9 +1,11 @@
 """torchvision's detectors in the loop, on images of one bright square."""
 
 import math
+import warnings
 
 import pytest
 import torch
+from torch import nn
 
 import secateurs as sec
 import torchvision_on_cpu
@@ -33,6 +35,107 @@ def test_a_detector_is_pruned_and_trained_by_its_own_losses(make):
     if trained["value"] >= result.history.of("train")[0]["value"]:
         assert trained["value"] == pytest.approx(float(expected.mean()), abs=1e-5)
     assert result.report.proof.holds
+
+
+def picky(score):
+    """A detector that finds some boxes, and none of the less sure ones."""
+    torchvision_on_cpu.let_detectors_run()
+    torch.manual_seed(0)
+    model = retina().eval()
+    nn.init.normal_(model.head.classification_head.cls_logits.weight, std=3.0)
+    model.score_thresh = score
+    return model
+
+
+def scores_found(image):
+    """Of all places and classes, the highest first."""
+    model = picky(0.0)
+    with torch.no_grad():
+        features = model.backbone(model.transform([image])[0].tensors)
+        found = model.head.classification_head([features])
+    return found.sigmoid().flatten().sort(descending=True).values
+
+
+def test_a_threshold_that_few_boxes_pass_freezes_nothing():
+    ((image, *_), _), *_ = batches(1)
+    given = ([image],)
+    some = float(scores_found(image)[5])
+    network = sec.trace(picky(some), given)
+    assert [len(group) for group in network.groups] == [
+        len(group) for group in sec.trace(picky(0.0), given).groups
+    ]
+    proof = sec.prune(picky(some), given, amount=0.1).report.proof
+    assert proof.holds
+
+
+def test_where_a_cut_detector_finds_nothing_values_inside_are_compared():
+    ((image, *_), _), *_ = batches(1)
+    model = picky(0.0)
+    with torch.no_grad():  # boxes are found by one channel alone
+        model.head.classification_head.cls_logits.bias.fill_(-20.0)
+        last = model.head.classification_head.conv[-1][0]
+        last.weight[0].zero_()
+        last.bias[0] = 30.0
+        model.head.classification_head.cls_logits.weight.zero_()
+        model.head.classification_head.cls_logits.weight[:, 0] = 0.2
+    model.score_thresh = 0.5
+    assert len(model([image])[0]["boxes"])
+    (layer,) = [name for name, module in model.named_modules() if module is last]
+    small = sec.delete_channels(model, {layer: [0]}, ([image],))
+    assert not len(small([image])[0]["boxes"])
+    proof = sec.report_of(small).proof
+    assert proof.holds
+    assert proof.is_inside_only
+    assert "outputs are empty" in str(proof)
+
+
+def test_a_detector_that_finds_nothing_anyway_proves_nothing():
+    ((image, *_), _), *_ = batches(1)
+    with pytest.raises(sec.CutError, match="an image in which it finds something"):
+        sec.prune(picky(1.0), ([image],), amount=0.1)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_batches_as_torchvisions_collate_function_makes_them(kind):
+    torchvision_on_cpu.let_detectors_run()
+    found = []
+    for change in (lambda parts: parts, lambda parts: kind(map(kind, parts))):
+        data, held = ([change(batch) for batch in batches(2, seed)] for seed in (0, 1))
+        torch.manual_seed(0)
+        model = retina().eval()
+        result = sec.iterate(
+            model, data, held, task="detection", metric=overlap, step=0.3,
+            training=sec.Training(fine_tune_batches=2, learning_rate=1e-3),
+            stop=sec.Stop(rounds=1, tolerance=None), measure_speed=False,
+        )  # fmt: skip
+        network = sec.trace(model, ([data[0][0][0]],))
+        scores = sec.score(network, "taylor", data=data, task="detection")
+        found.append((result.history.of("train")[-1]["loss"], *map(sum, scores.values())))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_calibration_by_lists_is_refused_and_what_computes_is_repaired():
+    data = batches(40)
+    model = picky(0.0)
+    images = [image for batch, _ in data for image in batch]
+    budget = sec.Budget(macs=0.5)
+    with pytest.raises(sec.DataError, match=r"a list of images.* its backbone and heads"):
+        sec.prune(model, ([images[0]],), budget, calibration=data)
+
+    class Computes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = model.backbone, model.head
+
+        def forward(self, x):
+            return self.head([self.backbone(x)])
+
+    normalised = torch.cat([model.transform([image])[0].tensors for image in images])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of 80 images
+        made = sec.prune(Computes().eval(), normalised[:1], budget, calibration=normalised)
+    stages = {stage.name: stage.fidelity.distance for stage in made.report.fidelity}
+    assert stages["repaired"] < 0.5 * stages["dropped"]
 
 
 def test_mean_average_precision_counted_by_hand():

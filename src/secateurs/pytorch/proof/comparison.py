@@ -34,6 +34,12 @@ from secateurs.pytorch.proof.smaller_images import crop_images
 from secateurs.pytorch.trace_model import BY_VALUES, source_of
 from secateurs.pytorch.tracing.records_by_layer import OtherPathError
 
+NO_VALUES = (
+    "expected outputs with numbers to compare; received none for these example inputs. Nothing can "
+    "be proven; nothing was changed. Pass a batch of at least one; for a detector, an image in "
+    "which it finds something."
+)
+
 
 def prove(
     network: Network,
@@ -154,11 +160,9 @@ def _compare(
         raise OtherPathError(twin.index, "the last")
     used = source_of(network).select_used
     received, expected = used(received), used(expected)
-    if not has_values(received, expected):
-        raise CutError(
-            "expected outputs with numbers to compare; received none for these example inputs. "
-            "Nothing can be proven; nothing was changed. Pass a batch of at least one."
-        )
+    is_empty = not has_values(received, expected)
+    if is_empty and not (sampled.samples and _gives_values(network, dense, arguments, keywords)):
+        raise CutError(NO_VALUES)
     difference, scale = largest_difference(received, expected)
     if not math.isfinite(scale):
         if frugal and sizes_as_traced:
@@ -178,7 +182,20 @@ def _compare(
         10 * relative,
         where,
         inexact_operations(network.mixings, stays),
+        is_inside_only=is_empty,
     )
+
+
+def _gives_values(
+    network: Network, dense: nn.Module, arguments: Sequence[object], keywords: dict[str, object]
+) -> bool:
+    """Whether the dense model's outputs hold any value: a detector finds a box in an image."""
+    source = source_of(network)
+    everything = np.ones(len(network.solution.atoms), np.bool_)
+    outputs = source.select_used(
+        MaskedTwin(source.operations, everything).run(dense, arguments, keywords)
+    )
+    return has_values(outputs, outputs)
 
 
 def _largest_inside(

@@ -242,13 +242,21 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 def is_decided_by_data(call: Call) -> bool:
     """Whether values of a tensor decide the result's shape, or are the result."""
     if call.packet is aten.index:
-        return any(t is not None and t.dtype is torch.bool for t in call.arguments[1])
+        return any(t is not None and t.dtype in _MASKS for t in call.arguments[1])
+    if call.packet is aten.where and len(call.tensors()) == 1 and len(call.arguments) == 1:
+        return True  # the indices where a condition holds
     tags = call.function.tags
     return (
         torch.Tag.data_dependent_output in tags
         or torch.Tag.dynamic_output_shape in tags
-        or call.name == "nms"
+        or call.name in _OF_LENGTHS_IN_DATA
     )
+
+
+_MASKS = (torch.bool, torch.uint8)
+
+_OF_LENGTHS_IN_DATA = ("nms", "nonzero_numpy")
+"""Operations that PyTorch does not tag as such."""
 
 
 def without_values(tensor: torch.Tensor) -> torch.Tensor:
