@@ -359,6 +359,11 @@ def _freeze_outputs(
             )
 
 
+def _of_lists(message: str) -> str:
+    """How to pass a list as one input, where a model asks for a list, as detectors do."""
+    return "; a list as one input is ([image],)" if "list" in message else ""
+
+
 def _watch(
     tracer: Tracer,
     model: nn.Module,
@@ -381,7 +386,7 @@ def _watch(
             f"{type(model).__name__}: its forward raised {type(error).__name__}{_at_line(error)}: "
             f"{message}. "
             f"Received example_inputs of {format_inputs(_original_inputs(arguments, keywords))}; "
-            "expected inputs the model accepts."
+            f"expected inputs the model accepts{_of_lists(message)}."
         ) from error
     forward = ForwardPass(
         [map_tensors(value, without_values) for value in arguments],

@@ -95,6 +95,12 @@ def test_a_detector_that_finds_nothing_anyway_proves_nothing():
         sec.prune(picky(1.0), ([image],), amount=0.1)
 
 
+def test_a_list_of_images_in_place_of_a_list_in_a_tuple_is_told():
+    ((image, *_), _), *_ = batches(1)
+    with pytest.raises(sec.ModelError, match=r"a list as one input is \(\[image\],\)"):
+        sec.trace(picky(0.0), [image])
+
+
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_batches_as_torchvisions_collate_function_makes_them(kind):
     torchvision_on_cpu.let_detectors_run()
