@@ -32,7 +32,7 @@ from secateurs.reconstruction.contraction_sums import (
     draw_slopes,
     images_with_slopes,
 )
-from secateurs.reconstruction.drawing import present_part
+from secateurs.reconstruction.drawing import Present, present_part
 from secateurs.reconstruction.long_kernels import LongKernel
 from secateurs.reconstruction.running_sums import RunningSums
 
@@ -155,16 +155,16 @@ def _sum_up(
         for reader in at.get(step.number, ()):
             x, y = as_numbers(piece.find(reader.site.source)), as_numbers(made)
             rows = reader.site.rows_per_image(images)
-            _sum_patches(reader, x, y, rows, number, piece)
+            _sum_patches(reader, x, y, rows, number, piece.present)
         piece.forget(step)
     return piece.result()
 
 
 def _sum_patches(
-    reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int, piece: Piece
+    reader: _Reader, x: Numbers, y: Numbers, rows: int, number: int, present: Present
 ) -> None:
     """Add one piece's patches of a site, or its channels where a reading mixes them."""
-    known, reading, present = reader.site.map, reader.reading, piece.present
+    known, reading = reader.site.map, reader.reading
     if reader.long is not None and isinstance(known, ConvolutionMap):
         reader.long.add(np.moveaxis(x, known.channel, 1))
     if reading.mixes:
@@ -176,17 +176,13 @@ def _sum_patches(
         values = reading.values(flat)[None]
         reader.sums.add(values, np.zeros((1, values.shape[1], 0), np.float32))
         return
-    weights = reader.site.weigh_rows(y, piece)
-    read = [y] if weights is None else [y, np.broadcast_to(weights, y.shape)]
     places = max(1, y[:1].size // known.outputs)
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * known.inputs))
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
         seed = number * 4099 + start  # distinct for each part: a piece has at most 256 images
-        parts = [one[part] for one in read]
-        u, (t, *of_rows) = tables(known, x[part], parts, rows, seed, present_part(present, part))
-        # Outputs follow from inputs and weights.
-        reader.sums.add(u, t[..., :0], of_rows[0][0, :, 0] if of_rows else None)
+        u, (t,) = tables(known, x[part], [y[part]], rows, seed, present_part(present, part))
+        reader.sums.add(u, t[..., :0])  # outputs follow from inputs and weights
 
 
 def _along_axis(known: Map, x: Numbers, taps: int) -> Numbers:

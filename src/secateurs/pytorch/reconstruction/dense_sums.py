@@ -178,15 +178,13 @@ def _sum_patches(reader: _Reader, piece: Piece, y: torch.Tensor, rows: int, seed
     places = max(1, y[:1].numel() // max(1, y.shape[reader.site.map.channel]))
     at_a_time = max(1, NUMBERS_OF_PATCHES // (min(rows, places) * reader.site.map.inputs))
     counted = y.narrow(reader.site.map.channel, 0, 1)  # one channel: outputs follow from weights
-    weights = reader.site.weigh_rows(y, piece)
     for start in range(0, len(x), at_a_time):
         part = slice(start, start + at_a_time)
         present_rows = present_part(piece.present, part)
-        tables = [counted[part]] if weights is None else [counted[part], weights[part]]
-        u, (t, *of_rows) = reader.site.map.tables(
-            x[part], tables, rows, seed * 4099 + start, present_rows
+        u, (t,) = reader.site.map.tables(
+            x[part], [counted[part]], rows, seed * 4099 + start, present_rows
         )
-        reader.sums.add(u, t[..., :0], of_rows[0][0, :, 0] if of_rows else None)
+        reader.sums.add(u, t[..., :0])
 
 
 def _slopes(
