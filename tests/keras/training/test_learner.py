@@ -124,6 +124,44 @@ def test_a_snapshot_is_restored():
         learner.unpack(b"nothing")
 
 
+@pytest.mark.parametrize("averages", ["by settings", "overwriting", "scaling"])
+def test_a_snapshot_of_a_model_just_cut_resumes_with_the_same_average(averages):
+    """The moving average starts anew after a cut, in the process that made it and in the next."""
+    optimizer = keras.optimizers.SGD(0.05, use_ema=True, ema_overwrite_frequency=2)
+    if averages == "scaling":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    settings = {"optimizer": "compiled"}
+    if averages == "by settings":
+        settings = {"optimizer": "sgd", "ema": 0.8}
+    training = sec.Training(batch_size=20, learning_rate=0.05, **settings)
+    learner, other = (
+        Learner(cnn(compiled=optimizer), DATA, DATA, None, training) for _ in range(2)
+    )
+    learner.train(0, [0.05] * 3, lambda: None)
+    learner.apply(learner.trace().cut({"conv1": [0, 3]}))
+    repaired = learner.model.get_layer("conv1").bias
+    repaired.assign(repaired + 0.5)  # as a repair does, after the cut
+    other.restore(learner.snapshot())
+    for each in (learner, other):
+        each.train(3, [0.05] * 3, lambda: None)
+    mine, theirs = learner.snapshot(), other.snapshot()
+    for kind in ("tensors", "average", "optimizer"):
+        one, another = getattr(mine, kind), getattr(theirs, kind)
+        assert one.keys() == another.keys()
+        assert same(one.values(), another.values())
+
+
+def test_training_goes_on_from_the_weights_and_not_from_the_average_of_an_inner_optimizer():
+    def train(**average):
+        inner = keras.optimizers.SGD(0.05, **average)
+        model = cnn(compiled=keras.optimizers.LossScaleOptimizer(inner))
+        learner = Learner(model, DATA, DATA, None, default_training(model))
+        learner.train(0, [0.05] * 3, lambda: None)
+        return state(learner.model)
+
+    assert same(train(use_ema=True), train())
+
+
 def test_losses_of_every_kind_of_label():
     for loss in ("categorical_crossentropy", "sparse_categorical_crossentropy"):
         model = cnn(compiled=None)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.keras.internals import seed_, sync_
-from secateurs.keras.training.optimizers import assign_, values_of
+from secateurs.keras.training.optimizers import assign_, averaging_part, values_of
 from secateurs.keras.training.random_numbers import seed_generators
 
 _DROPOUT = 5
@@ -50,7 +50,7 @@ def fit(
             verbose=0,
             callbacks=[each],
         )
-    if model.optimizer.use_ema:
+    if averaging_part(model.optimizer).use_ema:
         # ``fit`` ends by overwriting the weights with their average, but training will continue.
         assign_(model.trainable_variables, each.trained)
     logs = history.history  # a custom training step may name its loss differently
@@ -87,7 +87,7 @@ class _Rates(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         del epoch, logs
-        if self.model.optimizer.use_ema:
+        if averaging_part(self.model.optimizer).use_ema:
             sync_(self.model)
             self.trained = values_of(self.model.trainable_variables)
 

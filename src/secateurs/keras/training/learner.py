@@ -152,11 +152,18 @@ class Learner(FeedLearner[keras.Model]):
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
         """Train on one batch per learning rate, from number ``first``; return the mean loss."""
-        if self._is_cut_anew:
-            begin_average_(self._model)
-            self._is_cut_anew = False
+        self._begin_average_after_cut_()
+        self._is_cut_anew = False
         examples = self._examples(consecutive(self._train_feed, first, len(rates)))
         return fit(self._model, examples, rates, tick, [self._training.seed, first])
+
+    def _begin_average_after_cut_(self) -> None:
+        """Restart the average from the present weights, if there was a cut and no training since.
+
+        Not in ``apply``, because a repair may change the weights after it.
+        """
+        if self._is_cut_anew:
+            begin_average_(self._model)
 
     def _examples(
         self, batches: Iterable[Batch]
@@ -211,6 +218,7 @@ class Learner(FeedLearner[keras.Model]):
         """Evaluate the model, or the average of its weights, on all examples of a split."""
         if not averaged:
             return self._evaluate(part, tick)
+        self._begin_average_after_cut_()
         with average_put(self._model):
             return self._evaluate(part, tick)
 
@@ -254,6 +262,7 @@ class Learner(FeedLearner[keras.Model]):
 
     def snapshot(self) -> Snapshot:
         """A copy of the model's and the optimizer's values, and of their moving average."""
+        self._begin_average_after_cut_()  # a restored model is no longer one that was just cut
         values = self._values()
         average: dict[str, NDArray[np.generic]] = {}
         if self._training.ema:

@@ -37,7 +37,7 @@ def average_put(model: keras.Model) -> Iterator[None]:
     variables = model.trainable_variables
     before = values_of(variables)
     # Copies, because on JAX an assigned array would be shared, and JAX donates its buffers.
-    assign_(variables, values_of(model.optimizer._model_variables_moving_average))
+    assign_(variables, values_of(averaging_part(model.optimizer)._model_variables_moving_average))
     try:
         yield
     finally:
@@ -50,7 +50,7 @@ def begin_average_(model: keras.Model) -> None:
     Keras starts it at an optimizer's first step; a study restarts it after each cut.
     """
     if _is_averaged(model):
-        averages = model.optimizer._model_variables_moving_average
+        averages = averaging_part(model.optimizer)._model_variables_moving_average
         assign_(averages, values_of(model.trainable_variables))
 
 
@@ -67,8 +67,13 @@ def assign_(variables: Sequence[Variable], values: Sequence[NDArray[np.generic]]
 
 def _is_averaged(model: keras.Model) -> bool:
     """Return whether there is an average of the model's weights, as there is after a first step."""
-    optimizer = model.optimizer
+    optimizer = averaging_part(model.optimizer)
     return bool(optimizer.use_ema and optimizer.built)
+
+
+def averaging_part(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return the optimizer that averages: the inner one, where one scales the loss for another."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def optimizer_values(

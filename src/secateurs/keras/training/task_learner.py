@@ -28,7 +28,7 @@ from secateurs.keras.training.objectives import (
     one_number,
     refuse_no_loss,
 )
-from secateurs.keras.training.optimizers import begin_average_, make_optimizer
+from secateurs.keras.training.optimizers import make_optimizer
 from secateurs.keras.training.random_numbers import seed_generators
 from secateurs.keras.training.readers import TaskReader, as_arrays, as_tensors
 from secateurs.keras.training.tasks import CompiledLoss
@@ -114,10 +114,9 @@ class TaskLearner(Learner):
 
     def train(self, first: int, rates: Sequence[float], tick: Callable[[], None]) -> float:
         """Train for one batch per rate, by the user's own trainer if there is one."""
+        self._begin_average_after_cut_()
+        self._is_cut_anew = False
         if self._task.fit is None:
-            if self._is_cut_anew:
-                begin_average_(self._model)
-                self._is_cut_anew = False
             batches = consecutive(self._train_feed, first, len(rates))
             seeds = [self._training.seed, first]
             if self._step is not None:
