@@ -1,20 +1,21 @@
 """What is supported, tried: ``nox`` runs the tests on each of these; ``nox -l`` lists them.
 
-Where a combination cannot be installed, pip says so in that session.
+Where a combination cannot be installed, pip says so in that session. All but the oldest versions
+take PyTorch as ``constraints.txt`` says.
 """
 
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST = ["torch==2.6.*", "keras==3.5.*", "numpy==1.26.*"]
-NEWEST = ["torch", "keras", "numpy>=2"]
+NEWEST = ["--constraint", "constraints.txt", "torch", "keras", "numpy>=2"]
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("versions", [nox.param(OLDEST, id="oldest"), nox.param(NEWEST, id="newest")])
 def tests(session: nox.Session, versions: list[str]) -> None:
     """The test suite, in two processes."""
-    session.install(*versions, "-e", ".[torch,keras,dev]")
+    session.install(*versions, "-e", ".[torch,keras,dev,bench,ray]")
     session.run("pytest", "-n", "2", *session.posargs, env={"KERAS_BACKEND": "torch"})
 
 
@@ -22,7 +23,8 @@ def tests(session: nox.Session, versions: list[str]) -> None:
 @nox.parametrize("backend", ["tensorflow", "jax"])
 def backends(session: nox.Session, backend: str) -> None:
     """The Keras side on its other backends."""
-    session.install("-e", ".[torch,keras,dev]", "tensorflow-cpu", "jax")
+    constrained = ["--constraint", "constraints.txt"]
+    session.install(*constrained, "-e", ".[torch,keras,dev]", "tensorflow-cpu", "jax")
     session.run("pytest", "tests/keras", *session.posargs, env={"KERAS_BACKEND": backend})
 
 
