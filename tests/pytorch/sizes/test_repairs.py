@@ -317,3 +317,80 @@ def test_heads_follow_where_a_check_of_their_multiple_fails_first():
         dense.qkv.weight[read], dense.qkv.bias[read] = 0, 0
         dense.out.weight[:, list(cut.tensors["out.weight"].removed[1])] = 0
     assert torch.allclose(small(X), dense(X), atol=1e-6)
+
+
+class Steps(nn.Module):
+    """A sinusoidal embedding of steps; one of an odd length is padded."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.length = length
+
+    def forward(self, steps):
+        half = self.length // 2
+        rates = torch.exp(-torch.arange(half) / (half - 1))
+        angles = steps[:, None].float() * rates[None]
+        found = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return F.pad(found, (0, 1)) if self.length % 2 else found
+
+
+class Down(nn.Module):
+    """A layer that checks its input, with as many channels out of it as into it."""
+
+    def __init__(self, channels, literal):
+        super().__init__()
+        self.channels = self.out_channels = channels
+        self.literal, self.layer = f"{channels}" if literal else "", nn.Linear(channels, channels)
+
+    def forward(self, x):
+        assert x.shape[-1] == int(self.literal or self.channels)
+        return self.layer(x)
+
+
+class OfSteps(nn.Module):
+    """The embedding has by chance the length that is checked."""
+
+    def __init__(self, width, literal=False):
+        super().__init__()
+        self.steps, self.of_steps = Steps(width), nn.Parameter(torch.randn(10, width))
+        self.stem, self.down = nn.Linear(6, width), Down(width, literal)
+        self.to_stem, self.head = nn.Linear(10, width), nn.Linear(width, 3)
+
+    def forward(self, x, steps):
+        at = self.to_stem(F.linear(self.steps(steps), self.of_steps).relu())
+        return self.head(self.down((self.stem(x) + at[:, None]).relu()).relu()).view(2, -1)
+
+
+STEPS = torch.tensor([3, 7])
+WIDTHS = range(8, 17)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_check_is_of_what_the_layer_was_given_and_no_number_elsewhere_follows(width):
+    torch.manual_seed(0)
+    model = OfSteps(width).eval()
+    network = sec.trace(model, (X, STEPS))
+    assert sorted(len(group) for group in network.groups) == sorted([width, width, 10])
+    cut = network.cut({"stem": [1, 2, 6], "down.layer": [0], "of_steps": [4, 9]})
+    small = sec.apply(model, cut, (X, STEPS), network=network, proof="independent")
+    assert (small.down.channels, small.steps.length) == (width - 3, width)
+    dense = copy.deepcopy(model)
+    with torch.no_grad():
+        dense.down.layer.weight[:, [1, 2, 6]] = 0
+        dense.head.weight[:, [0]] = 0
+        dense.to_stem.weight[:, [4, 9]] = 0
+    assert torch.allclose(small(X, STEPS), dense(X, STEPS), atol=1e-6)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_where_no_number_explains_a_check_only_what_it_checks_stays(width):
+    torch.manual_seed(0)
+    model = OfSteps(width, literal=True).eval()
+    network = sec.trace(model, (X, STEPS))
+    assert sorted(group.name for group in network.groups) == ["down.layer", "of_steps"]
+    (reason,) = (why for why in network.frozen_for if "does not follow" in why)
+    assert "(in forward)" in reason
+    assert "test_repairs.py" in reason
+    cut = network.cut({"down.layer": [0, 3], "of_steps": [4]})
+    small = sec.apply(model, cut, (X, STEPS), network=network, proof="independent")
+    assert small.steps.length == width

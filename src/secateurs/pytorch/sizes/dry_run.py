@@ -92,14 +92,14 @@ class Raised:
     """An exception that ended the forward pass.
 
     Attributes:
-        operation: index of the last operation that ran.
+        place: (pass, index of the last operation that ran).
         line: the user's line that raised.
         message: first line of its message.
         layers: the modules whose code was running, innermost first.
-        next: the sizes that the next operation would have had to change.
+        next: the sizes that the next operation would have had to change, first those it reads.
     """
 
-    operation: int
+    place: tuple[int, int]
     line: str
     message: str
     layers: tuple[str, ...]
@@ -148,7 +148,7 @@ class DryRun(OpInterpreter):
         except Exception as error:  # noqa: BLE001 - a user's forward may raise anything
             line, layers = line_of(error), tuple(self._layers_in(_frames_of(error)))
             self.findings.raised = Raised(
-                max(0, min(self.index, len(self._forward.operations) - 1)),
+                (self._pass, max(0, min(self.index, len(self._forward.operations) - 1))),
                 line,
                 (str(error).splitlines() or [type(error).__name__])[0][:120],
                 layers,
@@ -161,8 +161,19 @@ class DryRun(OpInterpreter):
         return self.findings
 
     def _next(self, line: str, layers: tuple[str, ...]) -> Iterator[WrongSize]:
-        """Lengths that should change in the operation after the last one."""
+        """Lengths that should change in the operation after the last one.
+
+        First those of what it reads and does not return: code checks what it was given against a
+        number of its own module (``assert x.shape[1] == self.channels`` before a convolution).
+        """
         for operation in self._forward.operations[self.index + 1 : self.index + 2]:
+            returned = {units.tobytes() for _, axes in operation.outputs for units in axes.values()}
+            for place, labels in enumerate(operation.operands):
+                for axis, units in labels.axes.items() if labels.weight is None else ():
+                    if units.tobytes() not in returned and not self._stays[units].all():
+                        key = (self._pass, self.index + 1, OPERAND - place, axis)
+                        size = len(units)
+                        yield WrongSize(key, units, size, size, line, layers[:1])
             for place, (dense, axes) in enumerate(operation.outputs):
                 small = self._shape(dense, axes)
                 for axis, units in axes.items():

@@ -56,6 +56,8 @@ class Repairs:
         self._bindings = bindings
         self._factors = factors
         self._tried_after: set[tuple[type, str]] = set()
+        self._guesses: list[Key] = []
+        self._guessed_for: Stays = np.zeros(0, np.bool_)
 
     def answer(self, findings: Findings, stays: Stays, second_look: SecondLook) -> bool:
         """Repair some of the findings; False where no repair is left."""
@@ -81,18 +83,51 @@ class Repairs:
     def _follow(self, findings: Findings, stuck: Sequence[WrongSize], stays: Stays) -> bool:
         raised = findings.raised
         # A check in the code failed, perhaps on a length that the next operation was about to use.
-        guesses = raised.next if raised is not None and not findings.sizes else ()
+        guesses = raised.next if raised is not None else ()
+        sides = [side for guess in guesses for side in self._sides_that_changed(guess, stays)]
+        if self._undo_guesses(findings, [guess.key for guess in (*guesses, *sides)], stays):
+            return True  # what the failed guesses have made wrong must not be repaired
+        if findings.sizes:
+            guesses, sides = (), []
         # A binding that did not fix its length is undone. All of them are, before anything else is
         # tried, since two may have been bound to each other's number.
         again = [wrong for wrong in findings.sizes if self._bindings.is_guessed(wrong.key)]
         wanted = {wrong.key: wrong for wrong in (*stuck, *again, *guesses)}
         for key in wanted:
             self._bindings.let_go(key)
-        sides = [side for guess in guesses for side in self._sides_that_changed(guess, stays)]
-        # A check is of heads sooner than of all that they make together.
-        return _any_of(self._bindings.follow, sides) or _any_of(
-            self._bindings.follow, wanted.values()
-        )
+        found = self._follow_in_turn(list(wanted.values()), guesses, sides)
+        self._guesses = [guess.key for guess in (*guesses, *sides)]
+        self._guessed_for = stays
+        return found
+
+    def _follow_in_turn(
+        self, wanted: Sequence[WrongSize], guesses: Sequence[WrongSize], sides: Sequence[WrongSize]
+    ) -> bool:
+        """Bind a number for each of them, or for the first kind of guesses that has one left.
+
+        A check is of heads sooner than of all that they make together, and of what the code was
+        given sooner than of what it makes of that.
+        """
+        given = [guess for guess in guesses if guess.key[2] <= OPERAND]
+        others = [wrong for wrong in wanted if wrong not in given]
+        return any(_any_of(self._bindings.follow, some) for some in (sides, given, others))
+
+    def _undo_guesses(self, findings: Findings, keys: Sequence[Key], stays: Stays) -> bool:
+        """Undo the guesses for a check that still fails; True if they have made more go wrong."""
+        failed = [key for key in keys if self._bindings.is_guessed(key)]
+        earlier = self._guesses_that_raise_earlier(findings.raised, stays)
+        for key in (*failed, *earlier):
+            self._bindings.let_go(key)
+        return bool(earlier or (failed and findings.sizes))
+
+    def _guesses_that_raise_earlier(self, raised: Raised | None, stays: Stays) -> list[Key]:
+        """The last guesses, if the same cut got as far as to their check without them."""
+        guesses, self._guesses = self._guesses, []
+        if raised is None or not np.array_equal(stays, self._guessed_for):
+            return []
+        number, at = raised.place
+        guesses = [key for key in guesses if self._bindings.is_guessed(key)]
+        return [key for key in guesses if (number, at + 1) < key[:2]]
 
     def _sides_that_changed(self, wrong: WrongSize, stays: Stays) -> Iterator[WrongSize]:
         """The sides of a grid along an axis, each as a length that did not follow."""
