@@ -241,3 +241,38 @@ def test_a_share_of_a_number_is_not_another_that_is_as_large():
         cut = network.cut({group.name: [0] for group in network.groups})
         small = sec.apply(model, cut, torch.rand(2, 5, 6), network=network)
         assert (small.heads, small.size, small.layers) == (heads - 1, 8, 2)
+
+
+class SharesAChild(nn.Module):
+    """Attention that adds what a module computes which another block holds as well (CoaT)."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.shared = shared
+        self.heads, self.size = 4, 3
+        self.qkv, self.out = nn.Linear(6, 36), nn.Linear(12, 6)
+
+    def forward(self, x):
+        shape = (*x.shape[:2], 3, self.heads, self.size)
+        q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v) + self.shared(v)
+        return self.out(mixed.transpose(1, 2).reshape(*x.shape[:2], self.heads * self.size))
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        shared = nn.Tanh()
+        self.first, self.second = SharesAChild(shared), SharesAChild(shared)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_child_that_two_blocks_hold_is_found_under_its_one_path():
+    torch.manual_seed(0)
+    model = Twice().eval()
+    network = sec.trace(model, X)
+    made = sec.prune(model, X, amount=0.5, proof="independent")
+    assert sorted(len(group) for group in network.groups) == [3, 3, 4, 4, 6]
+    assert made.model.second.heads < 4

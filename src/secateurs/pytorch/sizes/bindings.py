@@ -64,6 +64,7 @@ class Bindings:
     ) -> None:
         self._model = model
         self._modules = dict(model.named_modules())
+        self._paths = {id(module): path for path, module in self._modules.items()}
         self._passes = passes
         self._equations = equations
         self._probe = probe
@@ -242,10 +243,10 @@ class Bindings:
 
     def _attributes(self, wrong: WrongSize) -> Iterator[Attribute]:
         """Candidates in the running modules, then in their children, which their code may read."""
-        held = [
-            f"{layer}.{name}".lstrip(".")
+        held = [  # a child that several modules hold has one path
+            self._paths[id(child)]
             for layer in wrong.layers
-            for name, _ in self._modules[layer].named_children()
+            for child in self._modules[layer].children()
         ]
         for layer in dict.fromkeys((*wrong.layers, *held)):
             for attribute, value in numbers_in(layer, self._modules[layer]):
