@@ -170,3 +170,33 @@ def test_through_a_rotation_of_halves_pairs_go_and_the_factor_stays(turn, packed
     small = sec.apply(model, network.cut({name: [0, 3]}), X, network=network)
     with torch.no_grad():
         assert torch.allclose(small(X), without(model, [0, 3, 4, 7])(X), atol=1e-6)
+
+
+class Correlation(nn.Module):
+    """Features of two images from one pass, multiplied and divided by a root (RAFT)."""
+
+    def __init__(self, pieces):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.encoder = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.pieces, self.head = pieces, nn.Conv2d(16, 2, 1)
+
+    def forward(self, one, other):
+        both = self.encoder(torch.relu(self.first(torch.cat([one, other])))).flatten(2)
+        f, g = self.pieces(both)
+        products = f.mT @ g / torch.tensor(f.shape[1]).sqrt()
+        return self.head(products.view(len(f), 16, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [lambda both: both.chunk(2), lambda both: (both[:1], both[1:]), lambda both: both.split(1)],
+    ids=["chunk", "slices", "split"],
+)
+def test_both_factors_of_a_product_from_one_layer_are_not_scaled_twice(pieces):
+    model, images = Correlation(pieces).eval(), (torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4))
+    network = sec.trace(model, images)
+    assert [len(group) for group in network.groups] == [8]
+    assert any("a factor computed from the number" in reason for one in network.frozen
+               for reason in one.reasons)  # fmt: skip
+    assert sec.prune(model, images, amount=0.5, proof="independent").report.proof.holds

@@ -29,6 +29,9 @@ PICKS = {
     aten.slice,
     aten.narrow,
 }
+SEVERAL = {aten.unbind, aten.chunk, aten.split, aten.split_with_sizes, aten.tensor_split}
+"""Those that give all pieces at once."""
+
 MOVES = PICKS | {
     aten.view,
     aten._unsafe_view,
@@ -130,7 +133,10 @@ class _Walk:
     def _through(self, call: Call, labels: Labels, moves: Moves, picks: bool) -> Parts:
         """Go back through a computing operation; ``picks``: only part of its result is used."""
         if call.packet in CHANNEL_AXIS:
-            reached = _find_reached(call, moves, CHANNEL_AXIS[call.packet])
+            axis = CHANNEL_AXIS[call.packet]
+            reached = _find_reached(call, moves, axis)
+            if picks and _has_other_pieces(labels, moves, axis, reached):
+                return None
             return _rows(_find_scaled(labels), reached)
         if call.packet in (aten.mul, aten.div, aten.neg) and len(labels.sources) == 1:
             return self.back(labels.sources[0], labels, moves)
@@ -188,6 +194,24 @@ def call_leaf(call: Call, source: Labels) -> ModelTensor | None:
         if tensor is not None and labels_of(tensor).leaf is source.leaf:
             return source.leaf
     return None
+
+
+def _has_other_pieces(labels: Labels, moves: Moves, axis: int, reached: Ids | None) -> bool:
+    """Whether other pieces of an operation's result come from the same filters.
+
+    Queries and keys are pieces along the channels, each from filters of its own. Images in one
+    batch are not: the features of both, which RAFT multiplies, would see the factor.
+    """
+    call = labels.call
+    if call is None or call.result is None or reached is None:
+        return False
+    if len(reached) < call.result.shape[axis]:
+        return False
+    return any(
+        move.packet in SEVERAL or made.sources[0].uses > 1
+        for move, made in moves
+        if move.packet in PICKS
+    )
 
 
 def _rows(weights: Sequence[Labels], rows: Ids | None) -> list[WeightPart] | None:
