@@ -56,7 +56,7 @@ def test_a_cut_is_calibrated_and_judged_by_what_the_model_learns(
     texts, model, more, judged, capsys
 ):
     wanted = ("--budget", "macs=0.8", "--output", "small.safetensors")
-    with pytest.warns(UserWarning, match="calibration images are few"):
+    with pytest.warns(UserWarning, match="calibration texts are few"):
         assert main(["prune", f"transformers:{model}", *wanted, "--data", *more]) == ExitCode.FINE
     assert judged in re.sub(r"\s+", " ", capsys.readouterr().out)
 
