@@ -35,9 +35,10 @@ _ITEMSIZES = {"I64": 8, "U64": 8, "F64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16"
 
 
 MODEL_SUFFIX = ".safetensors"
-_NO_FORMAT = re.compile(
-    r"\.?|\.v?\d.*"
-)  # the end of a name such as "small", "small.v2", "small-0.5"
+
+_NO_FORMAT = re.compile(r"\.?|\.v?\d.*")
+"""End of a name that is no format's: of "small", "small.v2" or "small-0.5"."""
+
 _EXPORTED = ".onnx, .xml, .pt2, .pte, .tflite and .mlpackage"
 _OTHER_FORMATS = {
     ".onnx": "secateurs.export(model, {0!r}, example_inputs)",

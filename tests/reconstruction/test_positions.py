@@ -131,3 +131,27 @@ def test_both_frameworks_fit_the_same_weights(norm):
     ours = fitted[0].outer.weight.detach().numpy().T
     theirs = fitted[1].get_layer("outer").get_weights()[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+class Powers(nn.Module):
+    """What reads the sum looks like the square of a normalisation, and is none."""
+
+    def __init__(self, exponent):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(CHANNELS, UNITS), nn.Linear(UNITS, CHANNELS)
+        self.scale, self.exponent = nn.Parameter(torch.full((CHANNELS,), 2.0)), exponent
+        self.head = nn.Linear(CHANNELS, 5)
+
+    def forward(self, x):
+        total = x + self.outer(torch.relu(self.inner(x)))
+        return self.head(total.pow(self.exponent) + self.scale * total + total * self.scale)
+
+
+@pytest.mark.parametrize("exponent", [torch.full((CHANNELS,), 2.0), torch.tensor(2.0), 2, 3])
+def test_powers_and_products_with_tensors_are_no_squares(exponent):
+    torch.manual_seed(0)
+    dense = Powers(exponent).eval()
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(160, TOKENS, CHANNELS))).float()
+    small = sec.delete_channels(dense, {"inner": list(range(1, UNITS, 2))}, x[:2])
+    stages = {one.name: one.fidelity for one in sec.report_of(sec.repair(small, dense, x)).fidelity}
+    assert stages["repaired"].distance < 0.5 * stages["dropped"].distance

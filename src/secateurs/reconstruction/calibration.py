@@ -178,27 +178,28 @@ def furthest_from_training(
 
 
 def _warn_of(images: CalibrationBatch, caller: str) -> None:
+    kind = _kind_of(images)
     if len(images) < FEW_IMAGES:
-        kind, judges = _kind_of(images), max(1, round(len(images) * JUDGING))
+        judges = max(1, round(len(images) * JUDGING))
         warnings.warn(
             f"{caller}: {len(images)} calibration {kind} are few: weights are fitted to "
             f"them, and only {judges} of them evaluate the result. Labels are not needed"
-            f"{_enough(images)}.",
+            f"{_enough(kind)}.",
             UserWarning,
             stacklevel=4,
         )
     if all((array == array[:1]).all() for array in _arrays_of(images)):
         warnings.warn(
-            f"{caller}: all {len(images)} calibration images are identical, so they say nothing "
-            "about the outputs for others. Pass images like those that the network will see.",
+            f"{caller}: all {len(images)} calibration {kind} are identical, so they say nothing "
+            f"about the outputs for others. Pass {kind} like those that the network will see.",
             UserWarning,
             stacklevel=4,
         )
 
 
-def _enough(images: CalibrationBatch) -> str:
+def _enough(kind: str) -> str:
     """How many would be enough, as measured; nothing is known of texts."""
-    if _kind_of(images) == "texts":
+    if kind == "texts":
         return ": any texts of the kind that the model will read will do"
     return f": {ENOUGH_IMAGES} came within half a point of 2,048 on Fashion-MNIST"
 

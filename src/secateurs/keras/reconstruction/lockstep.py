@@ -297,8 +297,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         places = max(1, targets[0][:1].size // outputs)
         each = min(per_image, places) * site.map.inputs * site.map.groups
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))
-        y = as_numbers(pair.dense.find(GraphRef(site.step.number)))
-        weights = site.weigh_rows(y, pair.dense) if sums else None
+        weights = site.weigh_rows(pair.dense) if sums else None
         if weights is not None:
             targets = [*targets, np.broadcast_to(weights, targets[0].shape)]
         for start in range(0, len(x), at_a_time):

@@ -130,12 +130,11 @@ class Site:
         """Return the number of rows to sample per image."""
         return rows_per_image(self.map.inputs, images)
 
-    def weigh_rows(self, y: NDArray[np.float32], piece: Piece) -> NDArray[np.float32] | None:
+    def weigh_rows(self, piece: Piece) -> NDArray[np.float32] | None:
         """Weigh the error at each position of the result, shape (..., 1); see ``weigh_positions``.
 
         Args:
-            y: result in the dense network.
-            piece: its pass.
+            piece: pass of the dense network, up to this site.
 
         Returns:
             The weights; None where no normalisation follows, or what is added is not known yet.
@@ -144,6 +143,7 @@ class Site:
         known = all(ref.step < 0 or ref in piece.values for ref in others)
         if self.division is Division.NONE or self.moves or not known:
             return None
+        y = as_numbers(piece.find(GraphRef(self.step.number)))
         total = y + sum(as_numbers(piece.find(ref)) for ref in others)
         return weigh_positions(total, self.division) if total.shape == y.shape else None
 

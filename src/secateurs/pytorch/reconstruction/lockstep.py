@@ -240,8 +240,8 @@ class _Walk(LockstepWalk[Piece, Site]):
     ) -> None:
         """Add one pair's rows to the sums, or keep the rows themselves."""
         x: torch.Tensor = pair.small.find(site.source)
-        weights = site.weigh_rows(pair.dense.find(Ref(site.step)), pair.dense)
-        weighed = [] if weights is None or not sums else [weights]
+        weights = site.weigh_rows(pair.dense) if sums else None
+        weighed = [] if weights is None else [weights]
         places = max(1, targets[0][:1].numel() // max(1, targets[0].shape[site.map.channel]))
         each = min(rows, places) * site.map.inputs * site.map.groups
         at_a_time = max(1, NUMBERS_OF_PATCHES // max(1, each))

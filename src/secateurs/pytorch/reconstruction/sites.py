@@ -138,12 +138,11 @@ class Site:
         found[places] = value.reshape(-1)
         return found.reshape(like.shape)
 
-    def weigh_rows(self, y: torch.Tensor, piece: Piece) -> torch.Tensor | None:
+    def weigh_rows(self, piece: Piece) -> torch.Tensor | None:
         """Weigh the error at each position, in the result's shape with one channel.
 
         Args:
-            y: result in the dense network.
-            piece: its pass.
+            piece: pass of the dense network, up to this site.
 
         Returns:
             The weights (see ``weigh_positions``); None where no normalisation follows, or what is
@@ -153,6 +152,7 @@ class Site:
         known = not isinstance(joined, Ref) or joined in piece.values
         if self.division is Division.NONE or not known or (joined is None and self.moves):
             return None
+        y: torch.Tensor = piece.find(Ref(self.step))
         total = self.move(y, piece)
         if joined is not None:
             total = total + piece.find(joined)
@@ -302,12 +302,12 @@ class Sites:
 
     @staticmethod
     def _is_square(call: Call) -> bool:
-        operands = call.arguments
         if call.packet is aten.pow:
-            return bool(operands[1] == 2)
-        return call.packet is aten.square or (
-            call.packet is aten.mul and len(operands) == 2 and operands[0] == operands[1]
-        )
+            exponent = call.get("exponent")
+            return isinstance(exponent, (int, float)) and exponent == 2
+        if call.packet is aten.mul:
+            return bool(call["self"] == call["other"])
+        return call.packet is aten.square
 
     def _is_averaged(self, ref: Ref, dims: int) -> bool:
         """Whether a mean over the last of so many axes reads a value."""
