@@ -178,13 +178,13 @@ class Correlation(nn.Module):
     def __init__(self, pieces):
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.encoder = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.first, self.encoder = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
         self.pieces, self.head = pieces, nn.Conv2d(16, 2, 1)
 
     def forward(self, one, other):
         both = self.encoder(torch.relu(self.first(torch.cat([one, other])))).flatten(2)
         f, g = self.pieces(both)
-        products = f.mT @ g / torch.tensor(f.shape[1]).sqrt()
+        products = f.transpose(1, 2) @ g / torch.tensor(f.shape[1]).sqrt()
         return self.head(products.view(len(f), 16, 4, 4))
 
 
