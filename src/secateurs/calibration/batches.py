@@ -48,7 +48,12 @@ class CalibrationBatch:
     labels: NDArray[Any] | None
 
     def __len__(self) -> int:
-        return len(_arrays(self.images)[0])
+        return len(self.arrays[0])
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """Every array of the images: one, or those of a tuple or dictionary."""
+        return _arrays(self.images)
 
     @property
     def present_places(self) -> dict[int, NDArray[np.bool_]]:

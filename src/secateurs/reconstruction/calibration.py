@@ -188,7 +188,7 @@ def _warn_of(images: CalibrationBatch, caller: str) -> None:
             UserWarning,
             stacklevel=4,
         )
-    if all((array == array[:1]).all() for array in _arrays_of(images)):
+    if all((array == array[:1]).all() for array in images.arrays):
         warnings.warn(
             f"{caller}: all {len(images)} calibration {kind} are identical, so they say nothing "
             f"about the outputs for others. Pass {kind} like those that the network will see.",
@@ -206,10 +206,4 @@ def _enough(kind: str) -> str:
 
 def _kind_of(images: CalibrationBatch) -> str:
     """What to call the data: texts if they are rows of integers."""
-    return "texts" if any(map(is_text, _arrays_of(images))) else "images"
-
-
-def _arrays_of(images: CalibrationBatch) -> list[Any]:
-    first = images.images
-    arrays = list(first.values()) if isinstance(first, Mapping) else first
-    return list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]
+    return "texts" if any(map(is_text, images.arrays)) else "images"
