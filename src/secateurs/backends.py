@@ -183,12 +183,25 @@ class Repairing(Protocol):
         """A copy of the model, with the evidence of its cut."""
 
     def working_copy(
-        self, model: Any, example_inputs: Any, used: tuple[str, ...] | None = None
+        self,
+        model: Any,
+        example_inputs: Any,
+        used: tuple[str, ...] | None = None,
+        *,
+        is_by_values: bool = False,
     ) -> tuple[Any, Any]:
         """(a copy that may be changed, the example inputs for it), in single precision or better.
 
-        The copy returns only the outputs named in ``used``; None for all.
+        The copy returns only the outputs named in ``used``; None for all. Of a model whose outputs'
+        shapes are decided by values (``is_by_values``), it may return the results of its last
+        layers before that.
         """
+
+    def last_layers_of(self, model: Any) -> tuple[str, ...]:
+        """Names of the layers whose results a working copy returns; none if the model's outputs."""
+
+    def read_images(self, network: Network, data: Any, caller: str) -> list[CalibrationBatch]:
+        """Checked calibration batches of the form that the working copy takes, in memory."""
 
     def copy_weights_(self, source: Any, target: Any) -> None:
         """Copy one model's values into another, cast to its own types."""

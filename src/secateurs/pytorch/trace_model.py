@@ -65,6 +65,7 @@ class TracedModel:
         caches: tensors that a forward pass keeps for the next one; removed before tracing.
         framework: name of the framework.
         outputs: names of the outputs in use; None for all.
+        is_by_values: whether the forward pass reads values of tensors, and was traced on real ones.
     """
 
     model: nn.Module
@@ -74,6 +75,7 @@ class TracedModel:
     caches: tuple[Cache, ...] = ()
     framework: str = "pytorch"
     outputs: tuple[str, ...] | None = None
+    is_by_values: bool = False
 
     @property
     def device(self) -> str:
@@ -217,6 +219,7 @@ def _trace_with_fallback(
             raise
         reason = error.__cause__
     network = _trace_once(model, example_inputs, outputs, concrete=True)
+    network.source = replace(source_of(network), is_by_values=True)
     network.notes = (
         *network.notes,
         f"{BY_VALUES}: on tensors without data, {_describe_failure(reason)}. Where control flow in "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from secateurs.arguments import takes_known_names
 from secateurs.backends import backend_named, backend_of, can_repair, repairing
-from secateurs.calibration.batches import CalibrationBatch, iterate_batches
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.padding import two_texts
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -47,7 +47,6 @@ from secateurs.reconstruction.report import FidelityReport, Stage
 from secateurs.reconstruction.session import (
     Curves,
     DenseReference,
-    alive_after,
     keep_fidelity_,
     measure_curves,
     repair_cut,
@@ -187,7 +186,7 @@ class Pruner:
         Raises:
             DataError: the images cannot be used.
         """
-        images = list(iterate_batches(data, _example(network), "repair", labels=False))
+        images = read_images(network, data, "repair")
         dense = open_dense(model, network, images, request)
         curves, scores = _measure(dense, images, request)
         blocks = {}
@@ -305,7 +304,7 @@ class Pruner:
                 network=self.network,
                 proof=self.proof,
             ),
-            alive_after(self.dense.work_network, cut),
+            self.dense.alive_after(cut),
             repair=repair,
             distil=distil,
             seed=self.seed,
@@ -409,6 +408,22 @@ def _strip_labels(batch: CalibrationBatch) -> CalibrationBatch:
     return CalibrationBatch(batch.images, None)
 
 
+def read_images(network: Network, data: Any, caller: str) -> list[CalibrationBatch]:
+    """Checked calibration batches for a network's working copy; batches read before stay.
+
+    Args:
+        network: network of the dense model.
+        data: data as for ``prune``, or what this returned.
+        caller: name of what needs the data, for messages.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    if isinstance(data, list) and data and all(isinstance(b, CalibrationBatch) for b in data):
+        return data
+    return repairing(network.source.framework).read_images(network, data, caller)
+
+
 def open_dense(
     model: Any, network: Network, images: Sequence[CalibrationBatch], request: Request
 ) -> DenseReference:
@@ -423,10 +438,7 @@ def open_dense(
     calibration = Calibration.of_batches(images, sources=request.judging.sources, seed=request.seed)
     second: list[CalibrationBatch] = []
     if request.judging.second_domain is not None:
-        example = _example(network)
-        second = list(
-            iterate_batches(request.judging.second_domain, example, "second_domain", labels=False)
-        )
+        second = read_images(network, request.judging.second_domain, "second_domain")
     return DenseReference(model, network, calibration, request.judging.output, second)
 
 
@@ -531,7 +543,7 @@ def open_workshop(
         return make_faithful(
             dense,
             apply_cut(cut),
-            alive_after(dense.work_network, cut),
+            dense.alive_after(cut),
             repair=request.repair is not False,
             distil=request.distil,
             seed=request.seed,
@@ -588,7 +600,7 @@ def _workshop_by_measuring(
     planning: Mapping[str, Any],
 ) -> Workshop:
     request = replace(request, skip=planning.get("skip", ()))
-    pruner = Pruner.of(model, network, _pairs(images), request)
+    pruner = Pruner.of(model, network, images, request)
     rest = {name: value for name, value in planning.items() if name not in DECIDING}
     amount = rest.pop("amount", None)
     even = _budget_of(network, budget, amount)
@@ -648,7 +660,7 @@ def images_for_repair(
     if not asked and not can_repair(network.source.framework):
         return None
     repairing(network.source.framework)
-    images = list(iterate_batches(calibration, _example(network), "prune", labels=False))
+    images = read_images(network, calibration, "prune")
     # Images that were given for a criterion may be too few to fit weights to.
     needed = LEAST_IMAGES if request.criterion is None else FEW_IMAGES
     count = sum(map(len, images))
@@ -705,8 +717,7 @@ def _repair_without_images(model: Any, network: Network, request: Request, cut: 
         stacklevel=2,
     )
     dense = open_dense(model, network, [CalibrationBatch(noise, None)], request)
-    alive = alive_after(dense.work_network, cut)
-    return make_faithful(dense, small, alive, repair=True, seed=request.seed)
+    return make_faithful(dense, small, dense.alive_after(cut), repair=True, seed=request.seed)
 
 
 def _noise_like(example: Any, seed: int) -> NDArray[np.float32]:
@@ -760,9 +771,8 @@ def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, reque
         removed = _find_removed_beside_blocks(network, cut)
     else:
         removed = np.flatnonzero(~match_channels(network, framework.arrays(small), cut))
-    checked = list(iterate_batches(images, example_inputs, "repair", labels=False))
-    opened = open_dense(dense, network, checked, request)
-    alive = opened.work_network.alive(removed)
+    opened = open_dense(dense, network, read_images(network, images, "repair"), request)
+    alive = opened.alive_without(removed)
     return make_faithful(
         opened, small, alive, repair=True, distil=request.distil, seed=request.seed, cut=cut
     )
@@ -804,7 +814,7 @@ def curves_of(network: Network, images: Any, request: Request) -> tuple[Curves, 
         request: criterion, loss, and seed of random splits and samples.
     """
     source: Any = network.source
-    checked = list(iterate_batches(images, _example(network), "curves", labels=False))
+    checked = read_images(network, images, "curves")
     return _measure(open_dense(source.model, network, checked, request), checked, request)
 
 
@@ -822,7 +832,11 @@ def _measure(
         )
         return curves, _scores_from(curves.orders, dense.network)
     scores = scoring.score(
-        dense.network, request.criterion, data=_pairs(images), loss=request.loss, seed=request.seed
+        dense.work_network if dense.last_layers else dense.network,
+        request.criterion,
+        data=_pairs(images),
+        loss=request.loss,
+        seed=request.seed,
     )
     orders = {name: np.argsort(scores[name], kind="stable") for name in scores}
     curves = measure_curves(
@@ -850,9 +864,9 @@ def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int
         The fidelity after each step.
     """
     source: Any = network.source
-    checked = list(iterate_batches(images, _example(network), "repair", labels=False))
+    checked = read_images(network, images, "repair")
     opened = open_dense(source.model, network, checked, Request(seed=seed))
-    made = make_faithful(opened, small, alive_after(opened.work_network, cut), seed=seed)
+    made = make_faithful(opened, small, opened.alive_after(cut), seed=seed)
     opened.framework.copy_weights_(made, small)
     report = report_of(made).fidelity
     assert report is not None  # noqa: S101 - make_faithful keeps one

@@ -38,6 +38,8 @@ class FidelityReport:
         seconds: duration of what is computed once for any budget: orders and curves.
         peak_bytes: peak size of the values that the repair held at once.
         second_domain: fidelity on images of a second domain, if any were given.
+        last_layers: layers whose results were compared, where values decide on the shapes of the
+            model's outputs (a detector's boxes); otherwise none, and the outputs were compared.
     """
 
     stages: tuple[Stage, ...]
@@ -47,6 +49,7 @@ class FidelityReport:
     seconds: float = 0.0
     peak_bytes: int = 0
     second_domain: Fidelity | None = None
+    last_layers: tuple[str, ...] = ()
 
     @property
     def fidelity(self) -> Fidelity:
@@ -94,4 +97,13 @@ class FidelityReport:
         ]
         table = formatting.table(("step", kind, "agree", "seconds"), rows, (1, 2, 3))
         once = f"Ranking and curves took {self.seconds:.1f} s. " if self.seconds else ""
-        return f"{table}\n\n* is kept. {once}{self.trust}"
+        return f"{table}\n\n* is kept. {once}{self.trust}{self._compared}"
+
+    @property
+    def _compared(self) -> str:
+        if not self.last_layers:
+            return ""
+        return (
+            " Compared were not the model's outputs, whose number depends on values, but what they "
+            f"are chosen from: the results of {', '.join(self.last_layers)}."
+        )

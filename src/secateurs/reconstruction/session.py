@@ -84,6 +84,11 @@ class DenseReference:
         calibration: the images.
         output: kind of its outputs, or None to infer it from their values.
         second_domain: images of another domain to judge by as well.
+
+    Attributes:
+        last_layers: names of the layers whose results are compared; none where the model's outputs
+            are. A detector's outputs differ in number from image to image, so that only what they
+            are chosen from can be compared.
     """
 
     model: Any
@@ -98,6 +103,7 @@ class DenseReference:
         source: Any = self.network.source
         self.framework: Repairing = repairing(source.framework)
         self.work, self.example = self.copy(self.model, source.example_inputs)
+        self.last_layers = self.framework.last_layers_of(self.work)
         trace = backend_named(source.framework).trace
         self.work_network = trace(self.work, self.example)
         first = next(iter(self.framework.outputs(self.work, self.judge[:1])))
@@ -113,7 +119,29 @@ class DenseReference:
         """A working copy of the dense or a cut model, which returns the outputs that are used."""
         source: Any = self.network.source
         given = self.example if example_inputs is None else example_inputs
-        return self.framework.working_copy(model, given, getattr(source, "outputs", None))
+        return self.framework.working_copy(
+            model,
+            given,
+            getattr(source, "outputs", None),
+            is_by_values=getattr(source, "is_by_values", False),
+        )
+
+    def alive_without(self, removed: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mask of the working copy's atoms without those removed from the network."""
+        if not self.last_layers:
+            return self.work_network.alive(removed)
+        # A part of the model has equations of its own, but the same channels in its groups.
+        whole = {group.name: group for group in self.network.groups}
+        gone = [
+            group.channels[np.isin(whole[group.name].channels, removed)]
+            for group in self.work_network.groups
+            if group.name in whole
+        ]
+        return self.work_network.alive(np.concatenate([*gone, np.zeros(0, np.int64)]))
+
+    def alive_after(self, cut: Cut) -> NDArray[np.bool_]:
+        """Mask of the working copy's atoms that a cut of the network keeps."""
+        return self.alive_without(self.network.removed_by(cut))
 
     @property
     def judge(self) -> list[CalibrationBatch]:
@@ -134,6 +162,8 @@ class DenseReference:
 
     def _judge(self, model: Any, part: int) -> Fidelity:
         judge = Judge(self.kind)
+        if self.last_layers and not self.framework.last_layers_of(model):
+            model, _ = self.copy(model)
         found = self.framework.outputs(model, self._parts[part])
         for right, answer in zip(self._right[part], found, strict=True):
             judge.add(right, answer)
@@ -200,7 +230,8 @@ def measure_curves(
     start = time.perf_counter()
     network = dense.work_network
     fit = dense.calibration.fit
-    chosen = list_allowed(network, skip)
+    allowed = {group.name for group in list_allowed(dense.network, skip)}
+    chosen = [group for group in network.groups if group.name in allowed]
     contractions = dense.framework.contractions_of(
         network, fit, dense.kind, seed, answers=dense.answers, groups=chosen
     )
@@ -330,6 +361,7 @@ def repair_cut(
         walked.layers,
         peak_bytes=walked.peak_bytes,
         second_domain=dense.elsewhere(models[best.name]),
+        last_layers=dense.last_layers,
     )
     return Repaired(new, report)
 
@@ -371,8 +403,3 @@ def keep_fidelity_(model: Any, report: FidelityReport) -> CutReport:
     known = replace(report_of(model), fidelity=report)
     keep_report_(model, known)
     return known
-
-
-def alive_after(network: Network, cut: Cut) -> NDArray[np.bool_]:
-    """Mask of the atoms that a cut of this network keeps."""
-    return network.alive(network.removed_by(cut))

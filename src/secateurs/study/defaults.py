@@ -6,12 +6,11 @@ import warnings
 from typing import Any
 
 from secateurs.backends import can_repair
-from secateurs.calibration.batches import iterate_batches
 from secateurs.channels.network import Network
 from secateurs.criteria.registry import AUTO
 from secateurs.errors import SecateursError
 from secateurs.reconstruction.calibration import FEW_IMAGES
-from secateurs.reconstruction.pruner import Request, open_dense
+from secateurs.reconstruction.pruner import Request, open_dense, read_images
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
 from secateurs.training.learner import Learner
@@ -71,7 +70,7 @@ def _can_be_repaired(pruning: Pruning, learner: Learner, network: Network) -> bo
         return False
     data = learner.calibration(pruning.calibration_batches)
     try:
-        images = list(iterate_batches(data, source.example_inputs, "repair", labels=False))
+        images = read_images(network, data, "repair")
         if sum(map(len, images)) < FEW_IMAGES:
             return False
         with warnings.catch_warnings():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.batches import CalibrationBatch, iterate_batches
 from secateurs.channels.cut import Cut
+from secateurs.channels.network import Network
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.keras.internals import without_gradients
 from secateurs.keras.model.example_inputs import as_arrays, check_model
@@ -61,14 +63,40 @@ def arrays(model: keras.Model) -> dict[str, NDArray[np.generic]]:
 
 
 def working_copy(
-    model: keras.Model, example_inputs: object, used: tuple[str, ...] | None = None
+    model: keras.Model,
+    example_inputs: object,
+    used: tuple[str, ...] | None = None,
+    *,
+    is_by_values: bool = False,
 ) -> tuple[keras.Model, object]:
     """(a private copy in at least single precision, the example inputs for it).
 
-    ``used`` is ignored: all outputs of a Keras model are in use.
+    ``used`` and ``is_by_values`` are ignored: all outputs of a Keras model are in use, and its
+    graph does not depend on values.
     """
-    del used
+    del used, is_by_values
     return cut_copy(check_model(model), Cut(), compiled=False, dtype=_precise), example_inputs
+
+
+def last_layers_of(model: keras.Model) -> tuple[str, ...]:
+    """No names: a working copy returns the model's outputs."""
+    del model
+    return ()
+
+
+def read_images(network: Network, data: Any, caller: str) -> list[CalibrationBatch]:
+    """Checked calibration batches in memory.
+
+    Args:
+        network: network of the dense model.
+        data: data as for ``secateurs.calibration.batches.iterate_batches``.
+        caller: name of what needs the data, for messages.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    source: Any = network.source
+    return list(iterate_batches(data, source.example_inputs, caller, labels=False))
 
 
 def _precise(policy: str) -> str:

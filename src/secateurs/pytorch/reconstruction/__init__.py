@@ -1,11 +1,13 @@
 """Weight reconstruction for PyTorch models: normal-equation sums, weight copies and the walk."""
 
 from secateurs.pytorch.reconstruction.dense_sums import contractions_of
+from secateurs.pytorch.reconstruction.images import read_images
 from secateurs.pytorch.reconstruction.lockstep import walk
 from secateurs.pytorch.reconstruction.output_stream import (
     arrays,
     copy_of,
     copy_weights_,
+    last_layers_of,
     outputs,
     reestimate_moments,
     skip_blocks,
@@ -21,7 +23,9 @@ __all__ = [
     "copy_of",
     "copy_weights_",
     "judge_trials",
+    "last_layers_of",
     "outputs",
+    "read_images",
     "reestimate_moments",
     "repair_without_images_",
     "skip_blocks",

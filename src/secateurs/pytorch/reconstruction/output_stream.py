@@ -19,6 +19,7 @@ from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.model.outputs import DropUnused
 from secateurs.pytorch.model.tensors import list_tensors
+from secateurs.pytorch.reconstruction.static_part import StaticPart, static_part
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.pytorch.surgery.bypass import remove_blocks_
 from secateurs.pytorch.tracing.op_call import AnyValue, iterate_tensors, map_tensors
@@ -85,21 +86,37 @@ def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
 
 
 def working_copy(
-    model: nn.Module, example_inputs: AnyValue, used: tuple[str, ...] | None = None
-) -> tuple[nn.Module, AnyValue]:
+    model: nn.Module,
+    example_inputs: AnyValue,
+    used: tuple[str, ...] | None = None,
+    *,
+    is_by_values: bool = False,
+) -> tuple[nn.Module, AnyValue | torch.Tensor]:
     """(a private copy in eval mode and at least single precision, the example inputs for it).
 
     Args:
         model: model; unchanged.
         example_inputs: its example inputs.
         used: names of the outputs in use, which alone the copy returns; None for all.
+        is_by_values: whether values decide on its forward pass. If they decide on the outputs'
+            shapes, the copy returns the results of the last layers before that instead.
     """
     twin = copy_model(model).eval()
-    if used is not None:
-        twin.register_forward_hook(DropUnused(used))
     if any(leaf.tensor.dtype in HALF for leaf in list_tensors(twin)):
         twin = twin.float()
-    return twin, map_tensors(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
+    example_inputs = map_tensors(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
+    if is_by_values:
+        part, given = static_part(twin, example_inputs)
+        if last_layers_of(part):
+            return part, given
+    if used is not None:
+        twin.register_forward_hook(DropUnused(used))
+    return twin, example_inputs
+
+
+def last_layers_of(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers whose results a working copy returns in place of the model's outputs."""
+    return tuple(dict(model.last_layers)) if isinstance(model, StaticPart) else ()
 
 
 @torch.no_grad()
