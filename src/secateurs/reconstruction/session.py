@@ -194,7 +194,8 @@ class Curves:
 
     Attributes:
         orders: group -> its channels in the order of removal.
-        losses: group -> loss of fidelity at every width from 0 to all channels.
+        losses: group -> loss of fidelity at every width from 0 to all channels. Groups behind a
+            decision by values are left out; they stay whole.
         kind: kind of that loss.
         images: number of images that it was measured on.
         seconds: duration of the measurement.
@@ -248,6 +249,9 @@ def measure_curves(
     for trial, fidelity in zip(trials, found, strict=True):
         measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
     losses = curves_from(network, measured, foreseen)
+    if dense.last_layers:  # a part of the model may tie channels otherwise
+        lengths = {group.name: len(group) + 1 for group in dense.network.groups}
+        losses = {name: loss for name, loss in losses.items() if len(loss) == lengths.get(name)}
     return Curves(orders, losses, kind, len(judging), time.perf_counter() - start)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from secateurs.calibration.batches import AT_A_TIME, CalibrationBatch, iterate_batches
 from secateurs.calibration.examples import as_detections
 from secateurs.channels.network import Network
 from secateurs.data.sets import Split
 from secateurs.errors import DataError
-from secateurs.pytorch.reconstruction.static_part import resize_images, takes_image_lists
+from secateurs.pytorch.reconstruction.static_part import prepare_images, takes_image_lists
 from secateurs.pytorch.trace_model import source_of
 
 _FIX = (
@@ -50,9 +51,10 @@ def read_images(network: Network, data: Any, caller: str) -> list[CalibrationBat
     ]
     if not images:
         raise DataError(f"{caller}: expected calibration images; received no image. {_FIX}")
-    ready = resize_images(source.model, images).float().cpu().numpy()
-    starts = range(0, len(ready), AT_A_TIME)
-    return [CalibrationBatch(ready[start : start + AT_A_TIME], None) for start in starts]
+    arrays = [one.float().cpu().numpy() for one in prepare_images(source.model, images)]
+    whole = CalibrationBatch(arrays[0] if len(arrays) == 1 else tuple(arrays), None)
+    starts = range(0, len(images), AT_A_TIME)
+    return [whole.rows(slice(start, start + AT_A_TIME)) for start in starts]
 
 
 def _list_images(data: Any, caller: str) -> Iterator[Any]:
@@ -81,7 +83,7 @@ def _holds_targets(value: object) -> bool:
     return isinstance(value, Mapping) or value is None or (_is_array(value) and value.ndim < 3)
 
 
-def _is_array(value: object) -> bool:
+def _is_array(value: object) -> TypeGuard[torch.Tensor | NDArray[Any]]:
     return isinstance(value, torch.Tensor | np.ndarray)
 
 

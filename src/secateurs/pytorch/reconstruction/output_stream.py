@@ -22,7 +22,7 @@ from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.static_part import StaticPart, static_part
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.pytorch.surgery.bypass import remove_blocks_
-from secateurs.pytorch.tracing.op_call import AnyValue, iterate_tensors, map_tensors
+from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
 from secateurs.reconstruction.calibration import furthest_from_training
 
 HALF = (torch.float16, torch.bfloat16)
@@ -87,11 +87,11 @@ def arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
 
 def working_copy(
     model: nn.Module,
-    example_inputs: AnyValue,
+    example_inputs: object,
     used: tuple[str, ...] | None = None,
     *,
     is_by_values: bool = False,
-) -> tuple[nn.Module, AnyValue | torch.Tensor]:
+) -> tuple[nn.Module, object]:
     """(a private copy in eval mode and at least single precision, the example inputs for it).
 
     Args:

@@ -7,17 +7,21 @@ each tensor's origin finds these layers; a copy of the model that ends after the
 results, is what repair runs.
 
 torchvision's detectors also take lists of images of any sizes, which they resize and normalise
-first. Their copy takes a batch of images that were resized and normalised already.
+first. Their copy takes a batch of images that were resized and normalised already. Those of two
+stages pool the regions that their first stage proposes; the copy pools those that the dense model
+proposed, as many in each image, so that both networks compute the same.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,9 +31,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
+from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.replay.tape import memory_of
-from secateurs.pytorch.tracing.op_call import Arguments, Call, Keywords, is_decided_by_data
+from secateurs.pytorch.tracing.op_call import (
+    Arguments,
+    Call,
+    Keywords,
+    is_decided_by_data,
+    map_tensors,
+)
 from secateurs.pytorch.tracing.op_call import iterate_tensors as tensors_in
 
 Layer = tuple[str, int]
@@ -62,7 +73,9 @@ class StaticPart(nn.Module):
             self.training = mode
             for handle in handles:
                 handle.remove()
-        return tuple(found[layer] for layer in self.last_layers)
+        images = len(next(tensors_in([*arguments, *keywords.values()])))
+        results = (found[layer] for layer in self.last_layers)
+        return tuple(map_tensors(result, partial(_by_image, images)) for result in results)
 
     def _keeper(
         self, path: str, calls: Counter[str], found: dict[Layer, object]
@@ -79,6 +92,12 @@ class StaticPart(nn.Module):
         return keep
 
 
+def _by_image(images: int, result: torch.Tensor) -> torch.Tensor:
+    """A result with a row for each image; an image's regions are consecutive rows."""
+    each, rest = divmod(len(result), images)
+    return result if rest or each == 1 else result.reshape(images, each, *result.shape[1:])
+
+
 class _Reached(BaseException):
     """Ends a pass; no ``except Exception`` of a model's code catches it."""
 
@@ -87,17 +106,20 @@ def static_part(model: nn.Module, example_inputs: object) -> tuple[nn.Module, ob
     """(a private copy as its static part, example inputs for it).
 
     The same model and inputs come back if its outputs do not depend on decisions by values, or if
-    layers run after them, as in a mixture of experts. The first stage of torchvision's detectors
-    of two stages counts: what its features and proposals are computed from.
+    layers run after them, as in a mixture of experts. torchvision's detectors always have a static
+    part: at least what their features and proposals are computed from.
 
     Args:
         model: a private copy, in eval mode; its class changes.
-        example_inputs: its example inputs.
+        example_inputs: its example inputs, or those that this returned for the dense model.
     """
     takes_lists = takes_image_lists(model)
-    inputs = resize_example(model, example_inputs) if takes_lists else example_inputs
+    inputs = prepare_example(model, example_inputs) if takes_lists else example_inputs
     if takes_lists:
         model.transform = _Resized()
+        if has_regions(model):
+            _change_class(model.rpn, _GivenProposals)
+            _change_class(model.roi_heads, _OfProposals)
     arguments, keywords = parse_example_inputs(inputs, model)
     followed = _Followed(model)
     followed.run(_as_lists(model, arguments), keywords)
@@ -106,16 +128,22 @@ def static_part(model: nn.Module, example_inputs: object) -> tuple[nn.Module, ob
     last = tuple(followed.calls[number] for number in sorted(followed.last))
     if not last:
         return model, example_inputs
-    model.__class__ = _part_class(type(model))
+    _change_class(model, StaticPart)
     model.last_layers = last  # type: ignore[assignment]
     return model, inputs
 
 
-@cache
-def _part_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass that ends after its last static layers."""
-    made: type[nn.Module] = type(kind.__name__, (StaticPart, kind), {"__module__": kind.__module__})
-    return made
+def _change_class(module: Any, first: type[nn.Module]) -> None:
+    """Let a module's class inherit from another one first."""
+    kind = type(module)
+    if (first, kind) not in _DERIVED:
+        names = {"__module__": kind.__module__}
+        _DERIVED[first, kind] = type(kind.__name__, (first, kind), names)
+    module.__class__ = _DERIVED[first, kind]
+
+
+_DERIVED: dict[tuple[type, type], type] = {}
+"""Classes made so far: a copy of a part is of the same class."""
 
 
 def _plain(output: object) -> object:
@@ -124,6 +152,14 @@ def _plain(output: object) -> object:
 
 
 # -- torchvision's detectors
+
+REGIONS = 32
+"""Number of regions in each image that the second stage is compared on."""
+
+_STAGES = {"box": REGIONS, "mask": 8, "keypoint": 8}
+"""Heads of the second stage, and number of regions for each; the last two give images."""
+
+_IMAGES_AT_A_TIME = 8
 
 
 def takes_image_lists(model: nn.Module) -> bool:
@@ -145,19 +181,76 @@ def resize_images(model: nn.Module, images: Sequence[torch.Tensor]) -> torch.Ten
     return batch
 
 
-def resize_example(model: nn.Module, example_inputs: object) -> torch.Tensor:
-    """Example inputs, ``([image],)``, as one batch."""
+class _Prepared(tuple[torch.Tensor, ...]):
+    """Inputs of a detector's static part: a batch of images and, for two stages, regions."""
+
+    __slots__ = ()
+
+
+def prepare_images(model: nn.Module, images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The inputs of a detector's static part.
+
+    Args:
+        model: the dense detector; it comes back unchanged.
+        images: images of any sizes, each of shape (channels, height, width).
+
+    Returns:
+        The images in one batch, shape (images, channels, H, W). For a detector of two stages also
+        the regions that its first one proposes, the likeliest first, shape (images, ``REGIONS``,
+        4); where there are fewer, they are repeated.
+    """
+    batch = resize_images(model, images)
+    return _Prepared([batch, _propose(model, batch)] if has_regions(model) else [batch])
+
+
+def prepare_example(model: nn.Module, example_inputs: object) -> tuple[torch.Tensor, ...]:
+    """``prepare_images`` of example inputs, ``([image],)``, unless they were prepared before."""
+    if isinstance(example_inputs, _Prepared):
+        return example_inputs
     (images, *_), _ = parse_example_inputs(example_inputs, model)
-    return resize_images(model, [torch.as_tensor(image) for image in cast("list[Any]", images)])
+    return prepare_images(model, [torch.as_tensor(image) for image in cast("list[Any]", images)])
+
+
+def has_regions(model: nn.Module) -> bool:
+    """Whether a detector has a second stage built like torchvision's."""
+    heads = getattr(model, "roi_heads", None)
+    return hasattr(getattr(model, "rpn", None), "head") and all(
+        hasattr(getattr(heads, f"{name}_roi_pool", None), "featmap_names")
+        for name in _STAGES
+        if name == "box" or getattr(heads, f"{name}_roi_pool", None) is not None
+    )
+
+
+@torch.no_grad()
+def _propose(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    detector: Any = share_tensors(model).eval()
+    found = []
+    for part in batch.split(_IMAGES_AT_A_TIME):
+        images = _as_image_list(part)
+        features = detector.backbone(part)
+        if isinstance(features, torch.Tensor):
+            features = {"0": features}
+        height, width = part.shape[-2:]
+        whole = part.new_tensor([[0, 0, width, height]])
+        for boxes in detector.rpn(images, features)[0]:
+            some = boxes if len(boxes) else whole
+            found.append(some[torch.arange(REGIONS, device=some.device) % len(some)])
+    return torch.stack(found)
+
+
+def _as_image_list(batch: torch.Tensor) -> Any:
+    lists = sys.modules["torchvision.models.detection.image_list"]
+    height, width = batch.shape[-2:]
+    return lists.ImageList(batch, [(height, width)] * len(batch))
 
 
 class _Resized(nn.Module):
     """In place of a detector's transform, for a batch that went through it before."""
 
     def forward(self, images: _Images, targets: object = None) -> tuple[object, object]:
-        lists = sys.modules["torchvision.models.detection.image_list"]
-        height, width = images.batch.shape[-2:]
-        return lists.ImageList(images.batch, [(height, width)] * len(images.batch)), targets
+        made = _as_image_list(images.batch)
+        made.regions = images.regions
+        return made, targets
 
     def postprocess(self, result: object, *sizes: object) -> object:
         """Boxes stay in the coordinates of the batch."""
@@ -170,6 +263,7 @@ class _Images:
     """A batch that a detector takes for a list of images, of which it first asks the sizes."""
 
     batch: torch.Tensor
+    regions: torch.Tensor | None = None
 
     def __iter__(self) -> Iterator[_Size]:
         return iter([_Size(self.batch.shape[1:])] * len(self.batch))
@@ -184,8 +278,78 @@ def _as_lists(model: nn.Module, arguments: Iterable[Any]) -> list[Any]:
     """The arguments, a batch as what a detector takes for a list of images."""
     if not isinstance(getattr(model, "transform", None), _Resized):
         return list(arguments)
-    batch, *_ = arguments
-    return [_Images(batch)]
+    return [_Images(*arguments)]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Proposals:
+    """What the first stage hands on: regions, shape (images, regions, 4), and its results."""
+
+    regions: torch.Tensor
+    results: tuple[object, ...]
+
+
+class _GivenProposals(nn.Module):
+    """Mixed into a region proposal network: the regions are given, its head runs as well."""
+
+    head: nn.Module
+
+    def forward(
+        self, images: Any, features: Mapping[str, torch.Tensor], targets: object = None
+    ) -> tuple[object, dict[str, object]]:
+        del targets
+        return _Proposals(images.regions, self.head(list(features.values()))), {}
+
+
+class _OfProposals(nn.Module):
+    """Mixed into the second stage's heads: each runs on the given regions."""
+
+    def forward(
+        self,
+        features: Mapping[str, torch.Tensor],
+        proposals: _Proposals,
+        image_shapes: list[tuple[int, int]],
+        targets: object = None,
+    ) -> tuple[object, dict[str, object]]:
+        del targets
+        results = [proposals.results]
+        for name, most in _STAGES.items():
+            pool, head, predictor = (
+                getattr(self, f"{name}_{part}", None) for part in ("roi_pool", "head", "predictor")
+            )
+            if pool is None or head is None or predictor is None:
+                continue
+            pooled = _pool(pool, features, proposals.regions[:, :most], image_shapes)
+            results.append(predictor(head(pooled)))
+        return results, {}
+
+
+def _pool(
+    pool: Any,
+    features: Mapping[str, torch.Tensor],
+    regions: torch.Tensor,
+    shapes: list[tuple[int, int]],
+) -> torch.Tensor:
+    """Pool regions, shape (images, regions, 4), by operations that do not depend on values.
+
+    Each region is pooled from the level of features that torchvision would take for it. That is
+    done for every level, and what belongs to other levels is multiplied by zero.
+    """
+    taken = [features[name] for name in pool.featmap_names if name in features]
+    images, each, _ = regions.shape
+    if pool.scales is None:  # torchvision finds the scales at the first call
+        pool(features, [*regions[:, :1]], shapes)
+    numbers = torch.arange(images, device=regions.device, dtype=regions.dtype)
+    numbers = numbers[:, None, None].expand(images, each, 1)
+    rows = torch.cat([numbers, regions], 2).reshape(images * each, 5)
+    align = sys.modules["torchvision.ops"].roi_align
+    levels = pool.map_levels([rows[:, 1:]])
+    pooled: list[torch.Tensor] = []
+    for level, (values, scale) in enumerate(zip(taken, pool.scales, strict=True)):
+        found = align(values, rows, pool.output_size, scale, pool.sampling_ratio)
+        belongs = (levels == level).to(found.dtype)
+        pooled.append(found if len(taken) == 1 else found * belongs[:, None, None, None])
+    return functools.reduce(operator.add, pooled)
 
 
 # -- which layers are the last before a decision
