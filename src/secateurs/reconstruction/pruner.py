@@ -5,7 +5,6 @@ What does not depend on a budget is computed once (``Pruner.of``); a cut then ta
 
 from __future__ import annotations
 
-import glob
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,9 +196,7 @@ class Pruner:
 
     def plan(self, budget: Budget, **planning: Any) -> Cut:
         """The cut within a budget with the least loss, by the curves."""
-        skip = planning.get("skip", ())
-        stay = [g.name for g in self.network.groups if g.name not in self.curves.losses]
-        planning = {"blocks": self.blocks, **planning, "skip": [*skip, *map(glob.escape, stay)]}
+        planning = {"blocks": self.blocks, **planning}
         return plan_measured(
             self.network, self.curves.orders, self.curves.losses, budget, **planning
         )
@@ -211,8 +208,7 @@ class Pruner:
             group.name: len(group) - int(np.isin(group.channels, gone).sum())
             for group in self.network.groups
         }
-        losses = self.curves.losses
-        narrower = sum(losses[name][width] for name, width in widths.items() if name in losses)
+        narrower = sum(self.curves.losses[name][width] for name, width in widths.items())
         return float(narrower + sum(self.blocks[block.owner] for block in cut.blocks))
 
     def make_best(

@@ -56,6 +56,9 @@ widths are used."""
 MOST_FOR_CURVES = 3 * MACS_FOR_CURVES
 """MACs for the fewest images and widths. Beyond, not every group is measured."""
 
+LAST_RESORT = 1e3
+"""Loss of groups that cannot be measured, relative to the largest of all others."""
+
 SUFFIX = 0.5
 """Average share of a pass that a trial takes: it starts where its group is first read."""
 
@@ -194,8 +197,7 @@ class Curves:
 
     Attributes:
         orders: group -> its channels in the order of removal.
-        losses: group -> loss of fidelity at every width from 0 to all channels. Groups behind a
-            decision by values are left out; they stay whole.
+        losses: group -> loss of fidelity at every width from 0 to all channels.
         kind: kind of that loss.
         images: number of images that it was measured on.
         seconds: duration of the measurement.
@@ -248,11 +250,29 @@ def measure_curves(
     measured: dict[str, dict[int, float]] = {}
     for trial, fidelity in zip(trials, found, strict=True):
         measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
-    losses = curves_from(network, measured, foreseen)
-    if dense.last_layers:  # a part of the model may tie channels otherwise
-        lengths = {group.name: len(group) + 1 for group in dense.network.groups}
-        losses = {name: loss for name, loss in losses.items() if len(loss) == lengths.get(name)}
+    losses: Mapping[str, Floats] = curves_from(network, measured, foreseen)
+    if dense.last_layers:
+        orders, losses = _add_unmeasured(dense.network, orders, losses)
     return Curves(orders, losses, kind, len(judging), time.perf_counter() - start)
+
+
+def _add_unmeasured(
+    network: Network, orders: Orders, losses: Mapping[str, Floats]
+) -> tuple[Orders, Mapping[str, Floats]]:
+    """Add the groups behind a decision by values, which a working copy leaves out.
+
+    Their channels keep their order, and their curves are so steep that all other groups are cut
+    first.
+    """
+    steepest = LAST_RESORT * max((float(loss.max()) for loss in losses.values()), default=1.0)
+    all_orders, all_losses = {}, {}
+    for group in network.groups:
+        name, count = group.name, len(group)
+        known = name in losses and len(losses[name]) == count + 1
+        falling = steepest * np.linspace(1.0, 0.0, count + 1) ** 2
+        all_orders[name] = orders[name] if known else np.arange(count)
+        all_losses[name] = losses[name] if known else falling
+    return all_orders, all_losses
 
 
 def _trials(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from secateurs.backends import can_repair
+from secateurs.calibration.examples import length_of
 from secateurs.channels.network import Network
 from secateurs.criteria.registry import AUTO
 from secateurs.errors import SecateursError
@@ -15,6 +17,9 @@ from secateurs.settings.pruning import Pruning
 from secateurs.settings.training import Training
 from secateurs.training.learner import Learner
 from secateurs.training.task import LearningTask
+
+ENOUGH_TO_REPAIR = 128
+"""Number of images for which small batches are added to those of ``calibration_batches``."""
 
 DISTILLATION = 0.5
 """The best of three values on validation data: ``docs/results.md``, "Training a round"."""
@@ -63,12 +68,20 @@ def complete_pruning(pruning: Pruning, learner: Learner, network: Network) -> Pr
     )
 
 
+def read_for_repair(pruning: Pruning, learner: Learner) -> Iterable[Any]:
+    """Training batches for a repair: more of them where they are small, as a detector's are."""
+    count = pruning.calibration_batches
+    first = next(iter(learner.calibration(1)), None)
+    each = 0 if first is None else length_of(first)
+    return learner.calibration(max(count, -(-ENOUGH_TO_REPAIR // each) if each else count))
+
+
 def _can_be_repaired(pruning: Pruning, learner: Learner, network: Network) -> bool:
     """Whether there are enough examples, and the model can be run on them without targets."""
     source: Any = network.source
     if not can_repair(source.framework):
         return False
-    data = learner.calibration(pruning.calibration_batches)
+    data = read_for_repair(pruning, learner)
     try:
         images = read_images(network, data, "repair")
         if sum(map(len, images)) < FEW_IMAGES:

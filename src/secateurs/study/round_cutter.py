@@ -16,6 +16,7 @@ from secateurs.planning.auto_criterion import score_for
 from secateurs.reconstruction.pruner import Request, curves_of, repair_after_
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import Configuration
+from secateurs.study.defaults import read_for_repair
 from secateurs.study.goals import Goals
 from secateurs.study.position import StudyStage
 from secateurs.study.rounds import plan_round, plan_round_by_curves
@@ -55,7 +56,7 @@ class RoundCutter:
         so_far = session.learner.cut
         seed = self._configuration.training.seed + session.position.round
         if pruning.allocation == "curves":
-            images = session.learner.calibration(pruning.calibration_batches)
+            images = read_for_repair(pruning, session.learner)
             # By the distance of outputs, not by the loss, which may not be defined per image.
             loss = None if self._criterion is None else self._loss
             request = Request(self._criterion, loss, seed=seed)
@@ -88,7 +89,7 @@ class RoundCutter:
         report = session.learner.apply(cut, network)
         pruning = self._configuration.pruning
         if repairs(pruning):
-            images = session.learner.calibration(pruning.calibration_batches)
+            images = read_for_repair(pruning, session.learner)
             seed = self._configuration.training.seed
             repair_after_(network, session.learner.model, cut, images, seed)
         proof = report.proof
