@@ -200,6 +200,9 @@ class Repairing(Protocol):
     def last_layers_of(self, model: Any) -> tuple[str, ...]:
         """Names of the layers whose results a working copy returns; none if the model's outputs."""
 
+    def first_example(self, model: Any, data: Any) -> tuple[Any, Any] | None:
+        """(example inputs, the data) for a model that takes images in lists; None for others."""
+
     def read_images(self, network: Network, data: Any, caller: str) -> list[CalibrationBatch]:
         """Checked calibration batches of the form that the working copy takes, in memory."""
 

@@ -29,9 +29,8 @@ FIX = "Pass data=(images, labels), two arrays, or an iterable of such batches"
 
 _LISTS = (
     "expected a model that takes arrays; received one that takes a list of images, as detectors "
-    "do, whose boxes differ in number from image to image. Pass the part that computes, a module "
-    "of its backbone and heads, and put its parts back (docs/howto/detector.md); or leave the "
-    "data out."
+    "do. Pass task='detection' and batches (images, targets); leave the data out; or choose "
+    "channels by what the detector computes, without labels: prune(..., calibration=images)."
 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.arguments import takes_known_names
-from secateurs.backends import backend_named, backend_of, can_repair, repairing
+from secateurs.backends import backend_named, backend_of, can_repair, framework_of, repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.padding import two_texts
 from secateurs.channels.cut import Cut
@@ -759,11 +759,12 @@ def _pairs(images: Sequence[CalibrationBatch]) -> list[Any]:
 
 def repair_model(small: Any, dense: Any, images: Any, example_inputs: Any, request: Request) -> Any:
     """Repair a copy of a cut model: see ``secateurs.repair``."""
-    if example_inputs is None:
-        example_inputs, images = example_from(images)
-        example_inputs = two_texts(example_inputs)
     small, dense = unwrap(small), unwrap(dense)
     backend = backend_of(dense)
+    if example_inputs is None:
+        found = repairing(framework_of(dense)).first_example(dense, images)
+        example_inputs, images = example_from(images) if found is None else found
+        example_inputs = two_texts(example_inputs)
     network = backend.trace(dense, example_inputs)
     framework = repairing(network.source.framework)
     cut = _cut_between(dense, small)

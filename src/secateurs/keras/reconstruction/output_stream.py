@@ -84,6 +84,12 @@ def last_layers_of(model: keras.Model) -> tuple[str, ...]:
     return ()
 
 
+def first_example(model: keras.Model, data: Any) -> tuple[Any, Any] | None:
+    """None: a Keras model takes arrays."""
+    del model, data
+    return None
+
+
 def read_images(network: Network, data: Any, caller: str) -> list[CalibrationBatch]:
     """Checked calibration batches in memory.
 

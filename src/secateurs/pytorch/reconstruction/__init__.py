@@ -1,7 +1,7 @@
 """Weight reconstruction for PyTorch models: normal-equation sums, weight copies and the walk."""
 
 from secateurs.pytorch.reconstruction.dense_sums import contractions_of
-from secateurs.pytorch.reconstruction.images import read_images
+from secateurs.pytorch.reconstruction.images import first_example, read_images
 from secateurs.pytorch.reconstruction.lockstep import walk
 from secateurs.pytorch.reconstruction.output_stream import (
     arrays,
@@ -22,6 +22,7 @@ __all__ = [
     "contractions_of",
     "copy_of",
     "copy_weights_",
+    "first_example",
     "judge_trials",
     "last_layers_of",
     "outputs",

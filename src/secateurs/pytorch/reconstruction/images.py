@@ -57,6 +57,21 @@ def read_images(network: Network, data: Any, caller: str) -> list[CalibrationBat
     return [whole.rows(slice(start, start + AT_A_TIME)) for start in starts]
 
 
+def first_example(model: torch.nn.Module, data: Any) -> tuple[Any, Any] | None:
+    """(example inputs, the data) of a detector that takes a list of images; None for others.
+
+    Data that can be iterated only once are stored in a list.
+    """
+    if not takes_image_lists(model):
+        return None
+    if isinstance(data, Iterator):
+        data = list(data)
+    first = next(_list_images(data, "repair"), None)
+    if first is None:
+        raise DataError(f"repair: expected calibration images; received no image. {_FIX}")
+    return ([torch.as_tensor(first)],), data
+
+
 def _list_images(data: Any, caller: str) -> Iterator[Any]:
     """Yield the images of a list, a batch, a data set of (image, target), or batches of any."""
     if isinstance(data, Split):
@@ -69,8 +84,10 @@ def _list_images(data: Any, caller: str) -> Iterator[Any]:
         yield from _list_images(batch[0], caller)
         return
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+        kind = f"{type(data).__module__}.{type(data).__name__}".removeprefix("builtins.")
         raise DataError(
-            f"{caller}: expected images for a detector; received {type(data).__name__}. {_FIX}"
+            f"{caller}: expected images for a detector, as tensors or arrays; received {kind}. "
+            f"{_FIX}"
         )
     for part in data:
         yield from _list_images(part, caller)

@@ -121,6 +121,9 @@ def static_part(model: nn.Module, example_inputs: object) -> tuple[nn.Module, ob
             _change_class(model.rpn, _GivenProposals)
             _change_class(model.roi_heads, _OfProposals)
     arguments, keywords = parse_example_inputs(inputs, model)
+    if takes_lists:
+        with torch.no_grad():  # pooling finds its scales at the first call, by values
+            model(*_as_lists(model, arguments))
     followed = _Followed(model)
     followed.run(_as_lists(model, arguments), keywords)
     if not followed.is_static_before_decisions and not takes_lists:
@@ -337,7 +340,7 @@ def _pool(
     """
     taken = [features[name] for name in pool.featmap_names if name in features]
     images, each, _ = regions.shape
-    if pool.scales is None:  # torchvision finds the scales at the first call
+    if pool.scales is None:
         pool(features, [*regions[:, :1]], shapes)
     numbers = torch.arange(images, device=regions.device, dtype=regions.dtype)
     numbers = numbers[:, None, None].expand(images, each, 1)
