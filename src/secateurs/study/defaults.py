@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from secateurs.backends import can_repair
-from secateurs.calibration.examples import length_of
+from secateurs.calibration.examples import StepLoss, length_of
 from secateurs.channels.network import Network
 from secateurs.criteria.registry import AUTO
 from secateurs.errors import SecateursError
@@ -69,11 +69,16 @@ def complete_pruning(pruning: Pruning, learner: Learner, network: Network) -> Pr
 
 
 def read_for_repair(pruning: Pruning, learner: Learner) -> Iterable[Any]:
-    """Training batches for a repair: more of them where they are small, as a detector's are."""
+    """Training batches for a repair.
+
+    Where the model trains with its own loss, as detectors do, batches have the size that its memory
+    allows: more of them are read where they are small.
+    """
     count = pruning.calibration_batches
     first = next(iter(learner.calibration(1)), None)
-    each = 0 if first is None else length_of(first)
-    return learner.calibration(max(count, -(-ENOUGH_TO_REPAIR // each) if each else count))
+    if first is not None and isinstance(learner.loss, StepLoss):
+        count = max(count, -(-ENOUGH_TO_REPAIR // max(1, length_of(first))))
+    return learner.calibration(count)
 
 
 def _can_be_repaired(pruning: Pruning, learner: Learner, network: Network) -> bool:

@@ -1,7 +1,6 @@
 """torchvision's detectors in the loop, on images of one bright square."""
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -120,28 +119,11 @@ def test_batches_as_torchvisions_collate_function_makes_them(kind):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def test_calibration_by_lists_is_refused_and_what_computes_is_repaired():
-    data = batches(40)
-    model = picky(0.0)
-    images = [image for batch, _ in data for image in batch]
-    budget = sec.Budget(macs=0.5)
-    with pytest.raises(sec.DataError, match=r"a list of images.* its backbone and heads"):
-        sec.prune(model, ([images[0]],), budget, calibration=data)
-
-    class Computes(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.backbone, self.head = model.backbone, model.head
-
-        def forward(self, x):
-            return self.head([self.backbone(x)])
-
-    normalised = torch.cat([model.transform([image])[0].tensors for image in images])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of 80 images
-        made = sec.prune(Computes().eval(), normalised[:1], budget, calibration=normalised)
-    stages = {stage.name: stage.fidelity.distance for stage in made.report.fidelity}
-    assert stages["repaired"] < 0.5 * stages["dropped"]
+def test_scores_by_lists_of_images_want_a_task():
+    data = batches(2)
+    network = sec.trace(picky(0.0), ([data[0][0][0]],))
+    with pytest.raises(sec.DataError, match=r"a list of images.* Pass task='detection'"):
+        sec.score(network, "taylor", data=data)
 
 
 def test_mean_average_precision_counted_by_hand():
