@@ -97,10 +97,10 @@ class FidelityReport:
         ]
         table = formatting.table(("step", kind, "agree", "seconds"), rows, (1, 2, 3))
         once = f"Ranking and curves took {self.seconds:.1f} s. " if self.seconds else ""
-        return f"{table}\n\n* is kept. {once}{self.trust}{self._compared}"
+        return f"{table}\n\n* is kept. {once}{self.trust}{self._comparison}"
 
     @property
-    def _compared(self) -> str:
+    def _comparison(self) -> str:
         if not self.last_layers:
             return ""
         return (

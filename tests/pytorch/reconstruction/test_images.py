@@ -49,15 +49,15 @@ FORMS = {
 
 
 @pytest.fixture(scope="module")
-def expected():
-    return fidelity(IMAGES)
+def distance_of_a_list():
+    return fidelity(IMAGES).fidelity.distance
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_images_are_the_same_in_any_form(form, expected):
+def test_images_are_the_same_in_any_form(form, distance_of_a_list):
     found = fidelity(FORMS[form]())
     assert found.images == len(IMAGES)
-    assert found.fidelity.distance == pytest.approx(expected.fidelity.distance, rel=1e-4)
+    assert found.fidelity.distance == pytest.approx(distance_of_a_list, rel=1e-4)
 
 
 def test_images_of_any_sizes_are_padded_as_in_one_batch():

@@ -187,13 +187,13 @@ class Chooser(nn.Module):
         self.more = nn.Conv2d(24, 24, 3, 1, 1)
         self.boxes, self.scores = nn.Conv2d(24, 4, 1), nn.Conv2d(24, 1, 1)
 
-    def computed(self, x):
+    def compute(self, x):
         x = torch.relu(self.body(x))
         x = x + torch.relu(self.more(x))
         return self.boxes(x), self.scores(x)
 
     def forward(self, x):
-        boxes, scores = (part.flatten(2).transpose(1, 2) for part in self.computed(x))
+        boxes, scores = (part.flatten(2).transpose(1, 2) for part in self.compute(x))
         pairs = zip(boxes.exp(), scores.sigmoid()[..., 0], strict=True)
         return [box[score > 0.5] for box, score in pairs]
 
@@ -205,10 +205,10 @@ def test_a_users_own_detector_is_repaired_towards_what_it_chooses_from():
     made = sec.prune(model, images[:1], budget, calibration=images, second_domain=others)
     assert made.report.fidelity.last_layers == ("boxes", "scores")
     with torch.no_grad():
-        right = model.computed(others)
-        by_hand = relative_error(right, made.model.computed(others))
+        right = model.compute(others)
+        by_hand = relative_error(right, made.model.compute(others))
         dropped = sec.prune(model, images[:1], budget, calibration=images, repair=False).model
-        without = relative_error(right, dropped.computed(others))
+        without = relative_error(right, dropped.compute(others))
     assert made.report.fidelity.second_domain.distance == pytest.approx(by_hand, rel=1e-3)
     assert by_hand < 0.5 * without
 

@@ -19,7 +19,7 @@ from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
 from secateurs.pytorch.model.outputs import DropUnused
 from secateurs.pytorch.model.tensors import list_tensors
-from secateurs.pytorch.reconstruction.static_part import StaticPart, static_part
+from secateurs.pytorch.reconstruction.static_part import StaticPart, make_static_part
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.pytorch.surgery.bypass import remove_blocks_
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
@@ -106,7 +106,7 @@ def working_copy(
         twin = twin.float()
     example_inputs = map_tensors(example_inputs, lambda t: t.float() if t.dtype in HALF else t)
     if is_by_values:
-        part, given = static_part(twin, example_inputs)
+        part, given = make_static_part(twin, example_inputs)
         if last_layers_of(part):
             return part, given
     if used is not None:

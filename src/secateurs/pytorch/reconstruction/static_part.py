@@ -43,7 +43,7 @@ from secateurs.pytorch.tracing.op_call import (
 )
 from secateurs.pytorch.tracing.op_call import iterate_tensors as tensors_in
 
-Layer = tuple[str, int]
+LayerCall = tuple[str, int]
 """(path of a module with weights of its own, number of the call)."""
 
 
@@ -54,11 +54,11 @@ class StaticPart(nn.Module):
         last_layers: the layers, in the order in which they run.
     """
 
-    last_layers: tuple[Layer, ...]
+    last_layers: tuple[LayerCall, ...]
 
     def forward(self, *arguments: Any, **keywords: Any) -> tuple[object, ...]:
         """The results of the last layers."""
-        found: dict[Layer, object] = {}
+        found: dict[LayerCall, object] = {}
         calls: Counter[str] = Counter()
         handles = [
             self.get_submodule(path).register_forward_hook(self._keeper(path, calls, found))
@@ -78,7 +78,7 @@ class StaticPart(nn.Module):
         return tuple(map_tensors(result, partial(_by_image, images)) for result in results)
 
     def _keeper(
-        self, path: str, calls: Counter[str], found: dict[Layer, object]
+        self, path: str, calls: Counter[str], found: dict[LayerCall, object]
     ) -> Callable[[nn.Module, object, object], None]:
         def keep(module: nn.Module, given: object, result: object) -> None:
             del module, given
@@ -102,7 +102,7 @@ class _Reached(BaseException):
     """Ends a pass; no ``except Exception`` of a model's code catches it."""
 
 
-def static_part(model: nn.Module, example_inputs: object) -> tuple[nn.Module, object]:
+def make_static_part(model: nn.Module, example_inputs: object) -> tuple[nn.Module, object]:
     """(a private copy as its static part, example inputs for it).
 
     The same model and inputs come back if its outputs do not depend on decisions by values, or if
@@ -389,7 +389,7 @@ class _Followed:
     """
 
     model: nn.Module
-    calls: list[Layer] = field(default_factory=list)
+    calls: list[LayerCall] = field(default_factory=list)
     last: set[int] = field(default_factory=set)
     is_static_before_decisions: bool = True
     _origins: dict[int, tuple[StorageWeakRef, _Origin]] = field(default_factory=dict)
