@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import secateurs as sec
-import torchvision_on_cpu  # noqa: F401 - before transformers
+import torchvision_on_cpu  # before transformers
 from secateurs import models
 from secateurs.cli import ExitCode, main
 from support.shell import CNN, read_output
@@ -149,6 +150,33 @@ def test_a_task_of_ones_own_is_cut_by_its_data_and_judged(place, capsys):
     out, _ = read_output(capsys)
     assert re.search(r"Mean squared error on 20 validation examples: [\d.]+ before", out)
     assert "repaired" in out
+
+
+def test_a_detector_is_cut_by_a_folder_of_photos(place, capsys):
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 2)):
+        for kind in "ab":
+            folder = place / "photos" / part / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (64, 64, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    (place / "mine.py").write_text(
+        "import torch\n"
+        "from support.detectors import retina\n"
+        "def detector(classes, in_channels):\n"
+        "    torch.manual_seed(0)\n"
+        "    return retina().eval()\n"
+    )
+    torchvision_on_cpu.let_detectors_run()
+    images = ("--data", "folder:photos", "--normalise", "none", "--size", "64")
+    wanted = ("--budget", "macs=0.7", "--output", "small.safetensors")
+    with pytest.warns(UserWarning, match="calibration images are few"):
+        assert main(["prune", "mine.py:detector", *images, *wanted]) == ExitCode.FINE
+    out, _ = read_output(capsys)
+    assert "repaired" in out
+    assert "the results of head.classification_head.cls_logits" in out
+    assert "accuracy" not in out
 
 
 def test_uniform_widths_are_what_a_configuration_says(place, capsys):

@@ -20,6 +20,8 @@ def test_a_models_own_configuration():
     vit = models.preprocessing_of("timm:vit_tiny_patch16_224")
     assert (vit.mean, vit.size, vit.crop) == ((0.5, 0.5, 0.5), 224, 0.9)
     assert vit.as_text == "0.5,0.5,0.5/0.5,0.5,0.5"
+    detector = models.preprocessing_of("torchvision:fcos_resnet50_fpn")  # it normalises itself
+    assert (detector.mean, detector.std, detector.size) == ((0.0,) * 3, (1.0,) * 3, None)
     assert models.preprocessing_of("vanilla_cnn") is None
     assert models.preprocessing_of("timm:no_such_model") is None
 

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 import secateurs as sec
+import torchvision_on_cpu
 from secateurs import data
 from secateurs.study.premises import accuracy_of, doubts
+from support.detectors import retina
 
 
 def setting(images=200, shift=0.0):
@@ -40,6 +42,17 @@ def test_weights_that_know_nothing_of_these_images():
         "classify 50.0 % of the validation images right, which is about chance for 2"
         in list_warnings(network, split)
     )
+
+
+def test_a_detector_has_no_accuracy():
+    torchvision_on_cpu.let_detectors_run()
+    torch.manual_seed(0)
+    model = retina().eval()
+    pixels = np.random.default_rng(0).uniform(0, 1, (4, 3, 64, 64)).astype(np.float32)
+    labels = np.arange(4) % 2
+    loaded = data.renormalise(data.from_arrays((pixels, labels), (pixels, labels)), "none")
+    for example in (pixels[:1], ([torch.from_numpy(pixels[0])],)):
+        assert accuracy_of(sec.trace(model, example), loaded.validation) is None
 
 
 def test_fewer_images_than_the_tolerance_can_tell():

@@ -52,8 +52,11 @@ def _of_torchvision(name: str) -> Preprocessing | None:
         return None
     weights = getattr(models.get_model_weights(name), "DEFAULT", None)
     made: Any = None if weights is None else weights.transforms()
+    if type(made).__name__ == "ObjectDetection":
+        zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return Preprocessing(zeros, ones, source="torchvision's detectors normalise images")
     if made is None or not all(hasattr(made, key) for key in ("mean", "std", "crop_size")):
-        return None  # detectors normalise images themselves
+        return None
     size, resized = made.crop_size[0], made.resize_size[0]
     return Preprocessing(
         tuple(made.mean), tuple(made.std), size, size / resized, f"torchvision's {weights}"

@@ -14,6 +14,7 @@ from secateurs.calibration.batches import iterate_batches
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.data.sets import Split
+from secateurs.errors import DataError
 from secateurs.formatting import percent
 
 MOST_IMAGES = 512
@@ -82,9 +83,14 @@ def accuracy_of(network: Network, split: Split, cut: Cut | None = None) -> float
     """
     source: Any = network.source
     some = split.batch(slice(0, MOST_IMAGES))
-    images = list(iterate_batches(some, source.example_inputs, "accuracy", labels=True))
     backend = backend_named(network.source.framework)
-    return backend.evaluate_cut(network, cut or Cut(), images)[1]
+    try:
+        images = list(iterate_batches(some, source.example_inputs, "accuracy", labels=True))
+        return backend.evaluate_cut(network, cut or Cut(), images)[1]
+    except DataError:
+        if getattr(source, "is_by_values", False):
+            return None  # a detector gives boxes
+        raise
 
 
 def _is_near_chance(accuracy: float, labels: NDArray[np.int64]) -> bool:
