@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import secateurs as sec
+import torchvision_on_cpu
+from support.detectors import batches, retina
 
 
 def test_an_operation_that_no_exporter_takes_is_named(tmp_path):
@@ -61,3 +63,23 @@ def test_export_failures_are_one_line_and_print_nothing(name, package, tmp_path,
         sec.export(model, tmp_path / name, torch.randn(1, 3, 8, 8))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_detector_is_exported_with_its_choice_of_boxes(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torchvision_on_cpu.let_detectors_run()
+    torch.manual_seed(0)
+    model = retina().eval()
+    model.score_thresh = 0.7
+    for module in model.modules():  # heads start with weights that give equal scores everywhere
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    ((image, *others), _), *_ = batches(1)
+    made = sec.export(model, tmp_path / "small.onnx", ([image],))
+    assert made.max_difference < 1e-4
+    assert not made.dynamic_batch
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
+    for other in (image, *others, 0.3 * image):
+        boxes, *_ = session.run(None, {session.get_inputs()[0].name: other.numpy()})
+        (expected,) = model([other])
+        assert boxes == pytest.approx(expected["boxes"].detach().numpy(), abs=1e-3)

@@ -64,7 +64,12 @@ def _onnxruntime(source: bytes | Path, conditions: Conditions) -> RunSession:
     session = onnxruntime.InferenceSession(given, options, providers=[provider])
 
     def run(inputs: NamedArrays) -> list[NDArray[Any]]:
-        return [np.asarray(value) for value in session.run(None, dict(inputs))]
+        try:
+            return [np.asarray(value) for value in session.run(None, dict(inputs))]
+        except Exception as error:  # it has classes of its own for each status
+            raise MeasurementError(
+                f"onnxruntime: cannot run the model: {first_line(error)}"
+            ) from error
 
     return run
 

@@ -203,8 +203,10 @@ def _write_onnx(
 ) -> bool:
     """Export with PyTorch's newer ONNX exporter, or with the older one where that fails."""
     reasons: list[ExportError] = []
+    # Images in a list, as detectors take them, have no axis of images.
+    in_lists = any(isinstance(one, list) for one in (*arguments, *keywords.values()))
     for attempt in (_export_with_dynamo, _export_with_torchscript):
-        for is_open in (True, False):
+        for is_open in (False,) if in_lists else (True, False):
             try:
                 with _quietly("onnx"), torch.no_grad():
                     attempt(model, arguments, keywords, path, is_open)
