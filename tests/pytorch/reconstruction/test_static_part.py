@@ -10,7 +10,7 @@ from torch import nn
 
 import secateurs as sec
 import torchvision_on_cpu
-from support.detectors import SIZE, Backbone, batches, faster, retina, ssd
+from support.detectors import SIZE, backbone, batches, faster, retina, ssd
 
 # Pooling of boxes in Python is compiled by what PyTorch has deprecated.
 pytestmark = [
@@ -176,6 +176,65 @@ def test_a_detector_of_two_stages_is_repaired_on_the_regions_of_the_dense_one():
     assert made.model.roi_heads.box_head.fc7.out_features < 24
 
 
+def masks():
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+    heads = {
+        "mask_head": MaskRCNNHeads(16, (16, 16), 1),
+        "mask_predictor": MaskRCNNPredictor(16, 12, 2),
+    }
+    return MaskRCNN(backbone(), None, mask_roi_pool=pool_one_map(4), **heads, **second_stage())
+
+
+def keypoints():
+    from torchvision.models.detection import KeypointRCNN
+    from torchvision.models.detection.keypoint_rcnn import (
+        KeypointRCNNHeads,
+        KeypointRCNNPredictor,
+    )
+
+    heads = {
+        "keypoint_head": KeypointRCNNHeads(16, (16, 16)),
+        "keypoint_predictor": KeypointRCNNPredictor(16, 3),
+    }
+    pool = pool_one_map(4)
+    return KeypointRCNN(backbone(), None, keypoint_roi_pool=pool, **heads, **second_stage())
+
+
+def pool_one_map(size):
+    from torchvision.ops import MultiScaleRoIAlign
+
+    return MultiScaleRoIAlign(["0"], size, 1)
+
+
+def second_stage():
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+
+    few = {f"rpn_{when}_nms_top_n_test": 6 for when in ("pre", "post")}
+    return {
+        "rpn_anchor_generator": AnchorGenerator(((24,),), ((1.0,),)),
+        "box_roi_pool": pool_one_map(2), "box_head": TwoMLPHead(16 * 4, 24),
+        "box_predictor": FastRCNNPredictor(24, 2), "box_score_thresh": 0.0,
+        "box_detections_per_img": 2, "min_size": SIZE, "max_size": SIZE, **few,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "layer"), [
+    (masks, "mask_predictor.mask_fcn_logits"),
+    (keypoints, "keypoint_predictor.kps_score_lowres"),
+])  # fmt: skip
+def test_masks_and_keypoints_are_compared_too(build, layer):
+    torchvision_on_cpu.let_detectors_run()
+    torch.manual_seed(0)
+    report = prune(build().eval(), images_of(16), repair=True).report
+    assert report.fidelity.last_layers[-1] == f"roi_heads.{layer}"
+    stages = {stage.name: stage.fidelity.distance for stage in report.fidelity}
+    assert stages["repaired"] < 0.5 * stages["dropped"]
+    assert report.proof.holds
+
+
 class Chooser(nn.Module):
     """A user's own detector: a batch in, lists of the surest boxes out."""
 
@@ -286,6 +345,3 @@ def test_a_backbone_that_finds_nothing_to_propose_is_compared_on_whole_images():
         assert not len(boxes)
         found = sec.repair(model, model, images)
     assert sec.report_of(found).fidelity.fidelity.distance == 0
-
-
-assert Backbone.out_channels == 16  # what the second stages above count on

@@ -427,9 +427,11 @@ class _Followed:
                 self._reach(one)
             origin = _Origin(is_decided=True)
         result = call.function(*call.arguments, **call.keywords)
-        stores = {memory_of(tensor) for tensor, _ in given}
+        mine = [tensor for tensor, _ in given if tensor.layout is torch.strided]
+        stores = set(map(memory_of, mine))
         for tensor in tensors_in(result):
-            shared = [self._origin(tensor)] if memory_of(tensor) in stores else []
+            is_view = tensor.layout is torch.strided and memory_of(tensor) in stores
+            shared = [self._origin(tensor)] if is_view else []
             self._put(tensor, _Origin.of_all([origin, *shared]))
         if call.function._schema.is_mutable and given:  # out= and index_put_ write into the first
             self._put(given[0][0], _Origin.of_all([origin, given[0][1]]))
@@ -440,10 +442,16 @@ class _Followed:
             self.last |= origin.layers
 
     def _origin(self, tensor: torch.Tensor) -> _Origin:
+        if tensor.layout is not torch.strided:  # it has no memory to be known by
+            self.is_static_before_decisions = False
+            return _Origin()
         _, origin = self._origins.get(memory_of(tensor), (None, _Origin()))
         return origin
 
     def _put(self, tensor: torch.Tensor, origin: _Origin) -> None:
+        if tensor.layout is not torch.strided:
+            self.is_static_before_decisions = False
+            return
         # The weak reference keeps the number of the memory from being given to another.
         reference = StorageWeakRef(tensor.untyped_storage())
         self._origins[memory_of(tensor)] = reference, origin
