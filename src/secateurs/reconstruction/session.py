@@ -23,6 +23,7 @@ from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, keep_report_, report_of
+from secateurs.errors import DataError
 from secateurs.planning.error_curves import (
     FEWER_SHARES,
     FEWEST_SHARES,
@@ -110,6 +111,8 @@ class DenseReference:
         trace = backend_named(source.framework).trace
         self.work_network = trace(self.work, self.example)
         first = next(iter(self.framework.outputs(self.work, self.judge[:1])))
+        if getattr(source, "is_by_values", False):
+            _check_rows(first, len(self.judge[0]), self.last_layers)
         self.kind = kind_of(first, self.output)
         self.answers = answers_in(first, self.kind)
         self._right = [
@@ -189,6 +192,22 @@ class DenseReference:
                 UserWarning,
                 stacklevel=5,
             )
+
+
+def _check_rows(outputs: OutputArrays, images: int, last_layers: Sequence[str]) -> None:
+    """Refuse results whose number depends on values, so that those of two models differ in shape.
+
+    Raises:
+        DataError: a result does not have a row for each image.
+    """
+    found = [one.shape for one in outputs if one.ndim == 0 or len(one) != images]
+    if found:
+        given = f"results of {', '.join(last_layers)}" if last_layers else "outputs"
+        raise DataError(
+            f"expected {given} with a row for each of {images} calibration images; received shape "
+            f"{found[0]}. Values decide on the shape: let modules hold the weights of the layers "
+            "before that, so that their results can be compared; or leave calibration= out."
+        )
 
 
 @dataclass(frozen=True, eq=False)

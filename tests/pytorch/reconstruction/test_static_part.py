@@ -298,6 +298,26 @@ def test_a_model_whose_layers_run_after_a_decision_is_compared_by_its_outputs():
     assert "Compared were not" not in str(made.report)
 
 
+class Bare(nn.Module):
+    """Weights of no layer's, and as many outputs as values decide."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.randn(16, 6)), nn.Parameter(torch.randn(3, 16))
+
+    def forward(self, x):
+        scores = torch.relu(x @ self.first.T) @ self.last.T
+        return scores[scores > 0]
+
+
+def test_outputs_that_cannot_be_compared_are_told_in_one_line():
+    torch.manual_seed(0)
+    images = torch.randn(96, 6)
+    with pytest.raises(sec.DataError, match=r"expected outputs with a row for each") as caught:
+        sec.prune(Bare().eval(), images[:2], sec.Budget(macs=0.6), calibration=images)
+    assert "\n" not in str(caught.value)
+
+
 def test_repair_and_frontier_take_a_detector():
     model, images = make(retina), images_of(40)
     dropped = prune(model, images, repair=False).model
