@@ -103,7 +103,10 @@ class Backend(Protocol):
         """Write a model's weights together with the cut that made it."""
 
     def load(self, model: Any, path: str | Path, **options: bool) -> Any:
-        """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one."""
+        """Load what ``save`` wrote into a freshly built dense model; returns a new, cut one.
+
+        A ``.keras`` file holds the whole model: Keras's package loads it without one (None).
+        """
 
     def collect_statistics(
         self, network: Network, needs: Need, data: Any, *, loss: Loss | None, caller: str
@@ -154,6 +157,9 @@ class Backend(Protocol):
 
     def next_scores(self, model: Any) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
         """A function of tokens (texts, places), each call one more, to scores of the next."""
+
+    def has_channels_last(self, model: Any, shape: tuple[int, int, int]) -> bool:
+        """Whether the model takes images of shape (C, H, W) with their channels last."""
 
     def input_arrays(self, model: Any, example_inputs: Any) -> list[NDArray[Any]]:
         """The inputs as arrays, in the order in which the model takes them."""

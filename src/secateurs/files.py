@@ -35,6 +35,7 @@ _ITEMSIZES = {"I64": 8, "U64": 8, "F64": 8, "I32": 4, "U32": 4, "F16": 2, "BF16"
 
 
 MODEL_SUFFIX = ".safetensors"
+KERAS_SUFFIX = ".keras"
 
 _NO_FORMAT = re.compile(r"\.?|\.v?\d.*")
 """End of a name that is no format's: of "small", "small.v2" or "small-0.5"."""
@@ -52,8 +53,12 @@ _OTHER_FORMATS = {
 }
 
 
-def check_model_suffix(path: Path) -> None:
+def check_model_suffix(path: Path, *, allows_keras: bool = False) -> None:
     """Refuse to write a safetensors file under the name of another format.
+
+    Args:
+        path: path of the file.
+        allows_keras: whether the model may be written as a ``.keras`` file too.
 
     Raises:
         StudyError: the suffix is that of another format, known or not; the message says what
@@ -61,6 +66,8 @@ def check_model_suffix(path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix == MODEL_SUFFIX or _NO_FORMAT.fullmatch(suffix):
+        return
+    if suffix == KERAS_SUFFIX and allows_keras:
         return
     other = _OTHER_FORMATS.get(suffix)
     raise StudyError(

@@ -35,6 +35,23 @@ def test_batches_are_normalised_by_the_training_split() -> None:
     np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
+def test_arranged_images_have_their_channels_last() -> None:
+    pixels = np.arange(4 * 2 * 3 * 5, dtype=np.float32).reshape(4, 2, 3, 5)
+    arrays = (pixels, np.arange(4) % 2)
+    plain = from_arrays(arrays, arrays, arrays)
+    last = plain.arrange(channels_last=True)
+    for part in ("train", "validation", "test"):
+        images, labels = getattr(plain, part).batch(slice(None))
+        arranged, same_labels = getattr(last, part).batch(slice(None))
+        assert arranged.shape == (4, 3, 5, 2)
+        assert arranged[3, 2, 4, 1] == images[3, 1, 2, 4]
+        np.testing.assert_array_equal(arranged.transpose(0, 3, 1, 2), images)
+        np.testing.assert_array_equal(labels, same_labels)
+    assert last.shape == plain.shape == (2, 3, 5)  # as stored
+    back = last.arrange(channels_last=False).train.batch([1])[0]
+    np.testing.assert_array_equal(back, plain.train.batch([1])[0])
+
+
 def test_labels_stay_with_their_images() -> None:
     labels = np.arange(90) % 3
     pixels = np.broadcast_to(labels[:, None, None, None], (90, 1, 2, 2)).astype(np.uint8)

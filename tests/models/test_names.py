@@ -8,7 +8,7 @@ import torch
 
 import torchvision_on_cpu  # noqa: F401 - before torchvision and timm
 from secateurs.errors import ModelError, UnknownNameError
-from secateurs.models import build, is_keras_file
+from secateurs.models import build
 from secateurs.models.cnn import VanillaCNN
 from secateurs.models.resnet import ResNet
 
@@ -75,13 +75,6 @@ def test_missing_pytorch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "'torch' is not installed; pip install 'secateurs[torch]'" in run.stderr
-
-
-def test_keras_files() -> None:
-    assert is_keras_file("runs/model.keras")
-    assert not is_keras_file("resnet18")
-    with pytest.raises(ModelError, match="loaded by the Keras side"):
-        build("runs/model.keras")
 
 
 def test_finding_names_imports_no_framework() -> None:

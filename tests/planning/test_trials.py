@@ -75,6 +75,17 @@ def test_what_a_file_holds_beside_its_tensors_is_allowed_for():
     assert len(trials.made) <= 3
 
 
+def test_a_file_much_larger_than_its_tensors_is_planned_from_what_the_dense_model_takes():
+    """Tensors of 12, written with 48 beside them: plans for 50, 40 and 30 would remove nothing."""
+    shop = workshop(
+        lambda b: min(12.0, b.limits["latency_ms"]), latency_ms=(50, lambda mb: mb + 48)
+    )
+    trials = Trials(Budget(latency_ms=50), replace(shop, predict={"latency_ms": float}))
+    model, _ = trials.run()
+    assert 1 <= model <= 2
+    assert len(trials.made) <= 4
+
+
 def test_a_sketch_is_measured_and_only_the_last_is_made():
     made = []
     shop = workshop(lambda b: b.limits["latency_ms"], latency_ms=(10, lambda ms: 1.2 * ms))

@@ -55,6 +55,15 @@ def test_a_package_that_an_exporter_misses_is_answered_with_the_command(tmp_path
         sec.export(model, tmp_path / "a.pte", torch.rand(2, 4))
 
 
+@pytest.fixture(params=[False, True], ids=["fresh", "after an export that left its log on"])
+def onnx_log(request):
+    was = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(request.param)
+    yield
+    torch._C._jit_set_onnx_log_enabled(was)
+
+
+@pytest.mark.usefixtures("onnx_log")
 @pytest.mark.parametrize(("name", "package"), [("odd.onnx", "onnx"), ("odd.xml", "openvino")])
 def test_export_failures_are_one_line_and_print_nothing(name, package, tmp_path, capfd):
     pytest.importorskip(package, reason=f"pip install {package}")

@@ -20,6 +20,7 @@ from secateurs.cli.show import console, waiting
 from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError, UnknownNameError
 from secateurs.files import check_can_write, write_atomically
+from secateurs.models.keras_files import is_keras_file
 
 Models = Annotated[
     list[str],
@@ -60,7 +61,7 @@ def register(app: typer.Typer) -> None:
 def bench_command(
     models: Models,
     weights: WeightsOption = None,
-    shape: InputOption = "1x3x224x224",
+    shape: InputOption = None,
     option: ModelOptions = None,
     classes: Classes = None,
     runtime: Runtimes = None,
@@ -111,7 +112,7 @@ def bench_command(
 
 
 def _build_model(
-    given: list[str], weights: str | None, shape: str, option: Any, classes: int | None
+    given: list[str], weights: str | None, shape: str | None, option: Any, classes: int | None
 ) -> tuple[dict[str, Any], Any]:
     from secateurs import api
 
@@ -119,7 +120,9 @@ def _build_model(
     dense, example, _ = build_model(first, option, classes, weights, shape)
     named = {first: dense}
     for other in others:
-        if Path(other).exists():
+        if is_keras_file(other) and is_keras_file(first):
+            named[other], _, _ = build_model(other, (), None, None, None)
+        elif Path(other).exists():
             plain, _, _ = build_model(first, option, classes, None, shape)
             named[Path(other).name] = api.load(plain, Path(other))
         elif Path(other).suffix in _WEIGHTS:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secateurs.cli.models import build_model, calibration_images, load_data
+from secateurs.cli.models import build_for_images, build_model, calibration_images, load_data
 from secateurs.cli.options import (
     Classes,
     Crop,
@@ -26,7 +26,7 @@ from secateurs.cli.options import (
 from secateurs.cli.show import console, waiting
 from secateurs.cli.vocabulary import HELP
 from secateurs.errors import SecateursError, StudyError
-from secateurs.files import check_can_hold, check_can_write
+from secateurs.files import KERAS_SUFFIX, check_can_hold, check_can_write
 
 To = Annotated[
     str,
@@ -55,7 +55,7 @@ def export_command(
     model: ModelName,
     to: To = "onnx",
     weights: WeightsOption = None,
-    shape: InputOption = "1x3x224x224",
+    shape: InputOption = None,
     option: ModelOptions = None,
     classes: Classes = None,
     output: OutputFile = None,
@@ -82,15 +82,19 @@ def export_command(
     from secateurs.deployment.targets import TARGETS
 
     suffix = TARGETS[to].suffix if to in TARGETS else ".onnx"
-    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}{suffix}")
+    stem = re.sub("[^A-Za-z0-9_.]+", "-", model.removesuffix(KERAS_SUFFIX))
+    place = output or Path(f"{stem}{suffix}")
     check_place(place, to, int8, data, overwrite)
     with waiting("exporting and comparing"):
         calibration = None
-        if data is not None:
-            calibration, shape, classes = calibration_images(
-                load_data(data, model, weights, normalise, size, crop), images, classes
+        if data is None:
+            made, example, _ = build_model(model, option or (), classes, weights, shape)
+        else:
+            loaded = load_data(data, model, weights, normalise, size, crop)
+            made, example, _, loaded = build_for_images(
+                model, option or (), classes, weights, loaded
             )
-        made, example, _ = build_model(model, option or (), classes, weights, shape)
+            calibration = calibration_images(loaded, images)
         written = exporter.export(
             made,
             place,

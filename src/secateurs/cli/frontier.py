@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from secateurs.cli.models import save_model, suffix_for
 from secateurs.cli.options import (
     Classes,
     CriterionName,
@@ -57,7 +58,7 @@ def frontier_command(
     model: ModelName,
     data: RequiredDataName,
     weights: WeightsOption = None,
-    shape: InputOption = "1x3x224x224",
+    shape: InputOption = None,
     option: ModelOptions = None,
     classes: Classes = None,
     images: ImagesOption = 512,
@@ -105,9 +106,8 @@ def frontier_command(
     written = list(report.save(found.figure(), directory, "frontier"))
     if keep is not None:
         point = found[found.knee if keep == "knee" else keep]
-        place = directory / f"{point.name.replace('=', '-')}.safetensors"
-        api.save(point.model, place)
-        written.append(place)
+        name = point.name.replace("=", "-") + suffix_for(model)
+        written.append(save_model(point.model, directory / name))
     out = console()
     out.print(str(found), markup=False)
     out.print("\n" + "\n".join(str(path) for path in written), markup=False)

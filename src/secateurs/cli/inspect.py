@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def inspect_command(
     model: ModelName,
     weights: WeightsOption = None,
-    shape: InputOption = "1x3x224x224",
+    shape: InputOption = None,
     option: ModelOptions = None,
     classes: Classes = None,
 ) -> None:

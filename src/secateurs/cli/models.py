@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from secateurs.backends import framework_of
 from secateurs.cli.options import pairs_from, shape_from
+from secateurs.cli.show import note
 from secateurs.cli.tasks import as_trained
 from secateurs.data.sets import Data
-from secateurs.errors import CheckpointError, SecateursError
-from secateurs.study.building import explain_build_errors, with_stem
+from secateurs.errors import CheckpointError, ModelError, SecateursError
+from secateurs.files import KERAS_SUFFIX, MODEL_SUFFIX
+from secateurs.models.keras_files import is_keras_file
+from secateurs.study.building import explain_build_errors, in_layout_of, with_stem
+
+USUAL_SHAPE = "1x3x224x224"
 
 
 def build_model(
-    name: str, options: Sequence[str], classes: int | None, weights: str | None, shape: str
+    name: str, options: Sequence[str], classes: int | None, weights: str | None, shape: str | None
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Build a model; return (model, example input, options it was built with).
 
@@ -26,26 +33,74 @@ def build_model(
         options: Options of the model, NAME=VALUE each.
         classes: Number of outputs; None keeps the model's own number.
         weights: Weight file to load.
-        shape: Shape of the example input, such as "1x3x224x224".
+        shape: Shape of the example input, such as "1x3x224x224"; None is that of a Keras model's
+            own inputs, and ``USUAL_SHAPE`` for others.
     """
     from secateurs import models
 
-    lengths = shape_from(shape)
     wanted = pairs_from(options, "--option")
-    if classes is None and weights is not None:
-        classes = _classes_in(weights)
-    if classes is not None:
-        wanted["classes"] = classes
-    if len(lengths) == 4:
-        wanted = {"in_channels": lengths[1], "size": lengths[2]} | wanted
-        wanted = stem_of_weights(name, weights) | wanted
-        wanted = with_stem(name, wanted, lengths[2])
+    if not is_keras_file(name):
+        wanted |= _facts(name, wanted, classes, weights, shape_from(shape or USUAL_SHAPE))
+    elif classes is not None:
+        raise ModelError(f"--classes: expected none, since {name} is built; received {classes}")
     with explain_build_errors(name):
         model = models.build(name, **wanted)
     if weights is not None:
         model = load_weights(model, weights, name)
-    example = np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
-    return model, example, wanted
+    return model, _example_for(model, name, shape), wanted
+
+
+def build_for_images(
+    name: str, options: Sequence[str], classes: int | None, weights: str | None, loaded: Data
+) -> tuple[Any, Any, dict[str, Any], Data]:
+    """Build a model for images; return what ``build_model`` does, and the images in its layout."""
+    shape = "x".join(map(str, (1, *loaded.shape)))
+    if not is_keras_file(name):
+        classes = classes or len(loaded.classes)
+    model, _, wanted = build_model(name, options, classes, weights, shape)
+    arranged = in_layout_of(model, loaded)
+    lengths = arranged.train.batch(slice(0, 1))[0].shape
+    return model, _random(lengths), wanted, arranged
+
+
+def _facts(
+    name: str,
+    wanted: dict[str, Any],
+    classes: int | None,
+    weights: str | None,
+    lengths: tuple[int, ...],
+) -> dict[str, Any]:
+    """What the weights and the shape of the input say about a model, as options of it."""
+    found: dict[str, Any] = {}
+    if classes is None and weights is not None:
+        classes = _classes_in(weights)
+    if len(lengths) == 4:
+        found = {"in_channels": lengths[1], "size": lengths[2]} | stem_of_weights(name, weights)
+        found = with_stem(name, found | wanted, lengths[2])
+    return found | ({} if classes is None else {"classes": classes})
+
+
+def _example_for(model: Any, name: str, shape: str | None) -> Any:
+    """Inputs of this shape, or of the shapes that a Keras model was built for."""
+    if shape is not None or framework_of(model) != "keras":
+        return _random(shape_from(shape or USUAL_SHAPE))
+    inputs = list(getattr(model, "inputs", None) or ())
+    shapes = [tuple(one.shape) for one in inputs]
+    if not shapes or any(None in lengths[1:] for lengths in shapes):
+        raise ModelError(
+            f"--input: expected the shape of an input, since {name} was built for any: "
+            f"{', '.join(map(str, shapes)) or 'its inputs have no shapes'}. Such as "
+            "--input 1x224x224x3, as the model takes them"
+        )
+    examples = [
+        _random((1, *lengths[1:])) if "float" in str(one.dtype) else np.ones((1, *lengths[1:]), int)
+        for one, lengths in zip(inputs, shapes, strict=True)
+    ]
+    return examples[0] if len(examples) == 1 else examples
+
+
+def _random(lengths: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(lengths).astype(np.float32)
 
 
 def stem_of_weights(name: str, weights: str | None) -> dict[str, str]:
@@ -71,13 +126,13 @@ def naming_the_nearest(name: str, weights: str | None) -> Iterator[None]:
     Raises:
         CheckpointError: the weights do not fit.
     """
-    from secateurs.pytorch.matching import nearest_model
-
     try:
         yield
     except CheckpointError as error:
         fits = None
-        if weights is not None and "expected" in str(error):
+        if weights is not None and "expected" in str(error) and not is_keras_file(name):
+            from secateurs.pytorch.matching import nearest_model
+
             fits = nearest_model(weights, name)
         if fits is None:
             raise
@@ -101,18 +156,15 @@ def load_data(
     return data.load(name, **as_trained(values, options))
 
 
-def calibration_images(
-    loaded: Data, count: int, classes: int | None
-) -> tuple[tuple[Any, Any], str, int | None]:
-    """Return (training images and labels, shape of one image, number of classes).
+def calibration_images(loaded: Data, count: int) -> tuple[Any, Any]:
+    """Return the first training images and their labels.
 
     Raises:
         SecateursError: ``count`` is less than one.
     """
     if count < 1:
         raise SecateursError(f"--images: expected a number of at least 1; received {count}")
-    shape = "x".join(map(str, (1, *loaded.shape)))
-    return loaded.train.batch(slice(0, count)), shape, classes or len(loaded.classes)
+    return loaded.train.batch(slice(0, count))
 
 
 def validation_images(loaded: Data, count: int) -> tuple[Any, Any]:
@@ -142,3 +194,27 @@ def _classes_in(weights: str) -> int | None:
     except CheckpointError:
         return None  # loading it reports the error
     return None if cut else classes_in(state)
+
+
+def suffix_for(name: str) -> str:
+    """Suffix of the file that a cut of this model is written to."""
+    return KERAS_SUFFIX if is_keras_file(name) else MODEL_SUFFIX
+
+
+def save_model(model: Any, place: Path) -> Path:
+    """Write a cut model; return the file.
+
+    It is a safetensors file where Keras's own format cannot hold the model: what was cut, perhaps
+    for minutes, is not lost.
+    """
+    from secateurs import api
+
+    try:
+        api.save(model, place)
+    except CheckpointError as error:
+        if place.suffix != KERAS_SUFFIX:
+            raise
+        note(str(error))
+        place = place.with_suffix(MODEL_SUFFIX)
+        api.save(model, place)
+    return place

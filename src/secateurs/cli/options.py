@@ -35,12 +35,13 @@ WeightsOption = Annotated[
     typer.Option(metavar="FILE", help=HELP["weights"]),
 ]
 InputOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--input",
         metavar="SHAPE",
-        help="Shape of the model's input: images x channels x height x width. With one image, "
-        "MACs are per image.",
+        help="Shape of the model's input: images x channels x height x width, or as a Keras model "
+        "takes them. With one image, MACs are per image. Default: 1x3x224x224, or the Keras "
+        "model's own.",
     ),
 ]
 ModelOptions = Annotated[

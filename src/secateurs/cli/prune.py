@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from secateurs.api import Pruned
 from secateurs.channels.file_size import FileKind
 from secateurs.cli.export import check_place
+from secateurs.cli.models import save_model, suffix_for
 from secateurs.cli.options import (
     Classes,
     Crop,
@@ -38,8 +40,9 @@ from secateurs.cli.tasks import is_trained
 from secateurs.cli.vocabulary import HELP
 from secateurs.deployment.exporter import export as export_file
 from secateurs.errors import SecateursError
-from secateurs.files import check_can_write, check_model_suffix
+from secateurs.files import KERAS_SUFFIX, check_can_write, check_model_suffix
 from secateurs.formatting import megabytes
+from secateurs.models.keras_files import is_keras_file
 from secateurs.planning.budget import Budget
 from secateurs.settings.pruning import Pruning
 from secateurs.settings.study import parse_budget
@@ -95,7 +98,7 @@ def prune_command(
     model: ModelName,
     budget: BudgetText,
     weights: WeightsOption = None,
-    shape: InputOption = "1x3x224x224",
+    shape: InputOption = None,
     option: ModelOptions = None,
     classes: Classes = None,
     data: DataName = None,
@@ -134,11 +137,11 @@ def prune_command(
     """
     from secateurs import api
 
-    wanted = parse_budget(budget)
     planning = _planning(chosen, measures=data is not None and sensitivity is None)
     planning |= _aside(sensitivity, repair, distil, outputs) | {"uniform": uniform}
     place = _place(output, model, overwrite)
-    export, int8 = _choose_export(wanted, export, int8)
+    wanted = _of_file(parse_budget(budget), place)
+    export, int8 = _choose_export(wanted, place, export, int8)
     target = None if export is None else choose_target(place, export, int8, data, overwrite)
     named = (model, option or (), weights, shape, classes, data, images)
     naming = Naming(*named, normalise, size, crop, task, metric, tokenizer)
@@ -146,7 +149,7 @@ def prune_command(
         subject = find_subject(naming)
         planning |= _data_of(subject, wanted)
         pruned = api.prune(subject.model, subject.example, wanted, **planning)
-        _save(pruned, place, subject.example, wanted)
+        place = _save(pruned, place, subject.example, wanted)
         written = _export(pruned, target, export, subject, overwrite, int8, wanted)
         notes: list[object] = [written, subject.compare(pruned.model), _doubt(model, weights)]
     _show(pruned, place, model, subject.options)
@@ -175,11 +178,20 @@ def _names(outputs: str | None) -> list[str] | None:
 
 
 def _place(output: Path | None, model: str, overwrite: bool) -> Path:
-    """Path of the weight file."""
-    place = output or Path(f"{re.sub('[^A-Za-z0-9_.]+', '-', model)}-pruned.safetensors")
-    check_model_suffix(place)
+    """Path of the file that the model is written to."""
+    stem = re.sub("[^A-Za-z0-9_.]+", "-", model.removesuffix(KERAS_SUFFIX))
+    place = output or Path(f"{stem}-pruned{suffix_for(model)}")
+    check_model_suffix(place, allows_keras=is_keras_file(model))
     check_can_write(place, overwrite=overwrite)
     return place
+
+
+def _of_file(budget: Budget, place: Path) -> Budget:
+    """The budget with its size limit for a ``.keras`` file, if that is what is written."""
+    is_open = budget.format is None and budget.precision is None
+    if place.suffix == KERAS_SUFFIX and "size_mb" in budget.limits and is_open:
+        return replace(budget, format="keras")
+    return budget
 
 
 def _planning(chosen: dict[str, Any], measures: bool) -> dict[str, Any]:
@@ -196,10 +208,13 @@ def _open_sensitivity(sensitivity: Path | None) -> Sensitivity | None:
     return None if sensitivity is None else Sensitivity.load(sensitivity)
 
 
-def _choose_export(budget: Budget, export: str | None, int8: bool) -> tuple[str | None, bool]:
+def _choose_export(
+    budget: Budget, place: Path, export: str | None, int8: bool
+) -> tuple[str | None, bool]:
     """Return (target, int8): a file whose size is limited is written too."""
     file = budget.file
-    if "size_mb" not in budget.limits or file.is_foreseen:
+    is_place = place.suffix == f".{file.format}"
+    if "size_mb" not in budget.limits or file.is_foreseen or is_place:
         return export, int8
     if export not in (None, file.format):
         raise SecateursError(
@@ -209,14 +224,12 @@ def _choose_export(budget: Budget, export: str | None, int8: bool) -> tuple[str 
     return file.format, int8 or file.precision == "int8"
 
 
-def _save(pruned: Pruned, place: Path, example: Any, budget: Budget) -> None:
-    """Write the weights, in half precision if the size limit is for such a file."""
-    from secateurs import api
-
+def _save(pruned: Pruned, place: Path, example: Any, budget: Budget) -> Path:
+    """Write the model, in half precision if the size limit is for such a file; return the file."""
     if budget.file == FileKind("safetensors", "float16"):
         export_file(pruned.model, place, example, overwrite=True, precision="float16")
-    else:
-        api.save(pruned.model, place)
+        return place
+    return save_model(pruned.model, place)
 
 
 def _export(
@@ -254,6 +267,11 @@ def choose_target(
     from secateurs.deployment.targets import TARGETS
 
     place = weights.with_suffix(TARGETS[target].suffix) if target in TARGETS else weights
+    if target in TARGETS and place == weights:
+        raise SecateursError(
+            f"--export: expected another format than {weights}, which is written anyway; "
+            f"received {target}"
+        )
     check_place(place, target, int8, data, overwrite)
     return place
 
@@ -265,8 +283,8 @@ def _doubt(model: str, weights: str | None) -> str | None:
 
 
 def _show_notes(notes: list[object]) -> None:
-    for note in filter(None, notes):
-        console().print(f"\n{note}", markup=False)
+    for line in filter(None, notes):
+        console().print(f"\n{line}", markup=False)
 
 
 def _show(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> None:
@@ -282,10 +300,19 @@ def _show(pruned: Pruned, place: Path, model: str, options: dict[str, Any]) -> N
         f"{place}: {megabytes(place.stat().st_size)}",
         "",
         "In Python:",
-        "    import secateurs as sec",
-        "    from secateurs import models",
-        f'    model = sec.load(models.build({call}), "{place}")',
+        *_loading(place, call),
     )
     if hasattr(pruned.model, "save_pretrained"):
         lines += ('    model.save_pretrained("DIRECTORY")  # for from_pretrained',)
     console().print("\n".join(lines), markup=False)
+
+
+def _loading(place: Path, call: str) -> tuple[str, ...]:
+    """Lines of Python that load the model that was written."""
+    if place.suffix == KERAS_SUFFIX:
+        return ("    import keras", f'    model = keras.saving.load_model("{place}")')
+    return (
+        "    import secateurs as sec",
+        "    from secateurs import models",
+        f'    model = sec.load(models.build({call}), "{place}")',
+    )

@@ -12,6 +12,7 @@ from secateurs.calibration.padding import example_with_padding
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.cli.models import (
+    build_for_images,
     build_model,
     calibration_images,
     load_data,
@@ -37,7 +38,7 @@ class Naming:
         model: Name of the model, as ``secateurs.models.build`` takes it.
         options: Options of the model, NAME=VALUE each.
         weights: Weight file; None keeps the model's own weights.
-        shape: Shape of the example input, if there are no data.
+        shape: Shape of the example input, if there are no data; None is the model's own.
         classes: Number of outputs; None is the number of the weights or the data.
         data: Name of the data; None is no data.
         images: Number of images to use.
@@ -50,7 +51,7 @@ class Naming:
     model: str
     options: Sequence[str] = ()
     weights: str | None = None
-    shape: str = "1x3x224x224"
+    shape: str | None = None
     classes: int | None = None
     data: str | None = None
     images: int = 512
@@ -123,10 +124,10 @@ def _of_images(naming: Naming, loaded: Data) -> Subject:
     from secateurs import api
     from secateurs.study.premises import MOST_IMAGES, accuracy_of
 
-    calibration, shape, classes = calibration_images(loaded, naming.images, naming.classes)
-    dense, example, options = build_model(
-        naming.model, naming.options, classes, naming.weights, shape
+    dense, example, options, loaded = build_for_images(
+        naming.model, naming.options, naming.classes, naming.weights, loaded
     )
+    calibration = calibration_images(loaded, naming.images)
     count = min(len(loaded.validation), MOST_IMAGES)
     return Subject(
         dense,

@@ -25,7 +25,7 @@ from secateurs.comparison.settings import SCOPE_MARK, Comparison
 from secateurs.errors import SecateursError, StudyError
 from secateurs.files import write_atomically
 from secateurs.models.factories import locate_code, names_a_function
-from secateurs.models.names import is_keras_file
+from secateurs.models.keras_files import is_keras_file
 from secateurs.settings.base import Code
 from secateurs.settings.study import Configuration
 

@@ -36,6 +36,7 @@ class Split:
         labels: The class of each image of this split, int64, shape (N,).
         mean: Mean of the training split's pixels for each channel, shape (C,).
         std: Their standard deviation, shape (C,).
+        channels_last: Whether ``batch`` puts the channels last, as most Keras models take them.
     """
 
     pixels: Pixels
@@ -43,6 +44,7 @@ class Split:
     labels: Indices
     mean: Floats32
     std: Floats32
+    channels_last: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,12 +56,15 @@ class Split:
             indices: Positions in this split, 0 to ``len(split) - 1``, or a slice.
 
         Returns:
-            float32 images of shape (B, C, H, W), and int64 labels of shape (B,).
+            float32 images of shape (B, C, H, W), or (B, H, W, C) if the channels are last, and
+            int64 labels of shape (B,).
         """
         chosen = indices if isinstance(indices, slice) else np.atleast_1d(np.asarray(indices))
         images = self.pixels[self.rows[chosen]].astype(np.float32)
         images -= self.mean[:, None, None]
         images /= self.std[:, None, None]
+        if self.channels_last:
+            images = np.ascontiguousarray(np.moveaxis(images, 1, -1))
         return images, self.labels[chosen]
 
 
@@ -99,13 +104,16 @@ class Data:
 
     def rescale(self, mean: Floats32, std: Floats32) -> Data:
         """Normalise with this mean and std of the pixels, each of shape (C,)."""
-        return replace(
-            self,
-            **{
-                part: replace(getattr(self, part), mean=mean, std=std)
-                for part in ("train", "validation", "test")
-            },
-        )
+        return self._with(mean=mean, std=std)
+
+    def arrange(self, *, channels_last: bool) -> Data:
+        """The same images with their channels last, or first; the pixels are shared."""
+        return self._with(channels_last=channels_last)
+
+    def _with(self, **changes: Any) -> Data:
+        """The data with these attributes of each split changed."""
+        splits = {part: getattr(self, part) for part in ("train", "validation", "test")}
+        return replace(self, **{part: replace(one, **changes) for part, one in splits.items()})
 
 
 @takes(

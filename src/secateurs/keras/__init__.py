@@ -15,6 +15,7 @@ from secateurs.keras.tracing.op_call import Call
 from secateurs.keras.tracing.op_record import Place
 from secateurs.keras.tracing.rules.registry import rule
 from secateurs.keras.tracing.tracer import Tracer
+from secateurs.keras.training.batches import has_channels_last
 from secateurs.keras.training.callbacks import Progress, PruneOnSchedule
 from secateurs.keras.training.compilation import default_training
 from secateurs.keras.training.distillation import distil
@@ -29,6 +30,7 @@ __all__ = [
     "delete_channels",
     "distil",
     "collect_statistics",
+    "has_channels_last",
     "input_arrays",
     "evaluate_cut",
     "load",

@@ -67,12 +67,12 @@ def save(model: keras.Model, path: str | Path) -> None:
         write_atomically(path, seal(save_tensors(state, metadata(cut))))
 
 
-def load(model: keras.Model, path: str | Path, *, ema: bool = False) -> keras.Model:
+def load(model: keras.Model | None, path: str | Path, *, ema: bool = False) -> keras.Model:
     """Load what ``save`` wrote into a freshly built dense model.
 
     Args:
-        model: dense model, built as before; unchanged. A ``.keras`` file holds the whole model, so
-            this one only selects the framework.
+        model: dense model, built as before; unchanged. A ``.keras`` file holds the whole model and
+            needs none.
         path: file written by ``save``, or any safetensors file of the model's weights.
         ema: must be False: a Keras optimizer writes averaged weights into the model itself.
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateurs.models.cnn import VanillaCNN, vanilla_cnn
-    from secateurs.models.names import build, is_keras_file
+    from secateurs.models.keras_files import is_keras_file
+    from secateurs.models.names import build
     from secateurs.models.preprocessing import preprocessing_of
     from secateurs.models.resnet import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
     from secateurs.models.through import add_through_layers
@@ -35,7 +36,7 @@ _MODULES = {
     "VanillaCNN": "secateurs.models.cnn",
     "vanilla_cnn": "secateurs.models.cnn",
     "build": "secateurs.models.names",
-    "is_keras_file": "secateurs.models.names",
+    "is_keras_file": "secateurs.models.keras_files",
     "preprocessing_of": "secateurs.models.preprocessing",
     "add_through_layers": "secateurs.models.through",
 }

@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateurs.arguments import Kind, format_value, takes, takes_as_annotated
+from secateurs.arguments import Kind, format_value, takes
 from secateurs.errors import ModelError, UnknownNameError, nearest
 from secateurs.models.directories import load_directory
 from secateurs.models.factories import call_factory, names_a_function
+from secateurs.models.keras_files import is_keras_file, open_keras_file
 
 OURS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vanilla_cnn")
 _NAME = Kind("a model's name", lambda value: isinstance(value, str), UnknownNameError)
 DIRECTORY_SOURCES = ("transformers", "hf")
 DATA_SAYS = ("classes", "in_channels", "size")
 _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-KERAS_SUFFIX = ".keras"
 
 # Facts about the data that models are given. ResNets take images of any size, so need no size.
 _ALWAYS_TAKEN = ("classes", "in_channels")
@@ -27,13 +27,13 @@ _TORCHVISION_CHANNELS = 3
 
 @takes(name=_NAME)
 def build(name: str, **options: Any) -> Any:
-    """Build a new model, with random weights unless a directory holds them; without downloads.
+    """Build a new model, with random weights unless a file holds them; without downloads.
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``,
             ``vanilla_cnn``, ``torchvision:NAME``, ``timm:NAME``, ``transformers:DIRECTORY`` (or
-            ``hf:DIRECTORY``, which ``save_pretrained`` wrote), or ``package.module:function``
-            (the working directory is importable).
+            ``hf:DIRECTORY``, which ``save_pretrained`` wrote), a ``.keras`` file, or
+            ``package.module:function`` (the working directory is importable).
         **options: ``classes``, ``in_channels``, ``size`` (pixels) describe the data: a model that
             does not use the size is not given it, and your own function is given only those that
             it has parameters for. Everything else (``width``, ``stem``, ``drop_rate``, ...) must
@@ -44,14 +44,11 @@ def build(name: str, **options: Any) -> Any:
 
     Raises:
         UnknownNameError: no such model; the message says the nearest name, or what to install.
-        ModelError: the model does not take an option, or is a ``.keras`` file.
+        ModelError: the model does not take an option, or its file cannot be loaded.
     """
     _refuse_weights(name, options)
     if is_keras_file(name):
-        raise ModelError(
-            f"{name}: expected the name of a PyTorch model; received a Keras file. Keras models "
-            "are loaded by the Keras side: keras.models.load_model(...), then secateurs.trace."
-        )
+        return open_keras_file(name, _separate(options, DATA_SAYS)[0])
     if name in OURS:
         return _build_ours(name, options)
     source, colon, rest = name.partition(":")
@@ -79,12 +76,6 @@ def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
                 "Models are built with random weights and nothing is downloaded: save the weights "
                 "you have to a file, and give it: --weights FILE, or secateurs.load(model, FILE)."
             )
-
-
-@takes_as_annotated(UnknownNameError)
-def is_keras_file(name: str) -> bool:
-    """Whether ``name`` is the path of a saved Keras model."""
-    return name.endswith(KERAS_SUFFIX)
 
 
 def _separate(

@@ -10,6 +10,7 @@ from secateurs.arguments import takes_as_annotated
 from secateurs.data.normalisation import Preprocessing
 from secateurs.errors import ModelError, SecateursError, UnknownNameError
 from secateurs.models import names
+from secateurs.models.keras_files import is_keras_file, preprocessing_in
 
 _RESCALE = 1 / 255
 _DIRECTORY_SOURCES = ("transformers", "hf")
@@ -24,13 +25,15 @@ def preprocessing_of(name: str) -> Preprocessing | None:
         name: as ``build`` takes it.
 
     Returns:
-        The preprocessing of torchvision's default weights, timm's configuration or a directory's
-        ``preprocessor_config.json``; None if there is none.
+        The preprocessing of torchvision's default weights, timm's configuration, a directory's
+        ``preprocessor_config.json`` or a ``.keras`` file's first layer; None if there is none.
 
     Example:
         >>> preprocessing_of("resnet18") is None  # ours were trained on what you give them
         True
     """
+    if is_keras_file(name):
+        return preprocessing_in(name)
     source, colon, rest = name.partition(":")
     if not colon:
         return None

@@ -66,6 +66,7 @@ def meet(
     """
     limits: dict[str, float] = {}
     measure: dict[str, Callable[[Any], float]] = {}
+    predict: dict[str, Callable[[Cut], float]] = {}
     foresight: TimedForesight | None = None
     timed = [name for name in budget.limits if isinstance(UNITS[name], TimedUnit)]
     if timed and latency_model is not None:
@@ -74,10 +75,9 @@ def meet(
         measure |= {name: timer.measure_in(name) for name in timed}
         foresight = TimedForesight(network, latency_model, timer, timed)
     if "size_mb" in budget.limits and not budget.file.is_foreseen:
-        asked = budget.limits["size_mb"]
-        whole = file_bytes(network.source.model, budget.file) if is_fraction(asked) else np.nan
-        limits["size_mb"] = budget.plain_units["size_mb"].absolute(asked, whole)
+        limits["size_mb"] = _limit_of_size(network, budget, file_bytes)
         measure["size_mb"] = lambda model: file_bytes(model, budget.file)
+        predict["size_mb"] = partial(budget.plain_units["size_mb"].measure, network)
     if "drop" in budget.limits:
         if not callable(validation):  # a function's metric may have any unit
             Drop().check_share(budget.limits["drop"])
@@ -93,9 +93,17 @@ def meet(
         measure["peak_memory_mb"] = peak
     units = budget.units(network, latency_model)
     sketch = partial(_unproven, network)
-    trials = Trials(budget, TrialMaker(plan, make, measure, limits, units, sketch, foresight))
+    maker = TrialMaker(plan, make, measure, limits, units, sketch, foresight, predict)
+    trials = Trials(budget, maker)
     model, chosen = trials.run()
     return model, chosen, trials.made
+
+
+def _limit_of_size(network: Network, budget: Budget, file_bytes: FileBytes) -> float:
+    """Bytes that the file may have: of a share, the dense model's is written."""
+    asked = budget.limits["size_mb"]
+    whole = file_bytes(network.source.model, budget.file) if is_fraction(asked) else np.nan
+    return budget.plain_units["size_mb"].absolute(asked, whole)
 
 
 def _unproven(network: Network, cut: Cut) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from secateurs.channels.cut import Cut
@@ -99,6 +100,7 @@ class TrialMaker:
         sketch: function from a cut to a model of its widths with any weights: enough for timing
             and file size, and made much sooner; None uses ``make``.
         foresight: predictor of times; None for none.
+        predict: for units that plans predict alone, function from a cut to that prediction.
     """
 
     plan: Callable[[Budget], Cut]
@@ -108,6 +110,7 @@ class TrialMaker:
     units: Mapping[str, Unit]
     sketch: Callable[[Cut], Any] | None = None
     foresight: Foresight | None = None
+    predict: Mapping[str, Callable[[Cut], float]] = field(default_factory=dict)
 
     @property
     def units_to_correct(self) -> list[str]:
@@ -168,9 +171,14 @@ class Trials:
             found.append((largest, trial))
             if trial.holds and (repeats_itself or 1 - _NEAR <= largest <= 1):
                 break
-            aims.learn(shares, repeats_itself=repeats_itself)
+            aims.learn(shares, self._planned_shares(trial), repeats_itself=repeats_itself)
         nearest = _nearest_of(found)
         return self._complete(nearest) if nearest.holds else nearest
+
+    def _planned_shares(self, trial: Trial) -> dict[str, float]:
+        """Share of each limit that the plan's own prediction of this cut comes to."""
+        shop = self._workshop
+        return {name: of(trial.cut) / shop.limits[name] for name, of in shop.predict.items()}
 
     def _complete(self, sketch: Trial) -> Trial:
         """Make and measure a sketch's cut fully: everything that the sketch does not tell."""
@@ -315,6 +323,9 @@ def _nearest_of(found: Sequence[tuple[float, Trial]]) -> Trial:
     return min(found, key=lambda pair: pair[0])[1]
 
 
+NO_PREDICTION: Mapping[str, float] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class _Aims:
     """Which share of each limit to plan for, so that the measured result comes out within it.
@@ -338,11 +349,18 @@ class _Aims:
         """Plan next for what lies between these factors and the last ones that had a plan."""
         self.factors = {name: (one + self._planned[name]) / 2 for name, one in self.factors.items()}
 
-    def learn(self, shares: Mapping[str, float], *, repeats_itself: bool) -> None:
+    def learn(
+        self,
+        shares: Mapping[str, float],
+        predicted: Mapping[str, float] = NO_PREDICTION,
+        *,
+        repeats_itself: bool,
+    ) -> None:
         """Choose the next factors by what a plan came out as.
 
         Args:
             shares: limit -> measured share of it.
+            predicted: limit -> share of it that the plan came to, by its own prediction.
             repeats_itself: whether the plan was one that had been made already.
         """
         self._planned = dict(self.factors)
@@ -351,7 +369,10 @@ class _Aims:
             return
         largest = max(shares.values())
         for name, share in shares.items():
-            self._history[name].append((self.factors[name], share))
+            # A plan that stays below its factor (the dense model, in the end) would have had to
+            # ask for less to remove anything.
+            factor = min(self.factors[name], predicted.get(name, self.factors[name]))
+            self._history[name].append((factor, share))
             if share == largest or share > 1:  # limits with room to spare keep their factor
                 self.factors[name] = _next_factor(self._history[name], self.aims[name])
 

@@ -11,6 +11,7 @@ from secateurs.pytorch.saving import load, save
 from secateurs.pytorch.statistics.cut_evaluation import evaluate_cut
 from secateurs.pytorch.surgery.slicing import cut_optimizer
 from secateurs.pytorch.trace_model import trace
+from secateurs.pytorch.training.batches import has_channels_last
 from secateurs.pytorch.training.distillation import distil
 from secateurs.pytorch.training.learner import Learner, default_training
 from secateurs.pytorch.training.task_learner import TaskLearner
@@ -29,6 +30,7 @@ __all__ = [
     "delete_channels",
     "distil",
     "collect_statistics",
+    "has_channels_last",
     "input_arrays",
     "evaluate_cut",
     "load",

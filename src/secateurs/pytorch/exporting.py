@@ -345,6 +345,24 @@ _NOISY_LOGGERS = (
 
 
 @contextmanager
+def _without_onnx_log() -> Iterator[None]:
+    """Turn off a log of PyTorch's own, which any earlier export of the process may have left on.
+
+    It is written past Python's streams: the graph that the exporter could not convert.
+    """
+    turn: Callable[[bool], None] | None = getattr(torch._C, "_jit_set_onnx_log_enabled", None)
+    is_on: Callable[[], bool] | None = getattr(torch._C, "_jit_is_onnx_log_enabled", None)
+    if turn is None or is_on is None or not is_on():
+        yield
+        return
+    turn(False)
+    try:
+        yield
+    finally:
+        turn(True)
+
+
+@contextmanager
 def _quietly(target: str) -> Iterator[None]:
     """Suppress what exporters print and log; their exceptions become one-line ExportErrors."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
@@ -353,6 +371,7 @@ def _quietly(target: str) -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     try:
         with (
+            _without_onnx_log(),
             warnings.catch_warnings(),
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),  # progress bars

@@ -11,13 +11,7 @@ from typing import Any
 
 from secateurs.backends import backend_of
 from secateurs.data.sets import Data
-from secateurs.errors import (
-    DataError,
-    ModelError,
-    SecateursError,
-    UnknownNameError,
-    describe_raised,
-)
+from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
 from secateurs.settings.study import Task
 from secateurs.study.sources import Sources
 
@@ -47,17 +41,20 @@ def build_task(task: Task, seed: int) -> tuple[Any, Sources]:
             "in_channels": loaded.shape[0],
             "size": loaded.shape[1],
         }
-    if models.is_keras_file(task.model):
-        model = _from_keras_file(task)
-    else:
-        options = with_stem(task.model, images | task.model_options, images.get("size", _LARGE))
-        with _seed_everything(seed), explain_build_errors(task.model):
-            model = models.build(task.model, **options)
+    options = with_stem(task.model, images | task.model_options, images.get("size", _LARGE))
+    with _seed_everything(seed), explain_build_errors(task.model):
+        model = models.build(task.model, **options)
     if task.weights is not None:
         model = backend_of(model).load(model, Path(task.weights))
     if isinstance(loaded, Data):
+        loaded = in_layout_of(model, loaded)
         return model, Sources(loaded.train, loaded.validation, loaded.test)
     return model, Sources(*loaded)
+
+
+def in_layout_of(model: Any, images: Data) -> Data:
+    """The images in the layout that the model takes: its channels first, or last."""
+    return images.arrange(channels_last=backend_of(model).has_channels_last(model, images.shape))
 
 
 def load_data(task: Task) -> Data | tuple[Any, ...]:
@@ -88,27 +85,6 @@ def _check_labelled(name: str, splits: tuple[Any, ...]) -> None:
                 f"{tuple(one.shape)}. Of inputs x and targets y, return "
                 "(x[:n], y[:n]), (x[n:], y[n:])"
             )
-
-
-def _from_keras_file(task: Task) -> Any:
-    """Load the model in a ``.keras`` file, compiled as it was saved."""
-    if task.model_options:
-        raise ModelError(
-            f"{task.model}: expected no options of the model, which is built already; received "
-            f"{', '.join(task.model_options)}"
-        )
-    if not Path(task.model).exists():
-        raise UnknownNameError(f"{task.model}: no such file")
-    try:
-        import keras
-    except ModuleNotFoundError as error:
-        raise ModelError(f"{task.model}: needs Keras; pip install 'secateurs[keras]'") from error
-    try:
-        return keras.saving.load_model(task.model)
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"{task.model}: cannot be read as a Keras model: {' '.join(str(error).split())}"
-        ) from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import pytest
 from keras import layers as L
 
 import secateurs as sec
-from secateurs.keras import Learner
+from secateurs.keras import Learner, has_channels_last
 
 
 def test_splits_have_channels_first():
@@ -20,6 +20,43 @@ def test_splits_have_channels_first():
     assert np.array_equal(images[..., 0], raw[:, 0])
     assert np.array_equal(labels, same_labels)
     learner.train(0, [0.1], lambda: None)
+
+
+def test_splits_with_channels_last_are_augmented_alike():
+    """An image's rows and columns move, not its channels, whatever the layout of the split."""
+    from secateurs import data
+
+    loaded = data.load("digits")
+    turned = loaded.arrange(channels_last=True)
+    settings = sec.Training(shift=2, flip=True, batch_size=64)
+    trained = []
+    for one in (loaded, turned):
+        keras.utils.set_random_seed(0)
+        learner = Learner(cnn_of_ten(), one.train, one.validation, None, settings)
+        learner.train(0, [0.1] * 3, lambda: None)
+        trained.append(learner.model.get_weights())
+    for first, last in zip(*trained, strict=True):
+        np.testing.assert_array_equal(first, last)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape", "expected"),
+    [
+        ((8, 8, 3), (3, 8, 8), True),
+        ((3, 8, 8), (3, 8, 8), False),
+        ((None, None, 3), (3, 8, 8), True),
+        ((3, None, None), (3, 8, 8), False),
+        ((3, 3, 3), (3, 3, 3), True),  # both fit: Keras's own setting
+        ((8, 8, 3), (1, 8, 8), True),  # neither does; the trace says so
+    ],
+)
+def test_the_layout_that_a_model_takes(inputs, shape, expected):
+    model = keras.Sequential(
+        [keras.Input(inputs), L.Flatten()]
+        if None not in inputs
+        else [keras.Input(inputs), L.GlobalAveragePooling2D()]
+    )
+    assert has_channels_last(model, shape) is expected
 
 
 def cnn_of_ten():

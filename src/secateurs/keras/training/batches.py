@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.data.sets import Split
 from secateurs.errors import DataError
 from secateurs.keras.internals import graph_of
 from secateurs.keras.statistics.loss import as_classes
@@ -78,6 +79,8 @@ def feed_of(
         DataError: the data are empty, have a single class, are of an unknown kind, or do not fit
             the model.
     """
+    if isinstance(source, Split):
+        source = replace(source, channels_last=False)
     wanted = tuple(graph_of(model).inputs[0].shape[1:])
     last = len(wanted) == 3 and _has_channels_last(wanted, source)
     if last and isinstance(source, tuple) and len(source) == 2:
@@ -112,6 +115,19 @@ def turn_for(model: keras.Model, source: LabelledImages) -> tuple[object, object
 def first_images(feed: Feed, count: int) -> NDArray[np.generic]:
     """Return the first ``count`` images, or the first batch if it has fewer."""
     return np.ascontiguousarray(next(feed.in_order()).images[:count])
+
+
+def has_channels_last(model: keras.Model, shape: tuple[int, int, int]) -> bool:
+    """Return whether a model takes images of shape (C, H, W) with their channels last.
+
+    Where both layouts fit its input, it is Keras's own setting that decides.
+    """
+    inputs = getattr(graph_of(model), "inputs", None) or ()
+    wanted = tuple(inputs[0].shape[1:]) if inputs else ()
+    channels, *sides = shape
+    first, last = _fits(wanted, shape), _fits(wanted, (*sides, channels))
+    is_usual: bool = keras.config.image_data_format() == "channels_last"
+    return last if first != last else is_usual
 
 
 def _has_channels_last(wanted: tuple[int | None, ...], source: object) -> bool:

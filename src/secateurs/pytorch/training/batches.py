@@ -12,6 +12,11 @@ from torch import nn
 from secateurs.calibration.batches import LABELS
 
 
+def has_channels_last(model: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a model takes images of shape (C, H, W) with their channels last: none here does."""
+    return False
+
+
 def on_device(batch: object, device: torch.device) -> object:
     """The batch as tensors on the device; floating-point tensors at most in single precision."""
     if isinstance(batch, Mapping):
