@@ -47,6 +47,7 @@ def trained():
 @pytest.fixture
 def cnn(trained, place):
     trained.save("cnn.keras")
+    trained.save("resnet18.keras")
     return trained
 
 
@@ -182,5 +183,10 @@ def test_what_does_not_fit_is_told_in_one_line(cnn, place, capsys):
         assert expected in error
         assert error.count("\n") == 1
         assert out == ""
-    assert {path.name for path in place.iterdir()} <= {"cnn.keras", "any.keras", "cache"}
+    assert {path.name for path in place.iterdir()} <= {
+        "cnn.keras",
+        "resnet18.keras",
+        "any.keras",
+        "cache",
+    }
     run("inspect", "any.keras", "--input", "1x16x16x3", capsys=capsys)

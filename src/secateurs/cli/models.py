@@ -18,6 +18,7 @@ from secateurs.data.sets import Data
 from secateurs.errors import CheckpointError, ModelError, SecateursError
 from secateurs.files import KERAS_SUFFIX, MODEL_SUFFIX
 from secateurs.models.keras_files import is_keras_file
+from secateurs.models.names import is_our_resnet
 from secateurs.study.building import explain_build_errors, in_layout_of, with_stem
 
 USUAL_SHAPE = "1x3x224x224"
@@ -107,7 +108,7 @@ def stem_of_weights(name: str, weights: str | None) -> dict[str, str]:
     """Return {'stem': 'imagenet'} if a ResNet's weights have that stem, whatever the image size."""
     from secateurs.pytorch.saving import read
 
-    if weights is None or not name.startswith("resnet") or not Path(weights).exists():
+    if weights is None or not is_our_resnet(name) or not Path(weights).exists():
         return {}
     try:
         state, _ = read(Path(weights))

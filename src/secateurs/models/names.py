@@ -67,6 +67,11 @@ def build(name: str, **options: Any) -> Any:
     )
 
 
+def is_our_resnet(name: str) -> bool:
+    """Whether this names a built-in ResNet, not a file that is called after one."""
+    return name in OURS and name.startswith("resnet")
+
+
 def _refuse_weights(name: str, options: Mapping[str, Any]) -> None:
     """Refuse options that would download or ignore weights: those come from a user's file."""
     for option in _WEIGHTS_OPTIONS:
@@ -92,7 +97,7 @@ def _build_ours(name: str, options: Mapping[str, Any]) -> Any:
         raise _missing(name, error, "secateurs[torch]") from error
     factory: Callable[..., Any] = cnn.vanilla_cnn
     taken = set(inspect.signature(cnn.vanilla_cnn).parameters)
-    if name.startswith("resnet"):
+    if is_our_resnet(name):
         factory = functools.partial(resnet.build_resnet, int(name.removeprefix("resnet")))
         taken = set(resnet.ResNetOptions.__annotations__)
     wished, hints = _separate(options, ("size",))

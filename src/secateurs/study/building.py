@@ -12,6 +12,7 @@ from typing import Any
 from secateurs.backends import backend_of
 from secateurs.data.sets import Data
 from secateurs.errors import DataError, ModelError, SecateursError, describe_raised
+from secateurs.models.names import is_our_resnet
 from secateurs.settings.study import Task
 from secateurs.study.sources import Sources
 
@@ -122,7 +123,7 @@ def _seed_everything(seed: int) -> Iterator[None]:
 
 def with_stem(name: str, options: dict[str, Any], size: int) -> dict[str, Any]:
     """Add the stem that fits this image size, for a built-in ResNet without one."""
-    if not name.startswith("resnet") or "stem" in options:
+    if not is_our_resnet(name) or "stem" in options:
         return options
     fitting = "small" if size < _SMALL else "small-stride2" if size < _MIDDLING else "imagenet"
     return options | {"stem": fitting}
