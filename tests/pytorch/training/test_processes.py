@@ -30,13 +30,15 @@ def nothing():
     pass
 
 
-def test_a_model_that_is_spread_over_processes_is_refused(monkeypatch):
+def test_an_engine_that_keeps_models_spread_is_refused(monkeypatch):
     monkeypatch.setattr(
         "secateurs.pytorch.training.processes.make_accelerator",
-        lambda training: SimpleNamespace(num_processes=1, distributed_type="DistributedType.FSDP"),
+        lambda training: SimpleNamespace(
+            num_processes=1, distributed_type="DistributedType.DEEPSPEED"
+        ),
     )
     with pytest.raises(
-        sec.SecateursError, match=r"the whole model \(DDP\); received FSDP.*use_fsdp"
+        sec.SecateursError, match=r"received DEEPSPEED.*without --use_deepspeed; .*--use_fsdp"
     ):
         learner()
 

@@ -58,6 +58,13 @@ def _fill_(model: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 
 def _state(model: nn.Module) -> NamedTensors:
-    """The tensors in the model's state; anything else there is not averaged."""
+    """The tensors in the model's state; anything else there is not averaged.
+
+    Of a model that is spread over processes (FSDP), they are this process's parts.
+    """
     state = model.state_dict()
-    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return {
+        name: value.to_local() if hasattr(value, "to_local") else value
+        for name, value in tensors.items()
+    }

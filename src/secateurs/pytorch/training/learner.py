@@ -8,7 +8,9 @@ by its own part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -43,6 +45,11 @@ from secateurs.pytorch.training.optimizers import (
 from secateurs.pytorch.training.processes import Processes
 from secateurs.pytorch.training.random_numbers import seed_generators
 from secateurs.pytorch.training.readers import BatchReader, ImageReader, floating_dtype
+from secateurs.pytorch.training.sharding import (
+    ShardedOptimizer,
+    ShardedTraining,
+    explain_split_weights,
+)
 from secateurs.settings.training import Training
 from secateurs.training.feed import (
     EVALUATION_BATCH,
@@ -108,6 +115,8 @@ class Learner(FeedLearner[nn.Module]):
         self._take(small, make_optimizer(small, training))
 
     _kind_of_outputs: str | None = "categorical"
+    _prepared: nn.Module
+    _prepared_optimizer: torch.optim.Optimizer | ShardedOptimizer
 
     def _make_reader(self) -> BatchReader:
         """The reader of this learner's kind of data."""
@@ -148,22 +157,59 @@ class Learner(FeedLearner[nn.Module]):
         self._prepared.train()
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         batches = consecutive(self._train_feed, first, len(rates), self._processes.share)
-        with seed_generators(self._training.seed, first, self._processes.share.index):
+        with (
+            self._spread() as trained,
+            seed_generators(self._training.seed, first, self._processes.share.index),
+        ):
             for batch, rate in zip(batches, rates, strict=True):
-                for group in self._optimizer.param_groups:
+                for group in self._prepared_optimizer.param_groups:
                     group["lr"] = rate
+                self._processes.align_buffers_(trained)
                 total += self._step(batch)
-                self._average = update_average(self._average, self._model, self._training.ema)
+                self._average = update_average(self._average, trained, self._training.ema)
                 tick()
         self._processes.average_(self._model.buffers())
-        buffers = dict(self._model.named_buffers())
-        self._processes.average_(t for name, t in self._average.items() if name in buffers)
+        # In the model's order: an average that was read from a checkpoint may be in any.
+        names = [name for name, _ in self._model.named_buffers() if name in self._average]
+        self._processes.average_(self._average[name] for name in names)
         return float(self._processes.sum(total)) / len(rates)
+
+    @contextmanager
+    def _spread(self) -> Iterator[nn.Module]:
+        """Context in which a stretch is trained: under FSDP, with the model spread over processes.
+
+        Yields:
+            The model whose tensors are trained in this process, without its wrappers.
+        """
+        if self._processes.sharding is None:
+            yield self._model
+            return
+        whole = self._prepared, self._prepared_optimizer
+        spread = ShardedTraining(
+            self._model,
+            self._optimizer,
+            self._average,
+            self._processes.sharding,
+            lambda model: self._processes.set_precision(_Shell(model)),
+            self._training,
+        )
+        self._prepared, self._prepared_optimizer = spread.shell, spread.optimizer
+        self._average = spread.average
+        with explain_split_weights():
+            yield spread.model
+        self._average = spread.gather(self._average)
+        self._prepared, self._prepared_optimizer = whole
+        del spread
+        self._processes.forget_prepared()
+        gc.collect()  # FSDP keeps the last gradients in a reference cycle
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """Take one optimizer step; return this process's share of the batch's mean loss."""
         length = self._reader.count(batch)
-        pieces = np.array_split(np.arange(length), min(self._training.accumulation_steps, length))
+        # As many parts in every process: each of them gathers weights from all others under FSDP.
+        smallest = batch.whole // self._processes.share.of
+        count = min(self._training.accumulation_steps, max(1, smallest))
+        pieces = np.array_split(np.arange(length), count)
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         for number, rows in enumerate(pieces):
             piece = batch if len(pieces) == 1 else self._reader.select(batch, rows)

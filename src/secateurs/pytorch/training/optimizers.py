@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,12 +24,19 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
             f"{type(model).__name__}: expected parameters that can be trained; all of them are "
             "frozen (requires_grad=False)"
         )
-    rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "compiled":
         raise ModelError(
             f"{type(model).__name__}: expected optimizer 'sgd' or 'adamw'; received 'compiled', "
             "which only a Keras model can be"
         )
+    return make_optimizer_of(parameters, training)
+
+
+def make_optimizer_of(
+    parameters: Sequence[torch.Tensor], training: Training
+) -> torch.optim.Optimizer:
+    """Create the optimizer of these parameters."""
+    rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, rate, weight_decay=decay)
     momentum = training.momentum

@@ -12,6 +12,7 @@ from torch import nn
 
 from secateurs import errors
 from secateurs.errors import SecateursError
+from secateurs.pytorch.training.sharding import LAUNCH, check_request, read_sharding
 from secateurs.settings.training import Training
 from secateurs.training.feed import Shard
 
@@ -26,6 +27,8 @@ class Processes:
 
     Attributes:
         share: this process's part of every batch.
+        sharding: how a model is spread over the processes while it trains (FSDP); None if each
+            trains a whole one.
     """
 
     def __init__(self, training: Training) -> None:
@@ -37,8 +40,9 @@ class Processes:
         check_launch()
         self._accelerator = make_accelerator(training)
         _check_processes(self._accelerator)
-        _check_whole(self._accelerator)
+        _check_engine(self._accelerator)
         self.share = Shard(self._accelerator.process_index, self._accelerator.num_processes)
+        self.sharding = read_sharding(self._accelerator)
 
     @property
     def device(self) -> torch.device:
@@ -115,21 +119,72 @@ class Processes:
     def prepare(
         self, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Wrap model and optimizer, so that gradients are those of all processes' images."""
+        """Wrap model and optimizer, so that gradients are those of all processes' images.
+
+        Where models are spread over processes, the whole one is wrapped for evaluation only. In
+        each case, all processes then have the main process's weights.
+        """
+        if self.sharding is not None:
+            whole = self.set_precision(model, to_device=True)
+            tensors = (*whole.parameters(), *whole.buffers())
+            shapes = str([tuple(tensor.shape) for tensor in tensors])
+            self.check_agreement("the shapes of the model's tensors", shapes)
+            for tensor in tensors:
+                self._broadcast_(tensor)
+            return whole, optimizer
         wrapped, stepped = self._accelerator.prepare(model, optimizer)
         return wrapped, stepped
 
+    def set_precision(self, model: nn.Module, *, to_device: bool = False) -> nn.Module:
+        """Let a model compute in the training precision, without gradients of other processes."""
+        found: nn.Module = self._accelerator.prepare_model(
+            model, device_placement=to_device, evaluation_mode=True
+        )
+        return found
+
+    def align_buffers_(self, model: nn.Module) -> None:
+        """Replace a model's buffers by the main process's before a step, as DDP does.
+
+        Running statistics are averaged at the end of a stretch; others, such as a codebook, would
+        differ more and more.
+        """
+        if self.sharding is None:
+            return
+        same: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in model.buffers():
+            same.setdefault(buffer.dtype, []).append(buffer)
+        for buffers in same.values():
+            flat = torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
+            self._broadcast_(flat)
+            for buffer, part in zip(
+                buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True
+            ):
+                buffer.detach().copy_(part.view_as(buffer))
+
+    def _broadcast_(self, tensor: torch.Tensor) -> None:
+        """Replace a tensor's values by the main process's."""
+        values = tensor.detach()
+        sent = values.contiguous()
+        # Gloo does not send truth values.
+        torch.distributed.broadcast(sent.view(torch.uint8) if sent.dtype is torch.bool else sent, 0)
+        if sent is not values:
+            values.copy_(sent)
+
     def sum_gradients(self, model: nn.Module, *, now: bool) -> AbstractContextManager[None]:
-        """Context for a backward pass; gradients are summed over processes only if ``now``."""
-        if now or self.share.of == 1:
+        """Context for a backward pass; gradients are summed over processes only if ``now``.
+
+        Where models are spread over processes, they always are: otherwise each process would hold
+        the gradients of the whole model.
+        """
+        if now or self.share.of == 1 or self.sharding is not None:
             return nullcontext()
         apart: AbstractContextManager[None] = self._accelerator.no_sync(model)
         return apart
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute gradients of the sum of all processes' losses."""
-        # DDP averages gradients over processes; times their number, that is the sum over the whole
-        # batch.
+        # DDP and FSDP average gradients over processes; times their number, that is the sum over
+        # the whole batch.
         self._accelerator.backward(loss * self.share.of)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -175,6 +230,7 @@ def make_accelerator(training: Training) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    check_request()
     if AcceleratorState._shared_state:  # the user's program has one already, and it is a singleton
         return Accelerator()
     # By default, Accelerate treats several processes on CPUs as single ones.
@@ -200,23 +256,21 @@ def _check_processes(accelerator: Accelerator) -> None:
         )
 
 
-def _check_whole(accelerator: Accelerator) -> None:
-    """Refuse sharded models: cuts and proofs need the whole model in each process."""
+def _check_engine(accelerator: Accelerator) -> None:
+    """Refuse engines that keep a model spread over processes: cuts and proofs need it whole."""
     found = str(accelerator.distributed_type).rpartition(".")[2]
-    if found in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):
+    if found in _FLAG_OF:
         raise SecateursError(
-            f"processes: expected each to hold the whole model (DDP); received {found}, which "
-            "shards it over them, so that no cut can be made or proven. Launch without "
-            f"{_FLAG_OF.get(found, 'it')}: accelerate launch --multi_gpu --num_processes N -m "
-            "secateurs run ..., with --precision bf16 and --accumulation-steps where memory is "
-            "short. Prune first, then shard the small model."
+            f"processes: expected each to hold the whole model (DDP), or to share its training "
+            f"(FSDP); received {found}, under which no cut can be made or proven. Launch without "
+            f"{_FLAG_OF[found]}; where memory is short: {LAUNCH}"
         )
 
 
 _FLAG_OF = {
-    "FSDP": "--use_fsdp",
     "DEEPSPEED": "--use_deepspeed",
     "MEGATRON_LM": "--use_megatron_lm",
+    "TP": "tensor parallelism",
 }
 
 
