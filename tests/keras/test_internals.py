@@ -35,6 +35,19 @@ def test_masks_of_keras_3_5_are_attributes(monkeypatch):
     assert internals.mask_of(tensor) is mask
 
 
+@pytest.mark.parametrize("keywords", [{}, {"mask": None}, {"training": False, "mask": None}])
+def test_a_call_is_added_to_a_graph_as_keras_adds_it(keywords):
+    x, layer = keras.Input((4, 4, 3)), L.BatchNormalization()
+    made = internals.add_plainly(layer, [x], keywords)
+    node = internals.inbound_node_of(made)
+    theirs = internals.NodeClass(layer, (x,), keywords, made)
+    assert vars(node).keys() == vars(theirs).keys()
+    assert node.outputs == theirs.outputs
+    found, expected = vars(node.arguments), vars(theirs.arguments)
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in found)
+
+
 def test_calls_are_intercepted_temporarily():
     layer = L.Dense(2)
     x = np.ones((1, 3), "float32")

@@ -10,6 +10,7 @@ import keras
 
 from secateurs.backends import Outputs
 from secateurs.channels.cut import Cut
+from secateurs.channels.garbage import pause_garbage_collection
 from secateurs.channels.independent import exclude_mixed
 from secateurs.channels.latest import latest_network, network_to_prove
 from secateurs.channels.network import Network
@@ -25,6 +26,7 @@ from secateurs.keras.surgery.rebuilding import cut_copy
 from secateurs.keras.trace_model import TracedModel, trace
 
 
+@pause_garbage_collection()
 def apply(
     model: keras.Model,
     cut: Cut,

@@ -1,5 +1,7 @@
 """Access to private parts of Keras: every use of a name that Keras does not export is here.
 
+But for ``surgery.built_copies``, which compares what it makes of a layer's attributes with Keras's.
+
 A functional model's graph (its nodes, their arguments and order) and the classes of ``keras.ops``
 have had these names since Keras 3.0, but are not public. If a later release moves one, this is the
 file to change.
@@ -17,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, ParamSpec, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeGuard, TypeVar, cast
 
 import keras
 import numpy as np
@@ -36,6 +38,7 @@ from keras.src.ops.numpy import GetItem
 from keras.src.ops.operation import Operation
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.random.seed_generator import make_default_seed
+from keras.src.saving.serialization_lib import SerializableDict
 from keras.src.utils.io_utils import print_msg
 from keras.src.utils.tracking import TrackedDict, TrackedList, TrackedSet, Tracker
 from numpy.typing import NDArray
@@ -68,7 +71,13 @@ __all__ = [
     "NOT_PLAIN",
     "Operation",
     "SeedGenerator",
+    "SerializableDict",
+    "TrackedDict",
+    "TrackedList",
+    "TrackedSet",
+    "Tracker",
     "Variable",
+    "accepts_symbols",
     "accepts_training",
     "add_plainly",
     "assign_",
@@ -77,7 +86,9 @@ __all__ = [
     "call_plainly",
     "compile_arguments_of",
     "compile_function",
+    "copy_initializer",
     "device",
+    "dtype_of",
     "exclude_from_decay_",
     "find_classes",
     "finish_copy_",
@@ -91,22 +102,32 @@ __all__ = [
     "infer_plainly",
     "intercept_calls",
     "is_model",
+    "is_parameters",
+    "is_plain",
     "is_quantized",
+    "is_reference",
     "is_subclassed",
     "is_tensor",
     "keep_backend_random_state",
+    "like_parameters",
     "losses_of",
     "mask_of",
     "metrics_inside",
     "name_in",
     "new_layer_like",
+    "new_path",
+    "new_variable_like",
     "nodes_of",
     "only_computes",
     "operation_classes",
     "own_variables",
+    "pick_along",
     "pick_flat",
+    "pick_slices",
     "plain_class",
     "present_numbers",
+    "read_value",
+    "rebind",
     "say",
     "seed_",
     "seed_backend_",
@@ -116,6 +137,7 @@ __all__ = [
     "sync_",
     "variables_of",
     "variables_without_decay",
+    "with_options",
     "without_gradients",
 ]
 
@@ -356,7 +378,11 @@ NOT_PLAIN = object()
 
 
 def call_plainly(
-    layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+    layer: Operation,
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
+    *,
+    any_width: bool = False,
 ) -> object:
     """Run a built-in Keras layer on real tensors without the overhead of ``__call__``.
 
@@ -367,15 +393,17 @@ def call_plainly(
         layer: any layer or operation.
         arguments: positional arguments of the call.
         keywords: keyword arguments of the call.
+        any_width: True accepts fewer channels than the layer was built for.
 
     Returns:
         The output; ``NOT_PLAIN``, and nothing is run, where ``__call__`` has more to do.
     """
-    if len(arguments) != 1 or not _is_plain(layer) or not _has_plain_options(keywords):
+    if len(arguments) != 1 or not is_plain(layer) or not _has_plain_options(keywords):
         return NOT_PLAIN
     if not layer.built or not _accepts(layer, arguments[0], is_tensor):
         return NOT_PLAIN
-    layer._assert_input_compatibility(arguments[0])
+    if not any_width:
+        layer._assert_input_compatibility(arguments[0])
     known = _parameters_of_call(cast("Hashable", type(layer)))
     options = {name: one for name, one in keywords.items() if name in known}
     made: object = layer.call(arguments[0], **options)
@@ -386,10 +414,10 @@ def add_plainly(
     layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
     """Do the same for symbolic tensors: build the layer and add its call to a graph."""
-    if len(arguments) != 1 or not _is_plain(layer) or not _has_plain_options(keywords):
+    if len(arguments) != 1 or not is_plain(layer) or not _has_plain_options(keywords):
         return NOT_PLAIN
     given = arguments[0]
-    if not _accepts(layer, given, lambda item: isinstance(item, keras.KerasTensor)):
+    if not accepts_symbols(layer, given):
         return NOT_PLAIN
     layer._assert_input_compatibility(given)
     if not layer.built:
@@ -435,15 +463,15 @@ def _add_call_(
     """Add the call of a layer on one tensor to its graph, as Keras does, which searches for it."""
     history = getattr(given, "_keras_history", None)
     begin = None if history is None else history.operation
-    if keywords or begin is None or not given.record_history or not _knows_nodes():
+    if begin is None or not given.record_history or not _knows_nodes():
         NodeClass(operation=layer, call_args=(given,), call_kwargs=dict(keywords), outputs=made)
         return
     arguments, node = object.__new__(SymbolicArguments), object.__new__(NodeClass)
     vars(arguments).update(
         args=(given,),
-        kwargs={},
-        _flat_arguments=[given],
-        _single_positional_tensor=given,
+        kwargs=dict(keywords),
+        _flat_arguments=[given, *(keywords[name] for name in sorted(keywords))],
+        _single_positional_tensor=None if keywords else given,
         keras_tensors=[given],
     )
     vars(node).update(operation=layer, arguments=arguments, outputs=[made], is_input=False)
@@ -531,6 +559,11 @@ def _parameter_of_build(kind: type[Layer]) -> str:
     return list(inspect.signature(kind.build).parameters)[1]
 
 
+def accepts_symbols(layer: Layer, given: object) -> bool:
+    """Return whether these symbolic tensors have the structure and dtype that the layer reads."""
+    return _accepts(layer, given, lambda item: isinstance(item, keras.KerasTensor))
+
+
 def _has_plain_options(keywords: Mapping[str, object]) -> bool:
     """Return whether a call has no options but ``training`` and a mask that is None."""
     return keywords.get("mask") is None and not keywords.keys() - {"training", "mask"}
@@ -542,14 +575,12 @@ def _accepts(layer: Layer, given: object, is_one: Callable[[object], bool]) -> b
     if several != isinstance(layer, Merge) or backend.get_autocast_scope() is not None:
         return False
     return all(
-        is_one(tensor)
-        and mask_of(tensor) is None
-        and keras.backend.standardize_dtype(tensor.dtype) == layer.input_dtype
+        is_one(tensor) and mask_of(tensor) is None and dtype_of(tensor) == layer.input_dtype
         for tensor in cast("Sequence[BackendTensor]", given if several else (given,))
     )
 
 
-def _is_plain(layer: Operation) -> bool:
+def is_plain(layer: Operation) -> bool:
     """Return whether it is a built-in layer whose ``__call__`` only computes, in a single dtype."""
     return (
         only_computes(layer)
@@ -645,7 +676,7 @@ class LayerPattern:
         attributes["name"] = name
         if sizes:
             attributes.update(sizes)
-            attributes["_auto_config"] = _with_options(attributes["_auto_config"], sizes)
+            attributes["_auto_config"] = with_options(attributes["_auto_config"], sizes)
         return new
 
     def follows(self, sizes: Mapping[str, int], made: LayerPattern) -> bool:
@@ -656,7 +687,7 @@ class LayerPattern:
             made: the pattern of that layer; both ``is_simple``.
         """
         mine = {**vars(self._layer), **sizes}
-        mine["_auto_config"] = _with_options(mine["_auto_config"], sizes)
+        mine["_auto_config"] = with_options(mine["_auto_config"], sizes)
         theirs = vars(made._layer)
         return mine.keys() == theirs.keys() and all(
             key == "name" or _is_alike(value, theirs[key]) for key, value in mine.items()
@@ -666,7 +697,7 @@ class LayerPattern:
         layer = self._layer
         stores = layer._tracker.config.values() if isinstance(layer, Layer) else ()
         called = bool(layer._inbound_nodes)
-        return not _is_plain(layer) or called or any(store for _, store in stores)
+        return not is_plain(layer) or called or any(store for _, store in stores)
 
     def _copy(self, held: Mapping[str, object], new: object) -> dict[str, object] | None:
         """Copy attributes for a new layer; None if one of them is not understood."""
@@ -690,7 +721,7 @@ class LayerPattern:
         return made
 
 
-def _with_options(known: object, sizes: Mapping[str, int]) -> object:
+def with_options(known: object, sizes: Mapping[str, int]) -> object:
     """Return Keras's record of a constructor's arguments with some integers changed."""
     if known is None:
         return None
@@ -739,15 +770,15 @@ def _copy_held(value: object, known: Mapping[int, object], tracker: Tracker) -> 
             return NOT_PLAIN
         return value.copy() if type(value) in _COPY_THEMSELVES else copy.copy(value)
     if isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
-        return _copy_initializer(value)
+        return copy_initializer(value)
     if isinstance(value, types.MethodType) and id(value.__self__) in known:
         return types.MethodType(value.__func__, known[id(value.__self__)])
     if isinstance(value, types.FunctionType) and value.__closure__:
-        return _rebind(value, known, tracker)
+        return rebind(value, known, tracker)
     return value
 
 
-def _copy_initializer(value: keras.initializers.Initializer) -> keras.initializers.Initializer:
+def copy_initializer(value: keras.initializers.Initializer) -> keras.initializers.Initializer:
     """Copy an initializer; one without a seed gets its own draws."""
     if vars(value).get("_init_seed", value) is not None:
         return type(value).from_config(value.get_config())
@@ -756,7 +787,7 @@ def _copy_initializer(value: keras.initializers.Initializer) -> keras.initialize
     return new
 
 
-def _rebind(
+def rebind(
     function: types.FunctionType, known: Mapping[int, object], tracker: Tracker
 ) -> types.FunctionType:
     """Rebind a wrapper that Keras put around a method to the new layer; return others unchanged."""
@@ -791,15 +822,37 @@ def infer(layer: Operation, *arguments: object, **keywords: object) -> object:
     return specs
 
 
+def dtype_of(tensor: BackendTensor) -> str:
+    """Return Keras's name of a tensor's dtype."""
+    return _name_of_dtype(tensor.dtype)
+
+
+@cache
+def _name_of_dtype(dtype: Any) -> str:
+    return str(keras.backend.standardize_dtype(dtype))
+
+
 def present_numbers(tensor: BackendTensor) -> NDArray[np.generic]:
     """Return a tensor's values, possibly sharing its memory: read or copy them at once."""
-    known = keras.backend.standardize_dtype(tensor.dtype) != "bfloat16"
+    known = dtype_of(tensor) != "bfloat16"
     if known and keras.backend.backend() == "torch":
         seen: NDArray[np.generic] = cast("TorchTensor", tensor).detach().cpu().numpy()
         return seen
     if known and keras.backend.backend() == "tensorflow" and hasattr(tensor, "read_value"):
-        return np.asarray(tensor.read_value())
+        return np.asarray(read_value(tensor))
     return np.asarray(keras.ops.convert_to_numpy(tensor))  # of the others', a copy
+
+
+def read_value(variable: BackendTensor) -> BackendTensor:
+    """Read one of TensorFlow's variables; a plain one by one operation, without those around it."""
+    tensorflow, held = import_module("tensorflow"), cast("Any", variable)
+    plain = import_module("tensorflow.python.ops.resource_variable_ops").ResourceVariable
+    if type(held) is plain and tensorflow.executing_eagerly():
+        return cast(
+            "BackendTensor",
+            tensorflow.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype),
+        )
+    return cast("BackendTensor", held.read_value())
 
 
 def assign_(variable: Variable, numbers: NDArray[np.generic]) -> None:
@@ -818,6 +871,68 @@ def assign_(variable: Variable, numbers: NDArray[np.generic]) -> None:
         variable.assign(numbers)
 
 
+def pick_slices(variable: Variable, kept: Mapping[int, NDArray[np.int64]]) -> BackendTensor:
+    """Return a copy of a variable's value with these indices along each axis given."""
+    value: BackendTensor = variable.value
+    if keras.backend.backend() != "torch":
+        numbers = present_numbers(value)
+        if not kept:
+            numbers = np.array(numbers)
+        for axis, indices in kept.items():
+            numbers = np.take(numbers, indices, axis=axis)
+        made: BackendTensor = keras.ops.convert_to_tensor(numbers, dtype=variable.dtype)
+        return made
+    tensor = cast("TorchTensor", value).detach()
+    if not kept:
+        return cast("BackendTensor", tensor.clone())
+    for axis in sorted(kept):
+        tensor = cast("TorchTensor", pick_along(cast("BackendTensor", tensor), kept[axis], axis))
+    return cast("BackendTensor", tensor)
+
+
+def new_variable_like(
+    variable: Variable, value: BackendTensor, shape: tuple[int, ...], path: str | None
+) -> Variable:
+    """Return a new variable with another value, as the layer at this path would create it."""
+    new = object.__new__(type(variable))
+    vars(new).update(
+        vars(variable), _path=f"{path}/{variable.name}", _shape=shape, _ndim=len(shape), _value=None
+    )
+    new._initialize(value)
+    return new
+
+
+def new_path(layer: Layer) -> str | None:
+    """Return the path that Keras gives a layer like this when it is built now."""
+    if layer.path is None:
+        return None
+    scope = current_path()
+    return f"{scope}/{layer.name}" if scope else str(layer.name)
+
+
+def is_parameters(kind: type) -> bool:
+    """Return whether it is PyTorch's class for the parameters of a layer."""
+    if keras.backend.backend() != "torch":
+        return False
+    return issubclass(kind, import_module("torch").nn.ParameterDict)
+
+
+def is_reference(kind: type) -> bool:
+    """Return whether it is TensorFlow's class for a named part of a layer: a (name, part)."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    base = import_module("tensorflow.python.trackable.base")
+    return kind is getattr(base, "TrackableReference", None)
+
+
+def like_parameters(value: object, parameters: Mapping[str, object]) -> object:
+    """Return a container of PyTorch's like this one, with other parameters."""
+    new = _copy_empty(cast("Sequence[object]", value))
+    keys = sorted(parameters)  # the order in which it enters them
+    vars(new).update(_parameters={key: parameters[key] for key in keys}, _keys=dict.fromkeys(keys))
+    return new
+
+
 class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
     """A scope in which variables have the values given.
 
@@ -830,6 +945,16 @@ class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
         super().__init__()
         # Keras would convert each value, which is of its variable's dtype already.
         self.state_mapping = {id(variable): value for variable, value in state_mapping}
+
+    @contextmanager
+    def picking(self, variable: Variable, places: NDArray[np.integer], axis: int) -> Iterator[None]:
+        """Give a variable these positions along one axis of its value, inside the context."""
+        before = self.state_mapping[id(variable)]
+        self.state_mapping[id(variable)] = pick_along(before, places, axis)
+        try:
+            yield
+        finally:
+            self.state_mapping[id(variable)] = before
 
     def get_current_value(self, variable: Variable) -> BackendTensor | None:
         """Return the value of a variable in this scope; None if none was given."""
@@ -851,6 +976,22 @@ def _lay_out(kernel: BackendTensor) -> BackendTensor:
     return cast("BackendTensor", filters.t().reshape(tensor.shape))
 
 
+def pick_along(tensor: BackendTensor, places: NDArray[np.integer], axis: int) -> BackendTensor:
+    """Pick positions along one axis of a tensor."""
+    if keras.backend.backend() != "torch":
+        picked: BackendTensor = keras.ops.take(tensor, places, axis=axis)
+        return picked
+    torch, mine = import_module("torch"), cast("TorchTensor", tensor).detach()
+    if not _is_readable(tensor):
+        index = torch.from_numpy(places).to(mine.device)
+        return cast("BackendTensor", mine.index_select(axis, index))
+    shape = list(mine.shape)
+    shape[axis] = len(places)
+    made = torch.empty(shape, dtype=mine.dtype)  # NumPy takes a third of the time that PyTorch does
+    np.take(mine.numpy(), places, axis=axis, out=made.numpy(), mode="clip")
+    return cast("BackendTensor", made)
+
+
 def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTensor:
     """Pick elements of a tensor by their flat indices; the result has shape (len(places),)."""
     # NumPy reads the same memory; TensorFlow's own indexing takes ten small operations.
@@ -866,9 +1007,10 @@ def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTens
 
 def _is_readable(tensor: BackendTensor) -> bool:
     """Return whether NumPy can read the tensor where it lies."""
-    kind, place = keras.backend.backend(), str(getattr(tensor, "device", "")).lower()
+    kind = keras.backend.backend()
     if kind == "torch":
-        return place == "cpu" and keras.backend.standardize_dtype(tensor.dtype) != "bfloat16"
+        return bool(cast("TorchTensor", tensor).is_cpu) and dtype_of(tensor) != "bfloat16"
+    place = str(getattr(tensor, "device", "")).lower()
     return kind == "tensorflow" and "cpu" in place and hasattr(tensor, "numpy")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from secateurs.backends import Outputs
 from secateurs.channels.blocks import Block
 from secateurs.channels.cost import Product
+from secateurs.channels.garbage import pause_garbage_collection
 from secateurs.channels.latest import remember
 from secateurs.channels.network import Network, Size
 from secateurs.channels.tensors import Mask
@@ -96,6 +97,7 @@ def source_of(network: Network) -> TracedModel:
     return network.source
 
 
+@pause_garbage_collection()
 def trace(
     model: keras.Model, example_inputs: object = None, *, outputs: Outputs | None = None
 ) -> Network:

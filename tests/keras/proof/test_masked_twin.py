@@ -1,10 +1,14 @@
 """The masked twin of a small network, computed by hand: its consumers read zeros."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
+import pytest
 from keras import layers as L
 
 import secateurs as sec
+from secateurs.errors import CutError
 from secateurs.keras.proof.comparison import outputs_without
 from secateurs.keras.proof.masked_twin import Kept, stand_ins_of
 from secateurs.keras.trace_model import source_of
@@ -59,3 +63,36 @@ def test_layers_that_mix_channels_are_rebuilt_for_the_kept_ones():
     some = Kept(network.solution.mark_kept(network.alive(network.removed_by(cut))))
     (layer,) = stand_ins_of(source_of(network), cut, some).values()
     assert numpy(layer.gamma).tolist() == [1.0, 3.0, 4.0, 5.0]
+
+
+def wide_reader():
+    """A convolution whose kernel has far more numbers than what it reads."""
+    layers = [
+        keras.Input((3, 3, 4)),
+        L.Conv2D(6, 1, name="a"),
+        L.Activation("sigmoid", name="s"),
+        L.Conv2D(64, 3, name="b"),
+    ]
+    return keras.Sequential(layers), np.random.default_rng(1).normal(size=(2, 3, 3, 4))
+
+
+def test_a_large_kernel_reads_zeros_as_well():
+    model, x = wide_reader()
+    x = x.astype("float32")
+    network = sec.trace(model, x)
+    (found,) = outputs_without(network, network.cut({"a": [1, 4]}), [x])
+    hidden = numpy(model.layers[1](model.layers[0](x)))
+    hidden[..., [1, 4]] = 0
+    kernel, bias = model.layers[2].get_weights()
+    by_hand = np.einsum("nhwi,hwio->no", hidden, kernel) + bias
+    assert np.allclose(found[:, 0, 0], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_that_loses_other_channels_than_those_it_reads_is_found():
+    model, x = wide_reader()
+    network = sec.trace(model, x.astype("float32"))
+    cut = network.cut({"a": [1, 4]})
+    kernel = cut.tensors["b.kernel"]
+    wrong = {**cut.tensors, "b.kernel": replace(kernel, removed={2: (0, 4)})}
+    with pytest.raises(CutError):
+        sec.apply(model, replace(cut, tensors=wrong), network=network)

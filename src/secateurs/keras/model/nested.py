@@ -57,7 +57,7 @@ def fill_in(node: Node, known: Mapping[int, T]) -> tuple[Any, dict[str, Any]]:
         return known.get(id(item)) if isinstance(item, keras.KerasTensor) else item
 
     arguments = node.arguments
-    if len(node.input_tensors) == 1:  # Keras has a fast path for these
+    if len(node.input_tensors) == 1 and not arguments.kwargs:  # Keras has a fast path for these
         return arguments.fill_in(known)
     return map_structure(find, arguments.args), map_structure(find, arguments.kwargs)
 

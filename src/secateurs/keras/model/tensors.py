@@ -22,6 +22,7 @@ from secateurs.keras.internals import (
     name_in,
     nodes_of,
     own_variables,
+    read_value,
     sublayers,
 )
 from secateurs.keras.model.layer_tree import named_children, named_own_variables, path_below
@@ -193,13 +194,13 @@ def values_of(operations: Iterable[Operation], *, on_tape: bool = False) -> Vari
     Args:
         operations: layers or operations.
         on_tape: True allows values that TensorFlow would record on a gradient tape: where there is
-            none, it need not read each variable by an operation of its own.
+            none, it can read each variable by one operation, and none when the value is used.
     """
-    as_it_is = on_tape and keras.backend.backend() == "tensorflow"
+    quickly = on_tape and keras.backend.backend() == "tensorflow"
 
     def read(variable: Variable) -> BackendTensor:
         value: BackendTensor = variable.value
-        return value if as_it_is else keras.ops.stop_gradient(value)
+        return read_value(value) if quickly else keras.ops.stop_gradient(value)
 
     return {
         id(variable): (variable, read(variable))

@@ -21,7 +21,13 @@ from secateurs.channels.network import Network
 from secateurs.channels.proof import TOLERANCE, Proof, inexact_operations, largest_mismatch
 from secateurs.channels.tensors import Mask
 from secateurs.errors import CutError
-from secateurs.keras.internals import AssumedValues, Operation, compile_function
+from secateurs.keras.internals import (
+    AssumedValues,
+    Operation,
+    Variable,
+    compile_function,
+    is_quantized,
+)
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs, pack_inputs
 from secateurs.keras.model.tensors import (
     VariableValues,
@@ -157,6 +163,7 @@ class TwinComparison:
             self.kept,
             self.stand_ins,
             self.silent,
+            kernels=_kernels_of(self.source, self.silent),
             sizes_as_traced=self.sizes_as_traced,
         )
 
@@ -281,8 +288,8 @@ class TwinComparison:
         def forward(
             present: Sequence[BackendTensor], arrays: Sequence[NDArray[np.generic]]
         ) -> tuple[list[BackendTensor], ...]:
-            step.begin()
-            with AssumedValues(state_mapping=list(zip(variables, present, strict=True))):
+            with AssumedValues(state_mapping=list(zip(variables, present, strict=True))) as assumed:
+                step.begin(assumed)
                 outputs = OpInterpreter(step).run(model, convert_arrays(model, arrays))
             return outputs, step.samples, *step.beside(outputs)
 
@@ -327,6 +334,34 @@ def _operands_to_mask(source: TracedModel) -> SilentPlaces:
             for call, mask in operands:
                 silent.setdefault(call, {})[name, axis] = mask
     return silent
+
+
+def _kernels_of(source: TracedModel, silent: SilentPlaces) -> dict[int, tuple[Variable, int]]:
+    """Return, by call, the kernel that reads the operand to mask, and its axis.
+
+    Only for layers that add up, along this axis, products of the operand and of the kernel: there
+    channels can be left out of both. On PyTorch this halves what is copied: its convolutions need a
+    kernel in another memory order. Elsewhere Keras takes a narrower operand for one of groups.
+    """
+    kernels: dict[int, tuple[Variable, int]] = {}
+    if keras.backend.backend() != "torch":
+        return kernels
+    for call, places in silent.items():
+        layer = source.operations[call].call
+        is_plain_sum = type(layer) in _CONTRACTIONS and not is_quantized(layer)
+        if is_plain_sum and len(places) == 1 and getattr(layer, "groups", 1) == 1:
+            (((name, axis), mask),) = places.items()
+            if source.leaves[name].variable is layer.kernel and mask.operand == 0:
+                kernels[call] = layer.kernel, axis
+    return kernels
+
+
+_CONTRACTIONS = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
 
 
 def _largest_inside(

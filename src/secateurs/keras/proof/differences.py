@@ -36,8 +36,10 @@ def largest_difference(
     return difference, scale
 
 
-def as_numbers(tensor: BackendTensor) -> NDArray[np.number]:
+def as_numbers(tensor: BackendTensor | NDArray[np.number]) -> NDArray[np.number]:
     """Convert a tensor to an array; half precision becomes float32."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
     kind = keras.backend.standardize_dtype(tensor.dtype)
     if kind in ("bfloat16", "float16"):
         tensor = keras.ops.cast(tensor, "float32")

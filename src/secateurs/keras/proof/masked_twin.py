@@ -21,14 +21,26 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.equations import Ids
 from secateurs.channels.sampling import SAMPLES_EACH, places_in
 from secateurs.channels.tensors import Mask
-from secateurs.keras.internals import Layer, Operation, mask_of, pick_flat, set_mask
+from secateurs.keras.internals import (
+    NOT_PLAIN,
+    AssumedValues,
+    Layer,
+    Operation,
+    Variable,
+    call_plainly,
+    dtype_of,
+    mask_of,
+    pick_along,
+    pick_flat,
+    set_mask,
+)
 from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import named_variables
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import SizeChanges, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import keep_random_state, rebuild_layer
 from secateurs.keras.trace_model import TracedModel
-from secateurs.keras.tracing.interpreter import CallSite, call_layer
+from secateurs.keras.tracing.interpreter import CallSite, call_layer, inference_options
 from secateurs.keras.tracing.op_record import Axes, OpRecord
 
 
@@ -114,11 +126,14 @@ class Sampled:
         self._operations = operations
         self._kept = kept
         self._sizes_as_traced = sizes_as_traced
+        self._places: dict[tuple[object, ...], NDArray[np.integer]] = {}
         self.samples: list[BackendTensor] = []
+        self.values: AssumedValues | None = None
 
-    def begin(self) -> None:
-        """Discard the samples of an earlier run."""
+    def begin(self, values: AssumedValues | None = None) -> None:
+        """Discard the samples of an earlier run; ``values`` are those of the next one."""
         self.samples = []
+        self.values = values
 
     def beside(self, outputs: Sequence[BackendTensor]) -> tuple[list[BackendTensor], ...]:
         """Return further results of a run that gave these outputs."""
@@ -148,25 +163,38 @@ class Sampled:
 
     def sample(self, tensor: BackendTensor, operation: OpRecord) -> BackendTensor:
         """Sample a result at positions that depend on the shape in the small model only."""
-        kind = keras.backend.standardize_dtype(tensor.dtype)
+        kind = dtype_of(tensor)
         shape, axes = operation.outputs[0]
-        if self._sizes_as_traced:
-            batch = tuple(tensor.shape)[:1] if shape and 0 not in axes else ()
-            dense = (*batch, *shape[len(batch) :])
-        else:
-            here = tuple(tensor.shape)
-            dense = tuple(n if axis in axes else here[axis] for axis, n in enumerate(shape))
-        small = self._kept.shape(dense, axes)
-        if "float" not in kind or not math.prod(small):
+        here = tuple(tensor.shape)
+        # ids are unique: records hold these arrays
+        key = (here, shape, *axes, *map(id, axes.values()))
+        if key not in self._places:
+            self._places[key] = self._flat_places(here, shape, axes)
+        places = self._places[key]
+        if "float" not in kind or not len(places):
             nothing: BackendTensor = keras.ops.zeros((0,))
             return nothing
-        places = self._move(places_in(small, SAMPLES_EACH), axes)
-        shape_here = self.shape_of(dense, small)
-        index = np.ravel_multi_index(places, shape_here) if small else np.zeros(1, np.int64)
-        values = pick_flat(tensor, index)
+        values = pick_flat(tensor, places)
         as_is = kind in ("float32", "float64")
         sample: BackendTensor = values if as_is else keras.ops.cast(values, "float32")
         return sample
+
+    def _flat_places(
+        self, here: Sequence[int], shape: Sequence[int], axes: Axes
+    ) -> NDArray[np.integer]:
+        """Return the flat indices to sample a result of this shape at; none of an empty one."""
+        if self._sizes_as_traced:
+            batch = here[:1] if shape and 0 not in axes else ()
+            dense = (*batch, *shape[len(batch) :])
+        else:
+            dense = tuple(n if axis in axes else here[axis] for axis, n in enumerate(shape))
+        small = self._kept.shape(dense, axes)
+        if not math.prod(small):
+            return np.zeros(0, np.int64)
+        if not small:
+            return np.zeros(1, np.int64)
+        places = self._move(places_in(small, SAMPLES_EACH), axes)
+        return np.ravel_multi_index(places, tuple(self.shape_of(dense, small)))
 
     def shape_of(self, dense: Sequence[int], small: Sequence[int]) -> Sequence[int]:
         """Return the shape of a result in this model: the small shape or the dense one."""
@@ -193,6 +221,8 @@ class MaskedTwin(Sampled):
         kept: kept units.
         stand_ins: index of a call that mixes channels -> its layer rebuilt for the kept channels.
         silent: operands to mask, in addition to those of the trace.
+        kernels: index of a call -> (kernel, its axis) that reads the operand to mask, where the
+            call can leave removed channels out of both instead: zeros would add nothing.
         sizes_as_traced: as for ``Sampled``.
     """
 
@@ -203,11 +233,13 @@ class MaskedTwin(Sampled):
         stand_ins: Mapping[int, Operation],
         silent: SilentPlaces | None = None,
         *,
+        kernels: Mapping[int, tuple[Variable, int]] = MappingProxyType({}),
         sizes_as_traced: bool = True,
     ) -> None:
         super().__init__(operations, kept, sizes_as_traced=sizes_as_traced)
         self._stand_ins = stand_ins
         self._silent = silent or {}
+        self._kernels = kernels
 
     def do(
         self,
@@ -221,10 +253,34 @@ class MaskedTwin(Sampled):
             if not isinstance(layer, Layer):  # an operation accepts any number of channels
                 layer = site.operation
             return self._on_kept_channels(operation, layer, arguments, keywords)
+        if site.index in self._kernels and not operation.masks:
+            output = self._without_removed(site, arguments, keywords)
+            if output is not NOT_PLAIN:
+                return output
         if masks := [*operation.masks, *self._silent.get(site.index, {}).values()]:
             mask = partial(self._mask, masks)
             arguments, keywords = with_tensors(operation, arguments, keywords, mask)
         return call_layer(site.operation, arguments, keywords)
+
+    def _without_removed(
+        self, site: CallSite, arguments: Sequence[object], keywords: Mapping[str, object]
+    ) -> object:
+        """Run a contraction without the removed channels of its operand and of its kernel.
+
+        Returns:
+            Its output; ``NOT_PLAIN``, and nothing is run, where zeros have to stand for them.
+        """
+        (mask,) = self._silent[site.index].values()
+        kernel, axis = self._kernels[site.index]
+        places = self._kept.places(mask.units)
+        if self.values is None or len(arguments) != 1 or len(places) == len(mask.units):
+            return NOT_PLAIN
+        # The same places of both, whatever the labels of the kernel's own axis are.
+        given = pick_along(cast("BackendTensor", arguments[0]), places, mask.axis)
+        with self.values.picking(kernel, places, axis):
+            return call_plainly(
+                site.operation, [given], inference_options(site.operation, keywords), any_width=True
+            )
 
     def _mask(self, masks: Sequence[Mask], number: int, tensor: BackendTensor) -> BackendTensor:
         masked = tensor
@@ -315,8 +371,8 @@ class SideBySide(MaskedTwin):
         self._written = written
         self.begin()
 
-    def begin(self) -> None:
-        super().begin()
+    def begin(self, values: AssumedValues | None = None) -> None:
+        super().begin(values)
         self._theirs: dict[int, BackendTensor] = {}
         self._their_samples: list[BackendTensor] = []
         self._theirs_sampled = Sampled(self._operations, self._kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -49,6 +49,7 @@ from secateurs.keras.sizes.layer_sizes import (
     with_positions,
     with_sizes,
 )
+from secateurs.keras.surgery.built_copies import BuiltCopies
 from secateurs.keras.surgery.bypass import Bypass, check_blocks, hand_on
 from secateurs.keras.surgery.compiling import compile_like_
 from secateurs.keras.surgery.functions import (
@@ -114,10 +115,11 @@ def cut_copy(
         leaves = [leaf for leaf in leaves if not _is_removed_whole(leaf, cut.blocks)]
     changes = by_owner(cut.sizes)
     copies = Copies(cut, dtype)
-    small = _rebuild_small(model, cut, copies, changes)
+    built = BuiltCopies(cut, leaves, changes) if dtype is None else None
+    small = _rebuild_small(model, cut, copies, changes, built)
     copies.restore()
     small_leaves = list_tensors(small)
-    _fill_(small_leaves, leaves, cut)
+    _fill_(small_leaves, leaves, cut, {} if built is None else built.filled)
     finalize_(small)
     _check_trains(model, small)
     for change in cut.sizes:
@@ -276,14 +278,18 @@ def _lacks_parts(layer: Layer, made: Layer) -> bool:
 
 
 def _rebuild_small(
-    model: keras.Model, cut: Cut, copies: Copies, changes: SizeChanges
+    model: keras.Model, cut: Cut, copies: Copies, changes: SizeChanges, built: BuiltCopies | None
 ) -> keras.Model:
     """Rebuild the model from copies; explain errors of layers that fail in their new sizes."""
     blocks = {block.owner: block for block in cut.blocks}
     try:
         with keep_random_state(), RECORDING:
             return rebuild(
-                model, lambda path, layer: [copies.of(layer, path)], changes, blocks=blocks
+                model,
+                lambda path, layer: [copies.of(layer, path)],
+                changes,
+                blocks=blocks,
+                built=built,
             )
     except SecateursError:
         raise
@@ -332,6 +338,7 @@ def rebuild(
     changes: SizeChanges | None = None,
     called_on: Sequence[keras.KerasTensor] | None = None,
     blocks: Mapping[str, BlockCut] | None = None,
+    built: BuiltCopies | None = None,
 ) -> keras.Model:
     """Rebuild a model with the same class and graph from other layers.
 
@@ -341,10 +348,11 @@ def rebuild(
         changes: positions in the arguments of calls that change.
         called_on: symbolic inputs of a model inside a layer; None keeps the model's input sizes.
         blocks: residual blocks to remove whole, by the path of their layer or sum.
+        built: copies of built layers to use in place of ``make`` where there are any.
     """
     if is_subclassed(model):
         return _rebuild_subclass(model, make)
-    return _GraphRebuilder(model, make, changes or {}, blocks or {}).model(model, called_on)
+    return _GraphRebuilder(model, make, changes or {}, blocks or {}, built).model(model, called_on)
 
 
 def _rebuild_subclass(model: keras.Model, make: Make) -> keras.Model:
@@ -364,9 +372,15 @@ class _GraphRebuilder:
     """Rebuilds a graph call by call; each layer is made once."""
 
     def __init__(
-        self, model: keras.Model, make: Make, changes: SizeChanges, blocks: Mapping[str, BlockCut]
+        self,
+        model: keras.Model,
+        make: Make,
+        changes: SizeChanges,
+        blocks: Mapping[str, BlockCut],
+        built: BuiltCopies | None = None,
     ) -> None:
         self._make = make
+        self._built = built
         self._changes = changes
         self._blocks = blocks
         self._gone = {path for block in blocks.values() for path in block.layers}
@@ -425,12 +439,19 @@ class _GraphRebuilder:
             else None
         )
         result: object = None
+        kind = None
+        if self._built is not None and id(operation) not in self._made:
+            copy, kind = self._built.copy(operation, path, arguments)
+            if copy is not None:
+                self._made[id(operation)] = [copy]
         made = self._layers(operation, called_on)
         for number, layer in enumerate(made):
             given, options = (arguments, keywords) if number == 0 else ([result], {})
             result = add_plainly(layer, given, options)
             if result is NOT_PLAIN:
                 result = layer(*given, **options)
+        if self._built is not None and kind is not None and len(made) == 1:
+            self._built.learn(operation, path, arguments, made[0], kind)
         return result if made else arguments[0]
 
     def _layers(
@@ -621,11 +642,25 @@ def _with_dtypes_inside(value: object, dtype: Dtype) -> object:
 # -- weights and flags
 
 
-def _fill_(small_leaves: Sequence[ModelTensor], leaves: Sequence[ModelTensor], cut: Cut) -> None:
-    """Assign the kept slices of the model's tensors to the small model's."""
+def _fill_(
+    small_leaves: Sequence[ModelTensor],
+    leaves: Sequence[ModelTensor],
+    cut: Cut,
+    filled: Container[int] = (),
+) -> None:
+    """Assign the kept slices of the model's tensors to the small model's.
+
+    Args:
+        small_leaves: tensors of the small model.
+        leaves: tensors of the model.
+        cut: the cut.
+        filled: ``id`` of the small model's variables that have their values already.
+    """
     present = {leaf.name: leaf for leaf in small_leaves}
     check_same_tensors([[leaf.name, *leaf.aliases] for leaf in leaves], present.keys())
     for leaf in leaves:
+        if leaf.name in present and id(present[leaf.name].variable) in filled:
+            continue
         value = slice_tensor(leaf.variable.value, cut.tensors.get(leaf.name))
         for name in (leaf.name, *leaf.aliases):
             if name not in present:

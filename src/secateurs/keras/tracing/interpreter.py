@@ -166,11 +166,17 @@ def call_layer(
     operation: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
     """Call an operation on real tensors, in inference mode."""
+    options = inference_options(operation, keywords)
+    given = call_plainly(operation, arguments, options)
+    return operation(*arguments, **options) if given is NOT_PLAIN else given
+
+
+def inference_options(operation: Operation, keywords: Mapping[str, object]) -> dict[str, object]:
+    """Return the keyword arguments of a call in inference mode."""
     options = dict(keywords)
     if accepts_training(operation):
         options["training"] = False
-    given = call_plainly(operation, arguments, options)
-    return operation(*arguments, **options) if given is NOT_PLAIN else given
+    return options
 
 
 def first_tensor(arguments: Sequence[object], keywords: Mapping[str, object]) -> BackendTensor:
