@@ -13,7 +13,6 @@ import argparse
 import copy
 import ctypes
 import gc
-import itertools
 import json
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from torch import nn
 import secateurs as sec
 import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
 from support.tables import markdown, put
+from support.tool_steps import time_steps
 
 MODELS = (
     "resnet18",
@@ -68,19 +68,8 @@ def build(name: str) -> nn.Module:
 
 
 def run_ours(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    clock = [time.process_time()]
-    network = sec.trace(model, x)
-    clock.append(time.process_time())
-    scores = sec.score(network, "l1")
-    clock.append(time.process_time())
-    cut = sec.plan(network, scores, amount=0.5)
-    clock.append(time.process_time())
-    sec.apply(model, cut, x, proof=False)
-    clock.append(time.process_time())
-    sec.apply(model, cut, x, network=network)
-    clock.append(time.process_time())
-    steps = [end - start for start, end in itertools.pairwise(clock)]
-    trace, score, plan, apply, apply_and_prove = steps
+    steps = time_steps(model, x, {"apply": False, "apply and prove": True})
+    trace, score, plan, apply, apply_and_prove = steps.values()
     unproven = trace + score + plan + apply
     return {
         "trace": trace,

@@ -5,12 +5,12 @@
 
 Trace, score, plan, apply and prove, of keras.applications and of torchvision, half of the channels
 of every layer by the L1 norm, one thread, from a fresh model, in one process and in turn (A B A B
-...), so that the machine's noise hits both; what counts is processor time. Medians.
+...), so that the machine's noise hits both; what counts is processor time. Medians; the ratio is
+the median over pairs of runs, with its quartiles.
 """
 
 import argparse
 import gc
-import itertools
 import os
 import statistics
 import time
@@ -27,11 +27,9 @@ import keras
 import numpy as np
 import torch
 
-import secateurs as sec
 import support.torchvision_on_cpu  # noqa: F401  (before torchvision)
 from coverage_keras import IN_TORCHVISION
-
-STEPS = ("trace", "score", "plan", "apply and prove")
+from support.tool_steps import time_steps
 
 
 def build_keras(name: str, side: int) -> tuple[Any, Any]:
@@ -50,17 +48,8 @@ def build_torch(name: str, side: int) -> tuple[Any, Any]:
 
 def run(model: Any, x: Any) -> dict[str, float]:
     gc.collect()
-    clock = [time.process_time()]
-    network = sec.trace(model, x)
-    clock.append(time.process_time())
-    scores = sec.score(network, "l1")
-    clock.append(time.process_time())
-    cut = sec.plan(network, scores, amount=0.5)
-    clock.append(time.process_time())
-    sec.apply(model, cut, x, network=network)
-    clock.append(time.process_time())
-    steps = (end - start for start, end in itertools.pairwise(clock))
-    return {**dict(zip(STEPS, steps, strict=True)), "all": clock[-1] - clock[0]}
+    steps = time_steps(model, x, {"apply and prove": True})
+    return {**steps, "all": sum(steps.values())}
 
 
 def run_forward(model: Any, x: Any) -> float:
@@ -86,8 +75,13 @@ def measure(name: str, side: int, repeats: int) -> None:
         label: {step: statistics.median(row[step] for row in of) for step in of[0]}
         for label, of in rows.items()
     }
-    ratio = middle["Keras"]["all"] / middle["PyTorch"]["all"]
-    print(f"{name} at {side} x {side}, {keras.backend.backend()}: {ratio:.2f} times PyTorch's time")
+    pairs = zip(rows["Keras"], rows["PyTorch"], strict=True)
+    ratios = [mine["all"] / theirs["all"] for mine, theirs in pairs]
+    low, ratio, high = statistics.quantiles(ratios, n=4)
+    print(
+        f"{name} at {side} x {side}, {keras.backend.backend()}: {ratio:.2f} times PyTorch's time "
+        f"({low:.2f}-{high:.2f})"
+    )
     for label, steps in middle.items():
         print(f"  {label:8s}" + "".join(f"  {step} {at:.3f}" for step, at in steps.items()))
 

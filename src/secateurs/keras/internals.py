@@ -1,6 +1,6 @@
 """Access to private parts of Keras: every use of a name that Keras does not export is here.
 
-But for ``surgery.built_copies``, which compares what it makes of a layer's attributes with Keras's.
+The one exception is ``surgery.built_copies``, which compares its copies with what Keras makes.
 
 A functional model's graph (its nodes, their arguments and order) and the classes of ``keras.ops``
 have had these names since Keras 3.0, but are not public. If a later release moves one, this is the

@@ -135,6 +135,10 @@ def test_a_model_of_copies_is_saved_and_loaded(tmp_path):
     again = keras.saving.load_model(tmp_path / "small.keras")
     x = np.random.default_rng(0).random((2, 12, 12, 3), "float32")
     assert np.allclose(small.predict(x, verbose=0), again.predict(x, verbose=0), atol=1e-6)
+    network, cut = halves(again)
+    for _ in range(2):
+        smaller = sec.apply(again, cut, network=network)
+    assert smaller.get_layer("stem").filters == 2
 
 
 def test_a_layer_that_holds_more_is_rebuilt(monkeypatch):

@@ -157,9 +157,7 @@ class BuiltCopies:
 
         None if it has to be rebuilt in any case.
         """
-        if len(arguments) != 1 or not is_plain(layer) or not layer.built:
-            return None
-        if hasattr(type(layer), "adapt") or not accepts_symbols(layer, arguments[0]):
+        if len(arguments) != 1 or not _is_copyable(layer, arguments[0]):
             return None
         sizes = self.sizes_of(layer, path)
         shapes = _built_for(layer)
@@ -168,14 +166,11 @@ class BuiltCopies:
         known = _held(layer)
         for name in self._varying:
             known.pop(name, None)
-        variables = [variable for variable, _ in own_variables(layer)]
-        cuts = [self._tensors.get(self._names.get(id(variable), "")) for variable in variables]
         kind = (
             type(layer),
             tuple(sizes),
             tuple([(len(new), old == new) for old, new in _pair(shapes, _shapes(arguments[0]))]),
-            tuple([None if cut is None else tuple(cut.removed) for cut in cuts]),
-            tuple([tuple(vars(variable)) for variable in variables]),
+            self._describe_variables(layer),
             tuple(known),
             tuple([one if type(one) in _BY_VALUE else type(one) for one in known.values()]),
         )
@@ -184,6 +179,21 @@ class BuiltCopies:
         except TypeError:  # a tuple that holds something that changes
             return None
         return kind
+
+    def _describe_variables(self, layer: Layer) -> Hashable:
+        """Return, for each variable, which axes are cut and which attributes it has."""
+        variables = [variable for variable, _ in own_variables(layer)]
+        cuts = [self._tensors.get(self._names.get(id(variable), "")) for variable in variables]
+        return tuple(
+            (None if cut is None else tuple(cut.removed), tuple(vars(variable)))
+            for cut, variable in zip(cuts, variables, strict=True)
+        )
+
+
+def _is_copyable(layer: Operation, given: object) -> bool:
+    """Return whether it is a built layer of Keras's own that only computes, called plainly."""
+    learns = hasattr(type(layer), "adapt")
+    return is_plain(layer) and not learns and layer.built and accepts_symbols(layer, given)
 
 
 _BY_VALUE = _IMMUTABLE | {tuple}
@@ -446,12 +456,11 @@ def _shapes(given: Any) -> Shape | list[Shape]:
     return tuple(given.shape)
 
 
-def _pair(old: Any, new: Shape | list[Shape]) -> list[tuple[Shape, Shape]]:
+def _pair(old: Shape | list[Shape] | None, new: Shape | list[Shape]) -> list[tuple[Shape, Shape]]:
     """Pair the shapes a layer was built for with those it is called on."""
     news = new if isinstance(new, list) else [new]
-    if old == ():
-        return [((), shape) for shape in news]
-    return list(zip(old if isinstance(old, list) else [old], news, strict=False))
+    olds = old if isinstance(old, list) else [old or ()] * len(news)
+    return list(zip(olds, news, strict=False))
 
 
 _PARTS_BY_TENSORFLOW = "_self_unconditional_checkpoint_dependencies"
@@ -466,12 +475,18 @@ def _held(layer: Layer) -> dict[str, Any]:
     return {name: value for name, value in held.items() if name == kept or name[:6] != "_self_"}
 
 
-def _built_for(layer: Layer) -> Any:
+def _built_for(layer: Layer) -> Shape | list[Shape] | None:
     """Return the shape or shapes a layer was built for; () if none, None if that is not known."""
     held = vars(layer).get("_build_shapes_dict")
     if held is None:
         return ()
-    return next(iter(held.values())) if len(held) == 1 else None
+    shapes = next(iter(held.values())) if len(held) == 1 else None
+    if not isinstance(shapes, (list, tuple)):
+        return None
+    if all(length is None or type(length) is int for length in shapes):
+        return tuple(shapes)  # a file gives a list
+    parts = [tuple(shape) for shape in shapes if isinstance(shape, (list, tuple))]
+    return parts if len(parts) == len(shapes) else None
 
 
 class _Comparison:
@@ -509,34 +524,39 @@ class _Comparison:
         return self._has_like_parts(value, other)
 
     def _has_like_parts(self, value: Any, other: Any) -> bool:
+        kind = type(value)
+        if isinstance(value, (dict, list, tuple)) or is_reference(kind):
+            return self._are_alike_containers(value, other)
+        if isinstance(value, types.MethodType):
+            alike = self._is_alike(value.__self__, other.__self__)
+            return alike and value.__func__ is other.__func__
         if isinstance(value, Variable):
             return self._are_alike_variables(value, other)
-        if isinstance(value, (dict, list, tuple)):
-            parts, others = (
-                [*one, *one.values()] if isinstance(one, dict) else one for one in (value, other)
-            )
-            held = not isinstance(value, _TRACKED) or self._alike_attributes(value, other)
-            return held and len(parts) == len(others) and all(map(self._is_alike, parts, others))
-        if is_reference(type(value)):
-            return all(map(self._is_alike, value, other))
         if isinstance(value, types.FunctionType):
-            cells = [[c.cell_contents for c in one.__closure__ or ()] for one in (value, other)]
-            return (
-                value.__code__ is other.__code__
-                and all(map(self._is_alike, *cells))
-                and self._alike_attributes(value, other)
-            )
-        if isinstance(value, types.MethodType):
-            return value.__func__ is other.__func__ and self._is_alike(
-                value.__self__, other.__self__
-            )
+            return self._are_alike_functions(value, other)
         if isinstance(value, Tracker):  # its sets of ids belong to parts that are compared
             return self._alike_attributes(value, other, ("stored_ids",))
-        if is_parameters(type(value)) or isinstance(value, keras.layers.InputSpec):
+        if isinstance(value, keras.layers.InputSpec) or is_parameters(kind):
             return self._alike_attributes(value, other)
         if hasattr(value, "get_config"):
             return bool(value.get_config() == other.get_config())
         return isinstance(value, _COMPARABLE) and bool(value == other)
+
+    def _are_alike_containers(self, value: Any, other: Any) -> bool:
+        if isinstance(value, _TRACKED) and not self._alike_attributes(value, other):
+            return False
+        parts, others = (
+            [*one, *one.values()] if isinstance(one, dict) else list(one) for one in (value, other)
+        )
+        return len(parts) == len(others) and all(map(self._is_alike, parts, others))
+
+    def _are_alike_functions(self, value: types.FunctionType, other: types.FunctionType) -> bool:
+        cells = [[cell.cell_contents for cell in one.__closure__ or ()] for one in (value, other)]
+        return (
+            value.__code__ is other.__code__
+            and all(map(self._is_alike, *cells))
+            and self._alike_attributes(value, other)
+        )
 
     def _are_alike_variables(self, value: Variable, other: Variable) -> bool:
         """Compare two variables but for their numbers, and for the flag that is copied later."""
