@@ -16,6 +16,7 @@ import secateurs as sec
 from secateurs import models
 from secateurs.pytorch import Learner
 from secateurs.pytorch.saving import read
+from secateurs.pytorch.training.processes import Processes
 from secateurs.pytorch.training.task_learner import TaskLearner
 from secateurs.study.directory import Study
 from secateurs.training.feed import ArrayFeed, ArrayPair, consecutive
@@ -313,3 +314,24 @@ def test_a_study_inside_no_grad_is_trained_and_inside_inference_mode_refused():
     assert all(torch.equal(received[name], tensor) for name, tensor in expected.items())
     with torch.inference_mode(), pytest.raises(sec.ModelError, match=r"inference_mode\(\)\. Call"):
         sec.iterate(cnn(), data, data, **options)
+
+
+def test_processes_average_the_same_buffers_whatever_the_order_in_a_checkpoint(monkeypatch):
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
+        *(nn.Flatten(), nn.LazyLinear(3)),
+    )
+    model(torch.zeros(2, 1, 8, 8))
+    mine = learner(model, ema=0.5)
+    mine.train(0, [0.01], nothing)
+    present = mine.snapshot()
+    backwards = dict(reversed(present.average.items()))
+    mine.restore(dataclasses.replace(present, average=backwards))
+    sent = []
+    monkeypatch.setattr(Processes, "average_", lambda self, buffers: sent.append(list(buffers)))
+    mine.train(1, [0.01], nothing)
+    average = mine.snapshot().average
+    names = [name for name, _ in mine.model.named_buffers()]
+    assert len(names) == len(sent[1]) == 6
+    for name, tensor in zip(names, sent[1], strict=True):
+        assert torch.equal(tensor, average[name])
