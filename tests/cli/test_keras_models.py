@@ -11,6 +11,7 @@ import secateurs as sec
 from secateurs import data
 from secateurs.channels.proof import cut_of
 from secateurs.cli import ExitCode, main
+from secateurs.comparison import ResultStore
 from secateurs.errors import CheckpointError
 from secateurs.study.directory import Study
 from support.shell import read_output
@@ -160,9 +161,22 @@ def test_a_study_begins_with_the_files_weights(cnn, place, capsys, without_drawi
         "run", "cnn.keras", *DIGITS, *training, *stop, "--directory", "st", "--quiet", capsys=capsys
     )
     study = Study.open(place / "st")
+    training = study.configuration.training
+    assert (training.optimizer, training.learning_rate) == ("compiled", 0.001)
     assert study.history.ending["dense_accuracy"] == pytest.approx(accuracy(cnn))
     best = sec.load(cnn, study.best)
     assert cut_of(best)
+
+
+def test_a_comparison_trains_a_file_as_it_is_compiled(cnn, place, capsys):
+    """By Adam at its own rate, with which a trained network stays one."""
+    jobs = ("--strategies", "l1", "--amounts", "0.3", "--seeds", "1", "--directory", "cmp")
+    batches = ("--train-batches", "3", "--fine-tune-batches", "3", "--quiet")
+    run("compare", "cnn.keras", *DIGITS, *jobs, *batches, capsys=capsys)
+    training = ResultStore.open(place / "cmp").comparison.training
+    assert (training.optimizer, training.learning_rate) == ("compiled", pytest.approx(0.01))
+    dense = json.loads((place / "cmp" / "results.json").read_text())["dense"][0]
+    assert dense["accuracy"] > 0.9 * accuracy(cnn)
 
 
 def test_what_does_not_fit_is_told_in_one_line(cnn, place, capsys):

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import torch
@@ -5,6 +6,7 @@ import torch
 import secateurs as sec
 from comparison.conftest import compare, settings_of
 from secateurs import data, models
+from secateurs.comparison import ResultStore
 from secateurs.errors import SecateursError, StudyError, UnknownNameError
 from secateurs.settings.training import Training
 
@@ -94,6 +96,36 @@ def test_each_seed_may_have_a_model_of_its_own(tmp_path):
     )
     assert set(seeds) == {0, 1}
     assert results.denses[0].norms != results.denses[1].norms
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_keras_models_are_trained_as_they_are_compiled(tmp_path):
+    """One step of Adam at its own rate, by hand, from the model's weights."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss)
+    random = np.random.default_rng(0)
+    inputs, labels = random.standard_normal((64, 6)).astype("float32"), random.integers(0, 3, 64)
+    results = sec.compare(
+        model,
+        (inputs, labels),
+        (inputs, labels),
+        strategies=("l1",),
+        amounts=(0.3,),
+        seeds=1,
+        training=Training(batches=1, fine_tune_batches=1, batch_size=64),
+        directory=tmp_path,
+    )
+    settings = ResultStore.open(tmp_path).comparison.training
+    assert (settings.optimizer, settings.learning_rate) == ("compiled", pytest.approx(0.02))
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    twin.compile(keras.optimizers.Adam(0.02), loss)
+    twin.train_on_batch(inputs, labels)
+    assert results.denses[0].loss == pytest.approx(
+        float(twin.evaluate(inputs, labels, verbose=0)), rel=1e-4
+    )
 
 
 def test_a_criterion_that_raises_is_told_before_a_model_is_trained(tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from typing import Any
 import typer
 from rich.progress import Progress
 
+from secateurs import models
+from secateurs.backends import backend_of
 from secateurs.cli.options import options_in, options_of, with_options
 from secateurs.cli.show import bars, console
 from secateurs.cli.tasks import TASK_OPTIONS, command_line, task_from
@@ -31,6 +33,7 @@ from secateurs.comparison import (
     run_comparison,
 )
 from secateurs.errors import SecateursError
+from secateurs.models.keras_files import is_keras_file
 from secateurs.settings.training import Training
 from secateurs.training.metric import Metric
 from secateurs.training.task import ready_metric
@@ -126,6 +129,9 @@ def _configure(given: Mapping[str, Any]) -> tuple[Comparison, Path]:
     chosen = {name: given[name] for name in _TOLD if name in given}
     chosen |= {name: _split_names(name, chosen[name]) for name in _LISTS if name in chosen}
     task = task_from(given, training.seed, "secateurs compare vanilla_cnn --data digits")
+    if is_keras_file(task.model):  # trained as it was compiled
+        opened = models.build(task.model, **task.model_options)
+        training = backend_of(opened).default_training(opened, training)
     comparison = Comparison(
         task=task,
         metric=ready_metric(task.learning, task.metric).record_fields.get("metric", {}),

@@ -145,8 +145,10 @@ def _compare(
     sources = Sources(train, validation, test)
     parts = {"loss": loss, "metric": metric}
     learning = _learning(model, chosen.seed, train, task, parts)
+    built = model(chosen.seed) if _makes_models(model) else model
+    chosen = backend_of(built).default_training(built, chosen)  # of Keras, as it is compiled
+    first = learner_of(built, sources, chosen, learning)
     make = functools.partial(_learner, model, sources, chosen, learning)
-    first = make(chosen.seed)
     comparison = Comparison(
         task=describe_task(first.trace(), first, sources),
         training=chosen,
