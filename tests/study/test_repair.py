@@ -1,6 +1,7 @@
 """A loop that repairs each cut before it fine-tunes."""
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -10,6 +11,7 @@ from secateurs.channels.cut import Cut
 from secateurs.study.goals import Goals
 from secateurs.study.round_cutter import repairs
 from secateurs.study.rounds import plan_round_by_curves
+from secateurs.training.metric import Metric
 
 X, Y = load_digits(return_X_y=True)
 X, Y = (X.reshape(-1, 1, 8, 8) / 8 - 0.6).astype(np.float32), Y.astype(np.int64)
@@ -99,6 +101,27 @@ def test_curves_spare_what_is_needed_and_stop_at_the_budget():
     goals = Goals.of(network, sec.Budget(macs=0.9))
     cut = plan_round_by_curves(network, orders, losses, pruning, Cut(), goals)
     assert 0.8 * macs < network.cost(cut).macs <= 0.9 * macs
+
+
+@pytest.mark.parametrize("criterion", ["l2", "taylor"])
+def test_a_users_own_training_step_is_repaired_by_any_criterion(criterion):
+    """The loss of a step takes the model: curves compare outputs, as without a criterion."""
+
+    def step(model, batch):
+        images, labels = batch
+        return nn.functional.cross_entropy(model(images), labels)
+
+    def accuracy(model):
+        with torch.no_grad():
+            answers = model(torch.from_numpy(VALIDATION[0])).argmax(1).numpy()
+        return float((answers == VALIDATION[1]).mean())
+
+    def after_the_cut(**options):
+        mine = {"train_step": step, "evaluate": accuracy, "criterion": criterion}
+        found = study(sec.Stop(rounds=1, tolerance=None), **mine, **options).history.last("prune")
+        return found[Metric.of(found).key]
+
+    assert after_the_cut() > after_the_cut(repair=False) + 0.1
 
 
 def test_with_rewound_weights_nothing_is_repaired():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from secateurs.backends import Loss, Repairing, backend_named, repairing
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.examples import StepLoss
 from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -245,7 +246,8 @@ def measure_curves(
         scores: function that computes scores for groups that no contraction reads by itself.
         orders: orders of another criterion, to use instead of those from the sums.
         loss: (outputs, labels) -> one loss for each image, used if the images have labels;
-            otherwise the loss is the distance from the dense model's outputs.
+            otherwise, and for the loss of a training step, which takes the model and its batch, it
+            is the distance from the dense model's outputs.
         seed: seed of random samples.
         skip: names of groups or layers that stay whole, for which nothing is measured.
     """
@@ -262,7 +264,7 @@ def measure_curves(
         orders, foreseen = orders_of(network, contractions, scores())
     names = {group.name for group in chosen}
     judging, trials = _trials(dense, contractions, orders, foreseen, names)
-    if judging.labels is None:
+    if judging.labels is None or isinstance(loss, StepLoss):
         loss = None
     kind = dense.kind if loss is None else LOSS
     found = dense.framework.judge_trials(network, judging, trials, kind, loss=loss)
