@@ -1,5 +1,8 @@
+import inspect
+
 import keras
 import numpy as np
+import pytest
 from keras import layers as L
 
 import secateurs as sec
@@ -32,3 +35,17 @@ def test_moments_are_the_plain_mean_over_batches():
     spreads = np.mean([X[:4].var(0), X[4:].var(0)], axis=0)
     assert np.allclose(keras.ops.convert_to_numpy(norm.moving_mean), means, atol=1e-5)
     assert np.allclose(keras.ops.convert_to_numpy(norm.moving_variance), spreads, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    "renorm" not in inspect.signature(L.BatchNormalization).parameters, reason="a newer Keras"
+)
+def test_renormalisation_goes_on_from_the_new_moments():
+    norm = L.BatchNormalization(renorm=True, momentum=0.75)
+    model = keras.Sequential([keras.Input((4,)), norm])
+    recalibrate_(model, [CalibrationBatch(X, None)])
+    batch = X[:6]
+    model(batch, training=True)
+    deviation = 0.75 * np.sqrt(X.var(0) + 1e-3) + 0.25 * np.sqrt(batch.var(0) + 1e-3)
+    after = keras.ops.convert_to_numpy(norm.moving_variance)
+    assert np.allclose(after, deviation**2 - 1e-3, atol=1e-5)

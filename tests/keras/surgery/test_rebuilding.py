@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from keras.constraints import NonNeg
+from keras.regularizers import L2
 
 import secateurs as sec
 from contract.zoo import ZOO, noisy
@@ -86,6 +88,60 @@ def test_flags_are_kept():
     assert not small.get_layer("head").bias.trainable
     assert small.get_layer("head").kernel.trainable
     assert len(small.trainable_variables) == len(model.trainable_variables)
+
+
+@keras.saving.register_keras_serializable("rules")
+class Scaled(L.Layer):
+    """A layer whose own code passes rules to its weight."""
+
+    def __init__(self, units=6, **options):
+        super().__init__(**options)
+        self.units = units
+        self.inner = L.Dense(units)
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.scale = self.add_weight(
+            shape=(self.units,), name="scale", initializer="ones", regularizer=L2(0.1),
+            constraint=NonNeg(),
+        )  # fmt: skip
+        self.built = True
+
+    def call(self, x):
+        return self.inner(x) * self.scale
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_rules_of_a_users_own_weight_are_kept():
+    model = keras.Sequential([keras.Input((4,)), Scaled(name="a"), L.Dense(2)])
+    model.get_layer("a").scale.assign([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    small = sec.delete_channels(model, {"a.inner": [1, 3]})
+    (loss,) = small.losses
+    loss = keras.ops.convert_to_numpy(loss)
+    assert loss == pytest.approx(0.1 * (0.1**2 + 0.3**2 + 0.5**2 + 0.6**2))
+    small.compile(keras.optimizers.SGD(100.0), "mse")
+    random = np.random.default_rng(0)
+    small.fit(random.random((4, 4)), random.random((4, 2)), verbose=0)
+    scale = keras.ops.convert_to_numpy(small.get_layer("a").scale)
+    assert scale.min() == 0.0  # one step went below
+    assert model.get_layer("a").scale.regularizer is not small.get_layer("a").scale.regularizer
+
+
+def test_rules_set_on_a_variable_are_kept_however_often_its_kind_was_cut():
+    model = keras.Sequential(
+        [keras.Input((4,)), *[L.Dense(6, name=name) for name in "abc"], L.Dense(2)]
+    )
+    for name, factor in (("a", 0.5), ("b", 0.25)):
+        model.get_layer(name).kernel.regularizer = L2(factor)
+    model.get_layer("c").kernel_regularizer = L2(2.0)  # too late: the kernel has none
+    kernels = [model.get_layer(name).get_weights()[0] for name in "ab"]
+    penalties = [0.5 * (kernels[0][:, 1:] ** 2).sum(), 0.25 * (kernels[1][1:] ** 2).sum()]
+    for _ in range(3):
+        small = sec.delete_channels(model, {"a": [0]})
+        losses = [keras.ops.convert_to_numpy(loss) for loss in small.losses]
+        assert losses == pytest.approx(penalties, rel=1e-5)
 
 
 def test_initialisers_are_kept():

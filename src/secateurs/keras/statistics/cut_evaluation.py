@@ -91,8 +91,7 @@ def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> Non
             norms[id(layer)] = layer
             means.setdefault(id(layer), []).append((mean, spread))
             # As in training, this batch is normalised by its own statistics.
-            layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(spread)
+            _set_statistics_(layer, mean, spread)
         return call_layer(layer, arguments, keywords)
 
     for batch in batches:
@@ -100,5 +99,15 @@ def recalibrate_(model: keras.Model, batches: Sequence[CalibrationBatch]) -> Non
     for key, layer in norms.items():
         pairs = zip(*means[key], strict=True)
         mean, spread = (sum(values) / len(values) for values in pairs)
-        layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(spread)
+        _set_statistics_(layer, mean, spread)
+
+
+def _set_statistics_(layer: Layer, mean: BackendTensor, spread: BackendTensor) -> None:
+    """Set a layer's running statistics, and those that renormalisation derives them from."""
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(spread)
+    if getattr(layer, "renorm", False):
+        deviation = keras.ops.sqrt(spread + layer.epsilon)
+        layer.moving_stddev.assign(deviation)
+        layer.renorm_mean.assign(mean)
+        layer.renorm_stddev.assign(deviation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Container, Iterable, Iterator, KeysView, Mapping, Sequence
@@ -19,6 +20,7 @@ from secateurs.keras.internals import (
     Layer,
     LayerPattern,
     Operation,
+    Variable,
     accepts_training,
     add_plainly,
     assign_,
@@ -63,6 +65,7 @@ from secateurs.keras.surgery.functions import (
     with_functions,
     with_own_function,
 )
+from secateurs.keras.surgery.plain_state import is_alike
 from secateurs.keras.surgery.shrinking import copy_activation, is_shrunk, shrink
 from secateurs.keras.surgery.slicing import slice_tensor
 from secateurs.keras.surgery.state import carry_again_, carry_learned_, may_learn, name_alike_
@@ -724,12 +727,35 @@ def copy_flags_(
     leaves: Sequence[ModelTensor] | None = None,
     small_leaves: Sequence[ModelTensor] | None = None,
 ) -> None:
-    """Copy the ``trainable`` flags of all layers and variables."""
+    """Copy the ``trainable`` flags of all layers and variables, and the variables' rules."""
     _copy_trainable_(model, small)
     present = {leaf.name: leaf for leaf in small_leaves or list_tensors(small)}
     for leaf in leaves or list_tensors(model):
         if leaf.name in present:
-            present[leaf.name].variable.trainable = leaf.variable.trainable
+            variable = present[leaf.name].variable
+            variable.trainable = leaf.variable.trainable
+            _copy_rules_(leaf.variable, variable)
+
+
+def _copy_rules_(variable: Variable, new: Variable) -> None:
+    """Give a variable the regularizer and the constraint of another.
+
+    A configuration does not tell them where a user has set them on the variable, nor where a
+    layer's own code passes them to ``add_weight``.
+    """
+    for name in ("regularizer", "constraint"):
+        rule, other = getattr(variable, name), getattr(new, name)
+        if type(rule) is type(other) and is_alike(_options_of(rule), _options_of(other)):
+            continue  # it is the one that the new layer holds
+        setattr(new, name, copy.copy(rule))
+
+
+def _options_of(rule: object) -> object:
+    """Return what tells a rule from others of its class; a function only from itself."""
+    return vars(rule) if isinstance(rule, _RULES) else rule
+
+
+_RULES = (keras.regularizers.Regularizer, keras.constraints.Constraint)
 
 
 def _copy_trainable_(layer: Layer, other: Layer) -> None:

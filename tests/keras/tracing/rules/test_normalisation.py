@@ -1,5 +1,7 @@
 """Per-channel vectors of normalisations are cut along; averages over channels are reported."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -26,6 +28,18 @@ def test_every_vector_loses_the_same_indices(norm):
         assert np.array_equal(theirs, mine[[1, 2, 3, 5]])
     inexact = sec.report_of(small).proof.inexact
     assert [*inexact] == ([] if norm is L.BatchNormalization else [inexact[0]])
+
+
+@pytest.mark.skipif(
+    "renorm" not in inspect.signature(L.BatchNormalization).parameters, reason="a newer Keras"
+)
+def test_statistics_of_renormalisation_lose_the_same_indices():
+    model = behind(L.BatchNormalization(renorm=True, name="n"))
+    small = sec.delete_channels(model, {"a": [0, 4]})
+    before, after = (one.get_layer("n").get_weights() for one in (model, small))
+    assert len(before) == len(after) == 7
+    for mine, theirs in zip(before, after, strict=True):
+        assert np.array_equal(theirs, mine[[1, 2, 3, 5]])
 
 
 def test_whole_groups_or_the_same_channels_of_each_group_are_removed():

@@ -33,8 +33,17 @@ def batch_normalization(tracer: Tracer, call: Call) -> None:
         (layer.moving_variance, Role.VARIANCE),
         (layer.gamma, Role.SCALE),
         (layer.beta, Role.SHIFT),
+        *[(getattr(layer, name, None), role) for name, role in _RENORMALISATION],
     )
     tracer.carry(call)
+
+
+_RENORMALISATION = (
+    ("moving_stddev", Role.VARIANCE),
+    ("renorm_mean", Role.MEAN),
+    ("renorm_stddev", Role.VARIANCE),
+)
+"""Statistics that batch normalisation with ``renorm=True`` keeps for training."""
 
 
 @rule(layers.LayerNormalization, *find_classes([layers], "RMSNormalization"))
