@@ -387,3 +387,16 @@ def _not_copyable_in(value: object, memo: Mapping[int, object]) -> Iterator[obje
             copy.deepcopy(value, dict(memo))
         except Exception:  # noqa: BLE001 - a user's object may raise anything when copied
             yield value
+
+
+def mix_in_(module: Any, first: type[nn.Module]) -> None:
+    """Let a module's class inherit from another one first."""
+    kind = type(module)
+    if (first, kind) not in _DERIVED:
+        names = {"__module__": kind.__module__}
+        _DERIVED[first, kind] = type(kind.__name__, (first, kind), names)
+    module.__class__ = _DERIVED[first, kind]
+
+
+_DERIVED: dict[tuple[type, type], type] = {}
+"""Classes made so far: a copy of a part is of the same class."""

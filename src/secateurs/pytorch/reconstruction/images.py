@@ -14,7 +14,7 @@ from secateurs.calibration.examples import as_detections
 from secateurs.channels.network import Network
 from secateurs.data.sets import Split
 from secateurs.errors import DataError
-from secateurs.pytorch.reconstruction.static_part import prepare_images, takes_image_lists
+from secateurs.pytorch.reconstruction.detectors import prepare_images, takes_image_lists
 from secateurs.pytorch.trace_model import source_of
 
 _FIX = (
