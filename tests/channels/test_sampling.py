@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from secateurs.channels.sampling import places_in
+from secateurs.channels.sampling import flat_places_in, places_in
 
 
 def test_samples_cover_the_whole_tensor():
@@ -23,3 +23,10 @@ def test_the_positions_depend_on_the_shape_only():
 @pytest.mark.parametrize("count", [1, 64])
 def test_a_scalar_has_one_place_and_no_axis(count):
     assert places_in((), count) == ()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4, 5), (8, 9, 10), (2, 30, 7, 7)])
+def test_flat_places_are_the_same_places(shape):
+    flat = flat_places_in(shape, 64)
+    values = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    assert values[places_in(shape, 64)].ravel().tolist() == flat.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -327,21 +327,30 @@ def _children(model: object) -> dict[str, object]:
     return children if isinstance(children, dict) else {}
 
 
-def _parts_with_reports(
-    model: object, path: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, CutReport]]:
-    """Yield the outermost submodules that were cut by themselves, such as a detector's backbone."""
-    seen = set() if seen is None else seen
+def _parts_with_reports(model: object) -> list[tuple[str, CutReport]]:
+    """List the outermost submodules that were cut by themselves, such as a detector's backbone."""
+    found: list[tuple[str, CutReport]] = []
+    _add_parts(model, "", set(), found)
+    return found
+
+
+def _add_parts(
+    model: object, start: str, seen: set[int], found: list[tuple[str, CutReport]]
+) -> None:
     for name, child in _children(model).items():
         if id(child) in seen:
             continue
         seen.add(id(child))
-        place = f"{path}.{name}" if path else name
-        report = getattr(child, "__dict__", {}).get(_ATTRIBUTE)
+        held = getattr(child, "__dict__", _NOTHING)
+        report = held.get(_ATTRIBUTE)
         if isinstance(report, CutReport):
-            yield place, report
-        else:
-            yield from _parts_with_reports(child, place, seen)
+            found.append((start + name, report))
+        elif held.get("_modules"):
+            _add_parts(child, f"{start}{name}.", seen, found)
+
+
+_NOTHING: dict[str, Any] = {}
+"""The attributes of an object that has none."""
 
 
 def _parts_by_marks(model: object) -> Iterator[tuple[str, CutReport]]:
@@ -365,10 +374,12 @@ def _layers_without_report(model: object) -> list[tuple[str, object]]:
 
 def _add_layers(model: object, start: str, found: list[tuple[str, object]]) -> None:
     for name, child in _children(model).items():
-        if _ATTRIBUTE not in getattr(child, "__dict__", {_ATTRIBUTE: None}):
+        held = getattr(child, "__dict__", None)
+        if held is not None and _ATTRIBUTE not in held:
             path = start + name
             found.append((path, child))
-            _add_layers(child, f"{path}.", found)
+            if held.get("_modules"):
+                _add_layers(child, f"{path}.", found)
 
 
 def _mark_layers_(model: object, report: CutReport) -> None:
@@ -385,7 +396,7 @@ def keep_report_(model: object, report: CutReport) -> None:
     """Store the report that ``report_of`` returns for a model made here, and for its parts."""
     vars(model)[_ATTRIBUTE] = report
     _mark_layers_(model, report)
-    for path, _ in list(_parts_with_reports(model)):
+    for path, _ in _parts_with_reports(model):
         part = model
         for name in path.split("."):
             part = _children(part)[name]

@@ -27,9 +27,13 @@ def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
 
     For a tensor with no more than ``count`` values, all positions.
     """
-    if not shape:
-        return ()
+    return np.unravel_index(flat_places_in(shape, count), shape) if shape else ()
+
+
+@lru_cache(maxsize=1024)
+def flat_places_in(shape: tuple[int, ...], count: int) -> Ids:
+    """The positions of ``places_in`` as indices into the flat tensor."""
     total = math.prod(shape)
     if total <= count:
-        return np.unravel_index(np.arange(total), shape)
-    return np.unravel_index((_FRACTIONS[:count] * total).astype(np.int64), shape)
+        return np.arange(total)
+    return (_FRACTIONS[:count] * total).astype(np.int64)

@@ -44,7 +44,7 @@ def layer_of(tensor: str) -> str:
         'head'
     """
     path = tensor.rpartition(".")[0] or tensor
-    return _PARAMETRIZED.sub("", path) or path
+    return (_PARAMETRIZED.sub("", path) or path) if "parametrizations" in path else path
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,10 @@ def _step(holder: object, step: ItemKey) -> object:
 
 
 def _set_(holder: object, name: str, value: object) -> None:
+    if type(holder).__setattr__ is nn.Module.__setattr__ and type(vars(holder).get(name)) is int:
+        # A plain attribute of a module: its __setattr__ would look for it among the tensors first.
+        object.__setattr__(holder, name, value)
+        return
     try:
         setattr(holder, name, value)
     except AttributeError:  # a frozen dataclass, which belongs to the cut copy

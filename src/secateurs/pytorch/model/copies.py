@@ -323,8 +323,13 @@ def _add_modules(
     found.append((path, module))
     start = f"{path}." if path else ""
     for name, inner in module._modules.items():
-        if inner is not None:
+        if inner is None:
+            continue
+        if inner._modules:
             _add_modules(inner, start + name, seen, found)
+        elif id(inner) not in seen:  # most modules hold none: not worth a call
+            seen.add(id(inner))
+            found.append((start + name, inner))
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:

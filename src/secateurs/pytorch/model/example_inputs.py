@@ -80,10 +80,16 @@ def check_model(model: object) -> nn.Module:
         )
     for path, part in modules:
         for name, tensor in itertools.chain(part._parameters.items(), part._buffers.items()):
-            if tensor is not None:
+            if tensor is not None and not _is_dense(tensor):
                 _check_tensor(f"{path}.{name}" if path else name, tensor)
     _check_modules(modules)
     return inner
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether it is a tensor or parameter of PyTorch's own, dense and not quantised."""
+    is_of_pytorch = type(tensor) is nn.Parameter or type(tensor) is torch.Tensor
+    return is_of_pytorch and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:

@@ -142,7 +142,7 @@ def _compare(
     operations = source_of(network).operations
     stays = network.solution.mark_kept(alive)
     twin = MaskedTwin(operations, stays, frugal=frugal, sizes_as_traced=sizes_as_traced)
-    sampled = Sampled(operations, stays, sizes_as_traced=sizes_as_traced)
+    sampled = Sampled(operations, stays, sizes_as_traced=sizes_as_traced, beside=twin)
     # The full images, if needed afterwards, are run by new copies.
     twin.is_last = sampled.is_last = not sizes_as_traced
     try:

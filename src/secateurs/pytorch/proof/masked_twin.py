@@ -7,8 +7,8 @@ and which differences rounding explains.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch._ops import OpOverload
 
 from secateurs.channels.equations import Ids
-from secateurs.channels.sampling import SAMPLES_EACH, places_in
+from secateurs.channels.sampling import SAMPLES_EACH, flat_places_in, places_in
 from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, aten
 from secateurs.pytorch.tracing.op_call import (
@@ -40,12 +40,16 @@ class Sampled(OpInterpreter):
 
     may_lack_data = False  # a comparison needs values
 
+    _moves = False
+    """Whether the small model's positions are others in this model's results."""
+
     def __init__(
         self,
         operations: Sequence[OpRecord],
         stays: NDArray[np.bool_],
         *,
         sizes_as_traced: bool = True,
+        beside: Sampled | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -54,15 +58,16 @@ class Sampled(OpInterpreter):
             stays: mask of the units that are kept, shape (units,).
             sizes_as_traced: False for images of another size: then every operation has to be the
                 traced one, and every result is sampled, or the run raises.
+            beside: a run of the same trace and kept units, which has looked their positions up.
         """
         super().__init__(rules.is_whole)
         self._sizes_as_traced = sizes_as_traced
         self._operations = operations
         self._stays = stays
-        self._done: Counter[tuple[str, str]] = Counter()
+        self._done: dict[tuple[str, str], int] = {}
         self._by_layer: RecordsByLayer | None = None
         self._places: dict[tuple[object, ...], torch.Tensor | None] = {}
-        self._kept: dict[int, Ids] = {}
+        self._kept: dict[int, Ids] = {} if beside is None else beside._kept
         self._indices = PackedRows(SAMPLES_EACH)
         self._samples = PackedRows(SAMPLES_EACH)
         self.samples: list[tuple[str, torch.Tensor | None]] = []
@@ -73,8 +78,9 @@ class Sampled(OpInterpreter):
     def prepare(self) -> None:
         self._models, self._copies_of_written = set(), {}
         for _, module in self._modules:
-            self._models.update(map(id, module._parameters.values()))
-            self._models.update(map(id, module._buffers.values()))
+            for held in (module._parameters, module._buffers):
+                if held:
+                    self._models.update(map(id, held.values()))
 
     def with_copies(
         self, function: OpOverload, arguments: Arguments, keywords: Keywords
@@ -119,8 +125,8 @@ class Sampled(OpInterpreter):
                 channels.
         """
         key = (self.layer, name)
-        nth = self._done[key]
-        self._done[key] += 1
+        nth = self._done.get(key, 0)
+        self._done[key] = nth + 1
         if self._by_layer is None:
             known = self._operations[self.index : self.index + 1]
             if known and (known[0].layer, known[0].name) == key:
@@ -160,9 +166,7 @@ class Sampled(OpInterpreter):
         key = (dense, shape, *axes, *map(id, axes.values()))
         places = self._places.get(key, _UNKNOWN)
         if places is _UNKNOWN:
-            flat = self._places_in(dense, axes, shape)
-            places = None if flat is None else self._indices.keep(torch.from_numpy(flat))
-            self._places[key] = places
+            places = self._places[key] = self._places_in(dense, axes, shape)
         if places is None:
             if not self._sizes_as_traced:
                 raise OtherPathError(self.index, operation.name)
@@ -171,36 +175,44 @@ class Sampled(OpInterpreter):
             return self._samples.take(tensor, places)
         return self._samples.keep(tensor.take(places.to(tensor.device)).cpu())
 
-    def _places_in(self, dense: Sequence[int], axes: Axes, shape: Sequence[int]) -> Ids | None:
+    def _places_in(
+        self, dense: Sequence[int], axes: Axes, shape: tuple[int, ...]
+    ) -> torch.Tensor | None:
         """Flat indices to sample at; None where this model's result has not the traced shape."""
         whole = dense if self._sizes_as_traced else shape
         small = tuple(
             len(self._list_kept(axes[axis])) if axis in axes else size
             for axis, size in enumerate(whole)
         )
-        if not math.prod(small):
+        if not math.prod(small) or len(small) != len(shape):
             return None
+        if small == shape and not (axes and self._moves):
+            return _flat_places_in(small)
         places = self._move(places_in(small, SAMPLES_EACH), axes)
-        if len(places) != len(shape):
-            return None
-        if not small:
-            return np.zeros(1, np.int64)
         try:
-            return np.ravel_multi_index(places, tuple(shape))
+            flat = np.ravel_multi_index(places, shape)
         except ValueError:  # a position lies outside the shape
             return None
+        return self._indices.keep(torch.from_numpy(flat))
 
     def _list_kept(self, units: Ids) -> Ids:
         """Positions of the kept units in an array."""
         known = self._kept.get(id(units))  # ids are unique: records hold these arrays
         if known is None:
-            known = self._kept[id(units)] = np.flatnonzero(self._stays[units])
+            known = self._kept[id(units)] = self._stays[units].nonzero()[0]
         return known
 
     def _move(self, places: Sequence[Ids], axes: Axes) -> tuple[Ids, ...]:
         """Positions in this model's result of the small model's positions."""
         del axes
         return tuple(places)
+
+
+@lru_cache(maxsize=1024)
+def _flat_places_in(shape: tuple[int, ...]) -> torch.Tensor:
+    """Where a tensor of this shape is sampled, the same in every run."""
+    with torch.inference_mode(mode=False):  # it outlives the run
+        return torch.from_numpy(flat_places_in(shape, SAMPLES_EACH))
 
 
 _UNKNOWN = torch.empty(0)
@@ -214,12 +226,11 @@ class PackedRows:
     these.
     """
 
-    number = 1024
+    number = 256
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._used: dict[torch.dtype, int] = {}
-        self._blocks: dict[torch.dtype, torch.Tensor] = {}
+        self._unused: dict[torch.dtype, list[torch.Tensor]] = {}
 
     def keep(self, values: torch.Tensor) -> torch.Tensor:
         """A copy of at most ``width`` numbers."""
@@ -231,12 +242,12 @@ class PackedRows:
 
     def _row(self, dtype: torch.dtype, length: int) -> torch.Tensor:
         """An unused row of this many numbers."""
-        used = self._used.get(dtype, 0)
-        if used % self.number == 0:
-            self._blocks[dtype] = torch.empty(self.number * self._width, dtype=dtype)
-        self._used[dtype] = used + 1
-        start = used % self.number * self._width
-        return self._blocks[dtype][start : start + length]
+        rows = self._unused.get(dtype)
+        if not rows:  # all rows of a block at once: a slice takes longer than what is done with it
+            block = torch.empty(self.number, self._width, dtype=dtype)
+            rows = self._unused[dtype] = list(block.unbind())
+        row = rows.pop()
+        return row if length == self._width else row[:length]
 
 
 class MaskedTwin(Sampled):
@@ -250,6 +261,8 @@ class MaskedTwin(Sampled):
         sizes_as_traced: as for ``Sampled``.
     """
 
+    _moves = True
+
     def __init__(
         self,
         operations: Sequence[OpRecord],
@@ -260,7 +273,7 @@ class MaskedTwin(Sampled):
     ) -> None:
         super().__init__(operations, stays, sizes_as_traced=sizes_as_traced)
         self._frugal = frugal
-        self._positions: dict[tuple[int, bool], NDArray[np.int64]] = {}
+        self._positions: dict[tuple[int, bool, torch.device], torch.Tensor] = {}
 
     def do(
         self,
@@ -291,7 +304,7 @@ class MaskedTwin(Sampled):
         tensors = call.tensors()
         for mask in operation.masks:
             gone = self._index(mask.units, kept=False, device=tensors[mask.operand].device)
-            if not len(gone):
+            if not gone.numel():
                 continue
             of_input = mask.operand == 0 and mask.axis == 1
             if self._frugal and of_input and _has_small_weight(call):
@@ -338,10 +351,13 @@ class MaskedTwin(Sampled):
         return tensor
 
     def _index(self, units: Ids, kept: bool, device: torch.device) -> torch.Tensor:
-        key = (id(units), kept)  # ids are unique: records hold these arrays
-        if key not in self._positions:
-            self._positions[key] = np.flatnonzero(self._stays[units] == kept)
-        return torch.from_numpy(self._positions[key]).to(device)
+        key = (id(units), kept, device)  # ids are unique: records hold these arrays
+        known = self._positions.get(key)
+        if known is None:
+            stays = self._stays[units]
+            places = (stays if kept else ~stays).nonzero()[0]
+            known = self._positions[key] = torch.from_numpy(places).to(device)
+        return known
 
 
 def _has_small_weight(call: Call) -> bool:
@@ -358,6 +374,8 @@ def _mask_weight(call: Call, gone: torch.Tensor) -> torch.Tensor:
     if groups == 1:
         return weight.index_fill(1, gone, 0)
     inside = weight.shape[1]  # input channels of each group
+    if inside == 1 and len(weight) == groups:  # each filter reads a channel of its own
+        return weight.index_fill(0, gone, 0)
     if inside == 1:  # each group reads one
         by_group: torch.Tensor = weight.unflatten(0, (groups, -1)).index_fill(0, gone, 0)
         return by_group.flatten(0, 1)

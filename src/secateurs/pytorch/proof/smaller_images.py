@@ -47,9 +47,9 @@ def crop_images(example_inputs: object, operations: Sequence[OpRecord]) -> Small
     if len(sides) != 1 or not all(t.dim() == 4 and t.is_floating_point() for t in tensors):
         return None
     full = next(iter(sides))
-    maps = [
+    maps = {
         shape[2:] for operation in operations for shape, _ in operation.outputs if len(shape) == 4
-    ]
+    }
     small = smaller_sides(full, maps)
     if small is None:
         return None

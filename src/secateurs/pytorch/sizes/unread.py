@@ -33,7 +33,7 @@ from secateurs.pytorch.model.copies import find_module, list_modules
 from secateurs.pytorch.sizes.dry_run import DryRun
 from secateurs.pytorch.sizes.reads import Reads
 from secateurs.pytorch.surgery.slicing import cut_copy
-from secateurs.pytorch.tracing.op_record import ForwardPass
+from secateurs.pytorch.tracing.op_record import ForwardPass, OpRecord
 
 _NO_CHANNELS = re.compile(
     r"kernel|stride|dilat|pad|group|head|layer|depth|block|stage|class|step|window|length|patch|img|"
@@ -195,14 +195,20 @@ class _Arrays:
                 self._add(size.owner, None, size.attribute, size.value.axes[0])
         for tensor in network.tensors.values():
             for axis, units in tensor.axes.items():
-                self._add(tensor.layer, tensor.roles.get(axis), "", units)
+                if len(units) in self._by_length:
+                    self._add(tensor.layer, tensor.roles.get(axis), "", units)
         for operation in (o for forward in passes for o in forward.operations):
-            for _, axes in operation.outputs:
-                for units in axes.values():
-                    key = (operation.layer, id(units))  # a norm shares units with its convolution
-                    if key not in self._outputs:
-                        self._outputs.add(key)
-                        self._add(operation.layer, None, "", units)
+            self._add_outputs(operation)
+
+    def _add_outputs(self, operation: OpRecord) -> None:
+        for _, axes in operation.outputs:
+            for units in axes.values():
+                if len(units) not in self._by_length:
+                    continue
+                key = (operation.layer, id(units))  # a norm shares units with its convolution
+                if key not in self._outputs:
+                    self._outputs.add(key)
+                    self._add(operation.layer, None, "", units)
 
     def _add(self, layer: str, role: Role | None, name: str, units: Ids) -> None:
         length = len(units)

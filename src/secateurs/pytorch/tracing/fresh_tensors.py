@@ -13,8 +13,10 @@ could be left out of it. Elsewhere its units are frozen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import torch
+from torch._ops import OpOverload
 
 from secateurs.channels.equations import Equations
 from secateurs.pytorch.tracing.interpreter import aten
@@ -147,9 +149,17 @@ def is_uniform(constant: torch.Tensor, axis: int) -> bool:
 
 def arguments_written_to(call: Call) -> Iterator[torch.Tensor]:
     """The tensors that an operation writes into."""
-    for argument in call.function._schema.arguments:
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from iterate_tensors(call.named.get(argument.name))
+    for name in _names_written_to(call.function):
+        yield from iterate_tensors(call.named.get(name))
+
+
+@cache
+def _names_written_to(function: OpOverload) -> tuple[str, ...]:
+    return tuple(
+        argument.name
+        for argument in function._schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
 
 
 def is_view(call: Call) -> bool:

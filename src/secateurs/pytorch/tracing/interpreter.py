@@ -393,7 +393,10 @@ def _in_mode(
     before = _SavedAttributes(modules if put_back else [])
     scripted = [(module, module.training) for module in modules if "training" not in vars(module)]
     for module in modules:
-        module.training = training
+        if "training" in vars(module):
+            vars(module)["training"] = training  # __setattr__ looks among the tensors first
+        else:
+            module.training = training
     try:
         # The switch is global: other threads' attention is unfused meanwhile, which changes no
         # result.
