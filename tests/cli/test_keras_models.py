@@ -204,3 +204,15 @@ def test_what_does_not_fit_is_told_in_one_line(cnn, place, capsys):
         "cache",
     }
     run("inspect", "any.keras", "--input", "1x16x16x3", capsys=capsys)
+
+
+def test_inputs_are_those_that_the_model_was_built_for(place, capsys):
+    for name, lengths in (("two", (2, 6)), ("open", (None, None, 6))):
+        i = keras.Input(batch_shape=lengths)
+        model = keras.Model(i, keras.layers.Dense(2)(keras.layers.Dense(5)(i)))
+        model.save(place / f"{name}.keras")
+    assert "47 parameters, 80 MACs" in run("inspect", "two.keras", capsys=capsys)
+    assert main(["inspect", "open.keras"]) == ExitCode.BAD_INPUT
+    assert "--input 1x16x6, as the model takes them" in read_output(capsys)[1]
+    out = run("inspect", "open.keras", "--input", "1x16x6", capsys=capsys)
+    assert "47 parameters, 640 MACs" in out

@@ -59,8 +59,22 @@ def test_files_that_cannot_be_opened(tmp_path):
     with pytest.raises(ModelError, match=r"model\.keras: cannot be read as a Keras model"):
         models.build(str(path))
     make_model().save(path)
+    path.with_name("part.keras").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"part\.keras: .* no zip archive, or only part of one"):
+        models.build(str(path.with_name("part.keras")))
     with pytest.raises(ModelError, match=r"expected no options .* received width"):
         models.build(str(path), width=3)
+
+
+def test_a_class_that_is_not_registered_is_named(tmp_path):
+    class Twice(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    path = str(tmp_path / "own.keras")
+    keras.Sequential([keras.Input((4,)), Twice(), keras.layers.Dense(2)]).save(path)
+    with pytest.raises(ModelError, match="expected classes that are registered; Twice is not"):
+        models.build(path)
 
 
 def run_python(code, tmp_path, **environment):

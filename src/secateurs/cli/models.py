@@ -90,14 +90,29 @@ def _example_for(model: Any, name: str, shape: str | None) -> Any:
     if not shapes or any(None in lengths[1:] for lengths in shapes):
         raise ModelError(
             f"--input: expected the shape of an input, since {name} was built for any: "
-            f"{', '.join(map(str, shapes)) or 'its inputs have no shapes'}. Such as "
-            "--input 1x224x224x3, as the model takes them"
+            f"{', '.join(map(str, shapes)) or 'its inputs have no shapes'}. "
+            + _advise_shape(shapes)
         )
     examples = [
-        _random((1, *lengths[1:])) if "float" in str(one.dtype) else np.ones((1, *lengths[1:]), int)
-        for one, lengths in zip(inputs, shapes, strict=True)
+        _random(lengths) if "float" in str(one.dtype) else np.ones(lengths, int)
+        for one, lengths in zip(inputs, map(_of_one, shapes), strict=True)
     ]
     return examples[0] if len(examples) == 1 else examples
+
+
+def _of_one(lengths: tuple[int | None, ...]) -> tuple[Any, ...]:
+    """Shape of one example, or of as many as the model was built for."""
+    return (lengths[0] or 1, *lengths[1:])
+
+
+def _advise_shape(shapes: Sequence[tuple[int | None, ...]]) -> str:
+    """Advise on an input of a model that was built for any length."""
+    if len(shapes) > 1:
+        return "It has several: name a function that builds it with fixed lengths, FILE.py:FUNCTION"
+    lengths = shapes[0] if shapes else (None, None, None, 3)
+    usual = 224 if len(lengths) == 4 else 16
+    wanted = "x".join(str(length or usual) for length in _of_one(lengths))
+    return f"Such as --input {wanted}, as the model takes them"
 
 
 def _random(lengths: tuple[int, ...]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -125,11 +126,34 @@ def _load_keras(path: Path) -> tuple[keras.Model, Cut]:
             inside = CUT_INSIDE in archive.namelist()
             text = archive.read(CUT_INSIDE).decode() if inside else None
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: expected a .keras file; it cannot be loaded ({type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]})"
-        ) from error
+        raise CheckpointError(f"{path}: {_explain_unreadable(path, error)}") from error
     return made, Cut() if text is None else Cut.from_json(text)
+
+
+def _explain_unreadable(path: Path, error: Exception) -> str:
+    """Explain why Keras cannot load a file, and what to do about it.
+
+    Keras calls a file that is there but is no archive "not found", and begins its report of a class
+    that is not registered with a guess at another cause.
+    """
+    if not path.exists():
+        return "no such file"
+    if not zipfile.is_zipfile(path):
+        found = "a directory" if path.is_dir() else "no zip archive, or only part of one"
+        return f"expected a .keras file, as model.save writes it; it is {found}"
+    missing = _NOT_LOCATED.search(str(error))
+    if missing is not None:
+        return (
+            f"expected classes that are registered; {missing[1]} is not. Decorate it with "
+            "@keras.saving.register_keras_serializable() and import its module before the file is "
+            "loaded; on a command line, name a function that does both: FILE.py:FUNCTION"
+        )
+    first = (str(error).splitlines() or [""])[0]
+    return f"expected a .keras file; it cannot be loaded ({type(error).__name__}: {first})"
+
+
+_NOT_LOCATED = re.compile(r"Could not locate (?:class|function) '([^']+)'")
+"""How Keras names a class or a function that a file needs and that is not registered."""
 
 
 def read(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], Cut]:
