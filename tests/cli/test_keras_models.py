@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 import secateurs as sec
 from secateurs import data
@@ -216,3 +217,27 @@ def test_inputs_are_those_that_the_model_was_built_for(place, capsys):
     assert "--input 1x16x6, as the model takes them" in read_output(capsys)[1]
     out = run("inspect", "open.keras", "--input", "1x16x6", capsys=capsys)
     assert "47 parameters, 640 MACs" in out
+
+
+@pytest.mark.parametrize(
+    ("data_format", "shape"), [("channels_last", (12, 12, 3)), ("channels_first", (3, 12, 12))]
+)
+def test_photos_are_resized_to_what_the_file_takes(data_format, shape, place, capsys):
+    layers = keras.layers
+    options = {"data_format": data_format}
+    keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Conv2D(4, 1, activation="relu", **options),
+            layers.GlobalAveragePooling2D(**options),
+            layers.Dense(2),
+        ]
+    ).save(place / "photos.keras")
+    for name, shade in (("dark", 30), ("light", 220)):
+        (place / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            picture = Image.new("RGB", (20, 16), (shade, shade + number, shade))
+            picture.save(place / "photos" / name / f"{number}.png")
+    arguments = ("--data", "folder:photos", "--amounts", "0.5")
+    for more in ((), ("--normalise", "none")):
+        run("sensitivity", "photos.keras", *arguments, *more, capsys=capsys)

@@ -13,6 +13,7 @@ import secateurs as sec
 from secateurs import models
 from secateurs.channels.proof import cut_of
 from secateurs.errors import ModelError, UnknownNameError
+from secateurs.models.keras_files import image_size_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -132,6 +133,24 @@ def test_a_model_that_rescales_takes_pixels_of_bytes(first, expected, tmp_path):
     darkest, brightest = ((pixel - found.mean[0]) / found.std[0] for pixel in (0, 1))
     assert (darkest, brightest) == pytest.approx(expected)
     assert found.size == 12
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ([(24, 24, 3)], 24),
+        ([(3, 24, 24)], 24),
+        ([(24, 32, 3)], None),
+        ([(None, None, 3)], None),
+        ([(24,)], None),
+        ([(24, 24, 3), (24, 24, 3)], None),
+    ],
+)
+def test_the_size_of_the_images_of_a_file(inputs, expected, tmp_path):
+    tensors = [keras.Input(shape) for shape in inputs]
+    outputs = [keras.layers.Dense(2)(tensor) for tensor in tensors]
+    keras.Model(tensors, outputs).save(tmp_path / "model.keras")
+    assert image_size_in(str(tmp_path / "model.keras")) == expected
 
 
 def test_the_preprocessing_of_a_file_that_cannot_be_read(tmp_path):

@@ -126,9 +126,10 @@ def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
     """Complete the options of a folder of images with a trained model's own preprocessing."""
     from secateurs import models
 
-    if not str(values["data"]).startswith(("folder:", "grey:")) or "normalise" in options:
+    if not str(values["data"]).startswith(("folder:", "grey:")):
         return options
-    if not is_trained(values):
+    options = _size_of(str(values["model"])) | options
+    if "normalise" in options or not is_trained(values):
         return options
     found = models.preprocessing_of(values["model"])
     if found is None:
@@ -143,6 +144,14 @@ def as_trained(values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
     if found.size is not None:
         settings["size"] = found.size
     return settings | options
+
+
+def _size_of(model: str) -> dict[str, Any]:
+    """Size of the images that a Keras file takes, as an option of data; none of other models."""
+    from secateurs.models.keras_files import image_size_in, is_keras_file
+
+    size = image_size_in(model) if is_keras_file(model) else None
+    return {} if size is None else {"size": size}
 
 
 def is_trained(values: Mapping[str, Any]) -> bool:

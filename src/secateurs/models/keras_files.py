@@ -95,16 +95,39 @@ def preprocessing_in(name: str) -> Preprocessing | None:
         The normalisation that leaves pixels between 0 and 255, and the images' size if the model
         has one; None for a model that does not rescale them, and for a file that cannot be read.
     """
+    layers = _layers_in(name)
     try:
-        with zipfile.ZipFile(name) as archive:
-            layers = json.loads(archive.read("config.json"))["config"]["layers"]
-        inputs, first = layers[0], layers[1]
+        first = layers[1]
         scale = float(first["config"]["scale"]) if first["class_name"] == "Rescaling" else 1.0
-        shape = inputs["config"]["batch_shape"]
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError):
         return None  # building the model reports what is wrong with its file
     if scale > _SCALE_OF_BYTES:
         return None
+    source = f"the rescaling that {name} begins with"
+    return Preprocessing((0.0,), (_OF_BYTES,), image_size_in(name), 1.0, source)
+
+
+def image_size_in(name: str) -> int | None:
+    """The side of the square images that a model in a ``.keras`` file takes; None for others.
+
+    Args:
+        name: path of the ``.keras`` file, of which only the configuration is read.
+    """
+    inputs = [layer for layer in _layers_in(name) if layer.get("class_name") == "InputLayer"]
+    try:
+        (shape,) = (one["config"]["batch_shape"] for one in inputs)
+        _, first, side, last = shape
+    except (ValueError, KeyError, TypeError):
+        return None
     # The second of three numbers is a side of the image in either layout.
-    size = shape[2] if len(shape) == 4 else None
-    return Preprocessing((0.0,), (_OF_BYTES,), size, 1.0, f"the rescaling that {name} begins with")
+    return side if side is not None and side in (first, last) else None
+
+
+def _layers_in(name: str) -> list[Any]:
+    """The configurations of a file's layers; none where it cannot be read."""
+    try:
+        with zipfile.ZipFile(name) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
+        return []
+    return [layer for layer in layers if isinstance(layer, dict)]
