@@ -890,13 +890,22 @@ def pick_slices(variable: Variable, kept: Mapping[int, NDArray[np.int64]]) -> Ba
     return cast("BackendTensor", tensor)
 
 
+_TRACKING = "_self_"
+"""Prefix of the attributes in which TensorFlow tracks what an object depends on."""
+
+
 def new_variable_like(
     variable: Variable, value: BackendTensor, shape: tuple[int, ...], path: str | None
 ) -> Variable:
     """Return a new variable with another value, as the layer at this path would create it."""
     new = object.__new__(type(variable))
+    held = dict(vars(variable))
+    if any(name.startswith(_TRACKING) for name in held):
+        new._maybe_initialize_trackable()  # a record of its own of what it depends on
+        held.update(vars(new))
+        vars(new).clear()
     vars(new).update(
-        vars(variable), _path=f"{path}/{variable.name}", _shape=shape, _ndim=len(shape), _value=None
+        held, _path=f"{path}/{variable.name}", _shape=shape, _ndim=len(shape), _value=None
     )
     new._initialize(value)
     return new

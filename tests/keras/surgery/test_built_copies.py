@@ -126,6 +126,22 @@ def test_a_copy_shares_nothing_that_changes():
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+def test_a_copied_variable_shares_no_container_with_the_models():
+    model = two_branches()
+    network, cut = halves(model)
+    for _ in range(2):
+        small = sec.apply(model, cut, network=network)
+    for mine, theirs in zip(small.variables, model.variables, strict=True):
+        held, other = vars(mine), vars(theirs)
+        assert list(held) == list(other)
+        shared = [
+            name
+            for name, value in held.items()
+            if isinstance(value, (list, dict, set)) and value is other[name]
+        ]
+        assert shared == []  # TensorFlow keeps five: what a variable depends on
+
+
 def test_a_model_of_copies_is_saved_and_loaded(tmp_path):
     model = two_branches()
     network, cut = halves(model)
