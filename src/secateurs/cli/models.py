@@ -41,7 +41,9 @@ def build_model(
 
     wanted = pairs_from(options, "--option")
     if not is_keras_file(name):
-        wanted |= _facts(name, wanted, classes, weights, shape_from(shape or USUAL_SHAPE))
+        wanted |= _facts(
+            name, wanted, classes, weights, shape_from(USUAL_SHAPE if shape is None else shape)
+        )
     elif classes is not None:
         raise ModelError(f"--classes: expected none, since {name} is built; received {classes}")
     with explain_build_errors(name):
@@ -84,7 +86,7 @@ def _facts(
 def _example_for(model: Any, name: str, shape: str | None) -> Any:
     """Inputs of this shape, or of the shapes that a Keras model was built for."""
     if shape is not None or framework_of(model) != "keras":
-        return _random(shape_from(shape or USUAL_SHAPE))
+        return _random(shape_from(USUAL_SHAPE if shape is None else shape))
     inputs = list(getattr(model, "inputs", None) or ())
     shapes = [tuple(one.shape) for one in inputs]
     if not shapes or any(None in lengths[1:] for lengths in shapes):
