@@ -87,7 +87,8 @@ def distil(
         augmentation: augmentation of the images, or a function (images, random) -> images.
         temperature: softening of the distributions over classes and of probabilities.
         learning_rate: peak learning rate of Muon (kernels of dense layers and convolutions) and
-            Adam (the rest); None takes 0.003, and less for Adam where the cut lost little.
+            Adam (the rest); Muon's is relative to the size of the weights. None takes 0.003, and
+            less where the cut lost little.
         batch_size: images per step.
 
     Raises:
@@ -188,7 +189,7 @@ class KerasStudent:
         self._start = [_as_array(variable.value) for variable in self._learning]
         matrices = {id(variable) for variable in _matrices(self._model)}
         self._muons = {
-            number: Muon()
+            number: Muon(self._start[number].reshape(-1, variable.shape[-1]).T)
             for number, variable in enumerate(self._learning)
             if id(variable) in matrices
         }

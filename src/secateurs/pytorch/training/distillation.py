@@ -75,7 +75,8 @@ def distil(
         augmentation: augmentation of the images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
         learning_rate: peak learning rate of both Muon (weights of linear layers and convolutions)
-            and Adam (the rest); None takes 0.003, and for Adam less where less is lost.
+            and Adam (the rest); Muon's is relative to the size of the weights. None takes 0.003,
+            and less where less is lost.
         batch_size: number of images in a step.
 
     Raises:
@@ -163,7 +164,11 @@ class TorchStudent:
         _lay_channels_last_(self._model)
         self._learning = _parameters_to_train(self._model)
         learning = {id(one) for one in self._learning}
-        self._matrices = [(one, Muon()) for one in _matrices(self._model) if id(one) in learning]
+        self._matrices = [
+            (one, Muon(one.detach().flatten(1)))
+            for one in _matrices(self._model)
+            if id(one) in learning
+        ]
         taken = {id(one) for one, _ in self._matrices}
         rest = [one for one in self._learning if id(one) not in taken]
         self._adam = torch.optim.Adam(rest) if rest else None
