@@ -87,8 +87,7 @@ def distil(
         augmentation: augmentation of the images, or a function (images, random) -> images.
         temperature: softening of the distributions over classes and of probabilities.
         learning_rate: peak learning rate of Muon (kernels of dense layers and convolutions) and
-            Adam (the rest); Muon's is relative to the size of the weights. None takes 0.003, and
-            less where the cut lost little.
+            Adam (the rest), Muon's for weights of the usual size; None takes 0.003 or less.
         batch_size: images per step.
 
     Raises:

@@ -75,8 +75,7 @@ def distil(
         augmentation: augmentation of the images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
         learning_rate: peak learning rate of both Muon (weights of linear layers and convolutions)
-            and Adam (the rest); Muon's is relative to the size of the weights. None takes 0.003,
-            and less where less is lost.
+            and Adam (the rest), Muon's for weights of the usual size; None takes 0.003 or less.
         batch_size: number of images in a step.
 
     Raises:
