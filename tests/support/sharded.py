@@ -57,9 +57,6 @@ def study(directory, build, task=None, **training):
         measure_speed=False,
         directory=directory,
         task=task,
-        repair=None
-        if task is None
-        else False,  # a step of one's own is no loss of outputs, which trials ask for
     )
     left = ("kind", "batch", "loss", "validation_loss", "accuracy", "params", "averaged")
     history = [{key: record.get(key) for key in left} for record in result.history]

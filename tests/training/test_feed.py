@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from secateurs.errors import DataError
+from secateurs.training.any_feed import AnyFeed
 from secateurs.training.feed import (
     ArrayFeed,
     ArrayPair,
@@ -32,6 +33,28 @@ PAIR = ArrayPair(IMAGES, LABELS)
 def rows(batch: Batch):
     """Which images they are."""
     return (batch.images[:, 0, 0, 0] / 16).astype(int).tolist()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: ArrayFeed(PAIR, 2, seed=1, augmentation=Augmentation(flip=True, shift=1)),
+    lambda: LoaderFeed([(IMAGES[:2], LABELS[:2])]),
+    lambda: AnyFeed((IMAGES[:2], LABELS[:2]), 2),
+])  # fmt: skip
+def test_each_process_trains_on_a_batch_of_fewer_images_than_there_are_processes(make):
+    """The mean over all processes' images is the batch's own; in evaluation each counts once."""
+    alone = next(iter(make().shuffle(0, 0, Shard())))
+    numbers = [np.asarray(split_images(alone)).mean((1, 2, 3))]
+    parts = [next(iter(make().shuffle(0, 0, Shard(index, 3)))) for index in range(3)]
+    assert [part.whole for part in parts] == [6, 6, 6]
+    sums = sum(np.asarray(split_images(part)).mean((1, 2, 3)).sum() / part.whole for part in parts)
+    assert sums == pytest.approx(numbers[0].mean())
+    judged = [next(iter(make().in_order(Shard(index, 3)))) for index in range(3)]
+    assert sum(len(split_images(part)) for part in judged) == 2
+
+
+def split_images(batch: Batch):
+    """The images of a batch of any feed."""
+    return batch.images[0] if isinstance(batch.images, tuple) else batch.images
 
 
 def test_an_epoch_sees_every_image_that_fills_a_batch_once():

@@ -64,12 +64,13 @@ class AnyFeed:
 
     def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         """Yield the training batches of an epoch, starting with number ``first``."""
-        batches = itertools.islice(self._batches(epoch, shuffle=True), first, None)
-        return (self._part(batch, share) for batch in batches)
+        for batch in itertools.islice(self._batches(epoch, shuffle=True), first, None):
+            yield _take_part(batch, *share.for_training(length_of(batch)))
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         """Yield every example once, in order."""
-        return (self._part(batch, share) for batch in self._batches(0, shuffle=False))
+        for batch in self._batches(0, shuffle=False):
+            yield _take_part(batch, share, length_of(batch))
 
     def _batches(self, epoch: int, *, shuffle: bool) -> Iterator[object]:
         if self._arrays is None:
@@ -81,13 +82,6 @@ class AnyFeed:
             order = np.random.default_rng([5, self._seed, epoch]).permutation(count)
         for start in range(0, count, self._size):
             yield rows_of(self._arrays, order[start : start + self._size])
-
-    def _part(self, batch: object, share: Shard) -> Batch:
-        whole = length_of(batch)
-        if share.of > 1:
-            part = share.slice(whole)
-            batch = rows_of(batch, np.arange(part.start, part.stop))
-        return Batch(cast(Images, batch), _NO_LABELS, whole)  # of any type: see the class
 
     def _count_batches(self) -> int:
         if self._arrays is not None:
@@ -102,6 +96,14 @@ class AnyFeed:
                 "again, such as a list or a DataLoader; received none"
             )
         return count
+
+
+def _take_part(batch: object, share: Shard, whole: int) -> Batch:
+    """A process's part of a batch, of which ``whole`` examples are seen by all of them together."""
+    if share.of > 1:
+        part = share.slice(length_of(batch))
+        batch = rows_of(batch, np.arange(part.start, part.stop))
+    return Batch(cast(Images, batch), _NO_LABELS, whole)  # of any type: see the class
 
 
 def _check_lengths(arrays: object, name: str) -> None:

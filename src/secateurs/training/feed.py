@@ -40,6 +40,14 @@ class Shard:
         """This process's images in a batch of ``whole``; parts differ by at most one image."""
         return slice(whole * self.index // self.of, whole * (self.index + 1) // self.of)
 
+    def for_training(self, whole: int) -> tuple[Shard, int]:
+        """Return (the part to train on, number of images that all processes train on together).
+
+        Every process needs an image. A batch with fewer images than there are processes is
+        trained on whole by each of them, and the mean over all of these is the batch's own.
+        """
+        return (self, whole) if whole >= self.of else (ALL, whole * self.of)
+
 
 ALL = Shard()
 
@@ -168,13 +176,14 @@ class ArrayFeed:
     def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
         order = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(len(self._source))
         size = self._batch_size
+        share, whole = share.for_training(size)
         for number in range(first, len(self)):
             rows = order[number * size : (number + 1) * size]
             images, labels = self._source.batch(rows[share.slice(size)])
             if self._augmentation:
                 random = np.random.default_rng([_AUGMENTATION, self._seed, epoch, number])
                 images = augment(images, self._augmentation, random, share, size)
-            yield Batch(images, labels, size)
+            yield Batch(images, labels, whole)
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
         for start in range(0, len(self._source), self._batch_size):
@@ -217,13 +226,13 @@ class LoaderFeed:
         return self._length
 
     def shuffle(self, epoch: int, first: int, share: Shard) -> Iterator[Batch]:
-        return itertools.islice(self._parts(epoch, share), first, None)
+        for images, labels in itertools.islice(self._batches(epoch), first, None):
+            mine, whole = share.for_training(len(labels))
+            part = mine.slice(len(labels))
+            yield Batch(images[part], labels[part], whole)
 
     def in_order(self, share: Shard = ALL) -> Iterator[Batch]:
-        return self._parts(0, share)
-
-    def _parts(self, epoch: int, share: Shard) -> Iterator[Batch]:
-        for images, labels in self._batches(epoch):
+        for images, labels in self._batches(0):
             part = share.slice(len(labels))
             yield Batch(images[part], labels[part], len(labels))
 

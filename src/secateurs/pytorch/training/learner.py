@@ -208,8 +208,7 @@ class Learner(FeedLearner[nn.Module]):
         length = self._reader.count(batch)
         # As many parts in every process: each of them gathers weights from all others under FSDP.
         smallest = batch.whole // self._processes.share.of
-        count = min(self._training.accumulation_steps, max(1, smallest))
-        pieces = np.array_split(np.arange(length), count)
+        pieces = np.array_split(np.arange(length), min(self._training.accumulation_steps, smallest))
         total = torch.zeros((), dtype=self._sum_dtype, device=self._processes.device)
         for number, rows in enumerate(pieces):
             piece = batch if len(pieces) == 1 else self._reader.select(batch, rows)

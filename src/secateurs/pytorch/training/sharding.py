@@ -277,9 +277,8 @@ def split(value: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
     if not _is_split(held):
         return value.to(held.device, copy=True)
     mesh: DeviceMesh = held.device_mesh  # type: ignore[attr-defined]
-    parts = value.chunk(
-        mesh.size()
-    )  # FSDP splits the first axis; where it is short, parts are empty
+    # FSDP splits the first axis; where it is short, parts are empty.
+    parts = value.chunk(mesh.size())
     rank = mesh.get_local_rank()
     mine = parts[rank] if rank < len(parts) else value[:0]
     return mine.to(held.device, copy=True, memory_format=torch.contiguous_format)
