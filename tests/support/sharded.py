@@ -57,6 +57,7 @@ def study(directory, build, task=None, **training):
         measure_speed=False,
         directory=directory,
         task=task,
+        repair=None if task is None else False,  # every round of the own step is to be trained
     )
     left = ("kind", "batch", "loss", "validation_loss", "accuracy", "params", "averaged")
     history = [{key: record.get(key) for key in left} for record in result.history]

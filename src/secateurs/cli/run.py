@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from secateurs.backends import backend_of
 from secateurs.cli.launch import start_missing_processes
 from secateurs.cli.models import naming_the_nearest, stem_of_weights
 from secateurs.cli.options import options_in, options_of, with_options
@@ -185,6 +186,9 @@ def run_configuration(
         task = configuration.task
         with naming_the_nearest(task.model, task.weights):
             model, sources = build_task(task, configuration.training.seed)
+        # A Keras model is trained as it was compiled.
+        training = backend_of(model).default_training(model, configuration.training)
+        configuration = configuration.model_copy(update={"training": training})
         found = _doubts(model, sources, configuration)
     with rounds_table(quiet=quiet) as table:
         watcher = Doubting(table, found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateurs.backends import backend_named, backend_of
+from secateurs.backends import backend_named
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import CutReport, keep_report_
 from secateurs.criteria.group_data import GroupData
@@ -88,8 +88,7 @@ def run_study(
     _check_trackers(track)
     if learning is None:
         learning = learning_named(model, configuration.task)
-    given = backend_of(model).default_training(model, configuration.training)
-    training = complete_training(given, configuration.pruning, learning)
+    training = complete_training(configuration.training, configuration.pruning, learning)
     learner = learner_of(model, sources, training, learning, configuration.pruning.outputs)
     loss = loss or learner.loss  # criteria use the loss of training
     wanted = criterion or configuration.pruning.criterion

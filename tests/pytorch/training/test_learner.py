@@ -1,9 +1,6 @@
 """Training through Accelerate in one and several processes, and what survives a cut."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from secateurs.study.directory import Study
 from secateurs.training.feed import ArrayFeed, ArrayPair, consecutive
 from secateurs.training.task import LearningTask
 from support import killed, processes
+from support.launched import run_in_two_processes
 
 TESTS = Path(__file__).parents[2]
 
@@ -46,20 +44,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, monkeypatch):
     monkeypatch.setattr(Study, "report", lambda self: None)
     (tmp_path / "single").mkdir()
     single = processes.study(tmp_path / "single" / "study")
-    launched = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    with subprocess.Popen(
-        [sys.executable, *launched, "-m", "support.processes", str(tmp_path)],
-        cwd=TESTS,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as launcher:
-        try:
-            _, message = launcher.communicate(timeout=150)
-        except subprocess.TimeoutExpired:
-            launcher.terminate()  # it ends the processes that it started
-            raise
-    assert launcher.returncode == 0, message
+    run_in_two_processes("processes", tmp_path, 150)
     one, one_cut = read(tmp_path / "process-0-of-2")
     other, other_cut = read(tmp_path / "process-1-of-2")
     assert one_cut == other_cut == single.cut

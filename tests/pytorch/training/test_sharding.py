@@ -1,10 +1,6 @@
 """Models that processes share while they train (FSDP), against whole ones (DDP)."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,28 +20,14 @@ from secateurs.pytorch.training.sharding import (
     explain_split_weights,
     read_sharding,
 )
-
-TESTS = Path(__file__).parents[2]
+from support.launched import run_in_two_processes
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """What each of two processes found in the studies of ``support.sharded``."""
     place = tmp_path_factory.mktemp("sharded")
-    launched = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    with subprocess.Popen(
-        [sys.executable, *launched, "-m", "support.sharded", str(place)],
-        cwd=TESTS,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as launcher:
-        try:
-            _, message = launcher.communicate(timeout=200)
-        except subprocess.TimeoutExpired:
-            launcher.terminate()  # it ends the processes that it started
-            raise
-    assert launcher.returncode == 0, message
+    run_in_two_processes("sharded", place, 200)
     return [json.loads((place / f"process-{rank}.json").read_text()) for rank in range(2)]
 
 
