@@ -54,6 +54,26 @@ def test_a_machine_that_is_too_noisy_is_reported():
         compare_times(runs, "dense", clock=clock, repeats=5, trusted=0.001)
 
 
+def test_a_sample_in_which_the_clock_stood_still_is_taken_again():
+    """As a virtual machine's CPU clock does at times; 0 / 0 was an internal error."""
+    clock = Clock()
+    readings = iter([True, False, False] * 1000)
+
+    def run_on_a_clock_that_halts():
+        if next(readings):
+            clock.now += 0.008
+
+    runs = {"dense": run_on_a_clock_that_halts, "cut": clock.run(2)}
+    found = compare_times(runs, "dense", clock=clock, seconds=0)
+    assert found["dense"].median == pytest.approx(8)
+    assert found["cut"].ratio == pytest.approx(0.25)
+
+
+def test_a_clock_that_never_advances_is_reported():
+    with pytest.raises(sec.MeasurementError, match="expected a clock that advances"):
+        compare_times({"dense": lambda: None}, "dense", clock=lambda: 1.0)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_memory_that_a_pass_frees_is_not_taken_anew_page_by_page():
     """In a process of its own: pages that were asked for while 4 MB were made and freed."""

@@ -15,6 +15,7 @@ from secateurs.measurement.conditions import Conditions
 Run = Callable[[], object]
 
 _LARGEST_LEARNED_FROM = 2**25 - 2**16
+_TRIES = 20
 
 TRUSTED = 0.03
 """Largest relative standard error of a median on which a decision may be based."""
@@ -87,7 +88,8 @@ def compare_times(
         seed: seed of the random order.
 
     Raises:
-        MeasurementError: after all passes the times still scatter too much.
+        MeasurementError: after all passes the times still scatter too much, or the clock stands
+            still.
     """
     keep_freed_memory()
     calls = {name: _warm(run, seconds, clock) for name, run in runs.items()}
@@ -152,7 +154,19 @@ def _warm(run: Run, seconds: float, clock: Callable[[], float]) -> int:
 
 
 def _time(run: Run, calls: int, clock: Callable[[], float]) -> float:
-    start = clock()
-    for _ in range(calls):
-        run()
-    return (clock() - start) / calls
+    """Seconds of a call, more than 0.
+
+    A virtual machine that had to wait is charged for it later, and its CPU clock can stand still
+    for a whole sample meanwhile: that is no measurement, and it is taken again.
+    """
+    for _ in range(_TRIES):
+        start = clock()
+        for _ in range(calls):
+            run()
+        if (seconds := clock() - start) > 0:
+            return seconds / calls
+    raise MeasurementError(
+        f"expected a clock that advances; received the same reading before and after {calls} "
+        f"calls, {_TRIES} times. On a virtual machine, the CPU clock can stand still: measure wall "
+        "time (threads=2)."
+    )
