@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from secateurs.calibration.ablation import Ablation
     from secateurs.calibration.batches import CalibrationBatch
     from secateurs.calibration.needs import Need
+    from secateurs.calibration.peers import Peers
     from secateurs.calibration.statistics import CalibrationStatistics
     from secateurs.channels.blocks import BlockCut
     from secateurs.channels.cut import Cut
@@ -228,8 +229,13 @@ class Repairing(Protocol):
         seed: int,
         answers: int = 1,
         groups: Sequence[Group] | None = None,
+        *,
+        peers: Peers = ...,
     ) -> list[MeasuredContraction]:
-        """The dense network's sums at each contraction that reads channels of these groups."""
+        """The dense network's sums at each contraction that reads channels of these groups.
+
+        They are over the images of all ``peers``, each of which passes its own.
+        """
 
     def judge_trials(
         self,
@@ -254,10 +260,13 @@ class Repairing(Protocol):
         fit: CalibrationBatch,
         held: CalibrationBatch,
         cut: Cut | None = None,
+        *,
+        peers: Peers = ...,
     ) -> Walked:
         """Refit a cut model's weights in place, step by step with the dense model.
 
-        For blocks that this cut removes whole, only the dense model's steps are run.
+        For blocks that this cut removes whole, only the dense model's steps are run. Weights are
+        fitted to the images of all ``peers``, each of which passes its own.
         """
 
     def skip_blocks(self, model: Any, blocks: Sequence[BlockCut]) -> Any:

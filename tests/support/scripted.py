@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import secateurs as sec
+from secateurs.calibration.peers import ALONE
 from secateurs.channels.proof import keep_report_
 from secateurs.measurement.speed import SpeedComparison
 from secateurs.pytorch.surgery.slicing import cut_copy
@@ -28,6 +29,7 @@ class Scripted:
     """
 
     is_main = True
+    peers = ALONE
     batches_an_epoch = 10
     metric = Metric()
     loss = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from secateurs import formatting
 from secateurs.arguments import instance
 from secateurs.calibration.judging import check_finite_losses
+from secateurs.calibration.peers import Peers
 from secateurs.channels.arrays import Sums
 from secateurs.channels.equations import Ids
 from secateurs.channels.network import Network
@@ -90,6 +91,32 @@ class Ablation:
     def exact(self) -> bool:
         """Whether every channel was removed on every image."""
         return all((seen == self.images.sum()).all() for seen in self.seen.values())
+
+    def total_over(self, peers: Peers) -> Ablation:
+        """The ablation over the images of all processes, each of which ablated exactly."""
+        names = list(self.loss)
+        each = [self.loss, self.correct, self.seen]
+        *totals, images, dense_loss, dense_correct = peers.total(
+            [
+                *(values[name] for values in each for name in names),
+                self.images,
+                np.array(self.dense_loss * self.images.sum()),
+                self.dense_correct,
+            ]
+        )
+        of_names = (totals[start :: len(names)] for start in range(len(names)))
+        found = dict(zip(names, of_names, strict=True))
+        loss, correct, seen = ({name: found[name][n] for name in names} for n in range(3))
+        return replace(
+            self,
+            loss=loss,
+            correct=correct,
+            images=images.astype(np.int64),
+            dense_loss=float(dense_loss) / max(1, int(images.sum())),
+            dense_correct=dense_correct.astype(np.int64),
+            seen={name: counts.astype(np.int64) for name, counts in seen.items()},
+            estimate={n: loss[n].sum(axis=1) / np.maximum(seen[n], 1) for n in names},
+        )
 
     def accuracy_loss(self, group: str) -> Sums:
         """D: decrease of each class's accuracy without the channel, shape (channels, classes).

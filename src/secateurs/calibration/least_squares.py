@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from secateurs.calibration.peers import Peers
 from secateurs.channels.arrays import Array, Sums
 
 RIDGES = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
@@ -71,6 +72,13 @@ class Moments:
             u.shape[1], mean_u, mean_y, transposed @ u, transposed @ y, np.square(y).sum(axis=1)
         )
 
+    @classmethod
+    def of_none(cls, groups: int, inputs: int, outputs: int) -> Moments:
+        """Moments of no rows."""
+        u, y = np.zeros((groups, inputs)), np.zeros((groups, outputs))
+        uu, uy = (np.zeros((groups, inputs, columns)) for columns in (inputs, outputs))
+        return cls(0.0, u, y, uu, uy, y.copy())
+
     def merge(self, other: Moments) -> Moments:
         """Moments of the rows of both."""
         rows = self.rows + other.rows
@@ -85,6 +93,24 @@ class Moments:
             self.uy + other.uy + part * du[:, :, None] * dy[:, None],
             self.yy + other.yy + part * np.square(dy),
         )
+
+    def total_over(self, peers: Peers) -> Moments:
+        """Moments of the rows of all processes."""
+        if peers.count == 1:
+            return self
+        rows, sum_u, sum_y = peers.total(
+            [np.array(self.rows), self.rows * self.mean_u, self.rows * self.mean_y]
+        )
+        mean_u, mean_y = sum_u / rows, sum_y / rows
+        du, dy = self.mean_u - mean_u, self.mean_y - mean_y
+        products = peers.total(
+            [
+                self.uu + self.rows * du[:, :, None] * du[:, None],
+                self.uy + self.rows * du[:, :, None] * dy[:, None],
+                self.yy + self.rows * np.square(dy),
+            ]
+        )
+        return Moments(float(rows), mean_u, mean_y, *products)
 
     def about_zero(self) -> Moments:
         """Products about zero instead of the means, for maps without an intercept."""

@@ -10,15 +10,16 @@ batch size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from secateurs.calibration.ablation import Ablation
+from secateurs.calibration.peers import Peers
 from secateurs.channels.arrays import Array, Sums
 from secateurs.channels.equations import ALWAYS, Ids, Solution
 from secateurs.channels.network import Group, Network
@@ -36,6 +37,8 @@ class ZeroCounts:
         count: number of values at each index.
         zeros: number of exact zeros at each index, shape (indices,).
     """
+
+    SUMS: ClassVar = ("count", "zeros")
 
     units: Ids
     count: int = 0
@@ -75,6 +78,8 @@ class ActivationStatistics:
         total: their sum, shape (indices,).
         squares: sum of their squares, shape (indices,).
     """
+
+    SUMS: ClassVar = ("count", "zeros", "absolute", "total", "squares")
 
     layer: str
     units: Ids
@@ -128,6 +133,8 @@ class Gram:
         total: sums of the values, shape (channels,).
     """
 
+    SUMS: ClassVar = ("count", "total", "products")
+
     def __init__(self, count: int, total: Sums, products: Sums | None = None) -> None:
         self.count = count
         self.total = total
@@ -148,6 +155,11 @@ class Gram:
                 self._add_rows(self._products, partial(_products_of, values))
             self._values.clear()
         return self._products
+
+    @products.setter
+    def products(self, products: Sums) -> None:
+        self._products = products
+        self._values.clear()
 
     def has_room_for(self, count: int) -> bool:
         """Whether the values, with as many more, are fewer than the products."""
@@ -224,6 +236,8 @@ class Gates:
         squares: sum of t^2, shape (atoms,).
     """
 
+    SUMS: ClassVar = ("images", "signed", "absolute", "squares")
+
     def __init__(self, solution: Solution) -> None:
         self._solution = solution
         self._needs: dict[int, csr_array[Any, Any]] = {}
@@ -278,6 +292,40 @@ class CalibrationStatistics:
     gates: Gates | None = None
     curvature: Mapping[str, Array] | None = None
     ablation: Ablation | None = None
+
+    def total_over(self, peers: Peers) -> CalibrationStatistics:
+        """The statistics over the images of all processes; this object's own sums are replaced.
+
+        Every process must have collected the same kinds of statistics, from at least one image.
+        """
+        if peers.count == 1:
+            return self
+        places = [(holder, name) for holder in self._holders() for name in holder.SUMS]
+        totals = peers.total([np.asarray(getattr(holder, name)) for holder, name in places])
+        for (holder, name), total in zip(places, totals, strict=True):
+            setattr(holder, name, total if total.ndim else int(total))
+        images = int(peers.total([np.array(self.images)])[0])
+        return replace(
+            self,
+            images=images,
+            curvature=None if self.curvature is None else self._mean_curvature(peers, images),
+            ablation=None if self.ablation is None else self.ablation.total_over(peers),
+        )
+
+    def _holders(self) -> Iterator[Any]:
+        """Everything that holds sums over images, in the same order in every process."""
+        for reading in self.readings or ():
+            yield reading
+            yield from reading.activations
+        for name in sorted(self.grams or {}):
+            yield from (self.grams or {})[name]
+        if self.gates is not None:
+            yield self.gates
+
+    def _mean_curvature(self, peers: Peers, images: int) -> dict[str, Array]:
+        known = self.curvature or {}
+        totals = peers.total([self.images * known[name] for name in sorted(known)])
+        return {name: total / images for name, total in zip(sorted(known), totals, strict=True)}
 
 
 @dataclass(frozen=True, eq=False, slots=True)

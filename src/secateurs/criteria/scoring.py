@@ -22,6 +22,8 @@ from secateurs.arguments import (
 )
 from secateurs.backends import backend_named
 from secateurs.calibration.needs import Need
+from secateurs.calibration.peers import ALONE
+from secateurs.calibration.shared_data import SharedData
 from secateurs.calibration.statistics import CalibrationStatistics
 from secateurs.channels.layer_groups import group_of_layer
 from secateurs.channels.network import NETWORK, Group, Network
@@ -193,8 +195,13 @@ def collect_statistics(
         loss: as for ``score``.
         caller: name of what needs the data, for messages.
     """
-    backend = backend_named(network.source.framework)
-    return backend.collect_statistics(network, needs, data, loss=loss, caller=caller)
+    source: Any = network.source
+    backend = backend_named(source.framework)
+    peers = ALONE
+    if isinstance(data, SharedData):
+        data, peers = data.part(source.example_inputs, caller, loss)
+    found = backend.collect_statistics(network, needs, data, loss=loss, caller=caller)
+    return found.total_over(peers)
 
 
 def _gather(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.padding import is_text
+from secateurs.calibration.peers import ALONE, Peers, can_share, own_part
 from secateurs.channels.arrays import Floats
 from secateurs.errors import DataError
 
@@ -49,6 +50,16 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self.fit) + len(self.choose) + len(self.judge)
+
+    def own_part(self, peers: Peers) -> tuple[Calibration, Peers]:
+        """(this process's images of each part, the processes to sum over).
+
+        Every process takes all images, alone, if a part has fewer images than there are processes.
+        """
+        parts = (self.fit, self.choose, self.judge)
+        if peers.count == 1 or not all(can_share([len(part)], peers) for part in parts):
+            return self, ALONE
+        return Calibration(*(part.rows(own_part(len(part), peers)) for part in parts)), peers
 
     @property
     def curves(self) -> CalibrationBatch:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.least_squares import Moments
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.calibration.statistics import channel_index
 from secateurs.channels.arrays import Floats, Sums
 from secateurs.channels.equations import Ids
@@ -107,18 +108,44 @@ def _fold(network: Network, units: Ids) -> Ids | None:
     return None
 
 
-def images_with_slopes(network: Network, examples: int, images: int, answers: int = 1) -> int:
+def images_with_slopes(
+    network: Network, examples: int, images: int, answers: int = 1, peers: Peers = ALONE
+) -> int:
     """Number of images for weighting outputs; a backward pass costs as much as two forward.
 
     Args:
         network: as traced.
         examples: number of examples that it was traced with.
-        images: number of images available.
+        images: number of images available, in all processes.
         answers: number of outputs (answers) for each image.
+        peers: processes that share them.
+
+    Returns:
+        The number in each process.
     """
     least = max(LEAST_TEXTS, -(-LEAST_WITH_SLOPES // answers))
     affordable = int(MACS_OF_SLOPES * examples / (2 * max(1, network.macs())))
-    return min(images, max(least, affordable))
+    return -(-min(images, max(least, affordable)) // peers.count)
+
+
+def random_of(seed: int, peers: Peers) -> np.random.Generator:
+    """Generator of random answers, another one in each process."""
+    return np.random.default_rng([seed, peers.rank] if peers.rank else seed)
+
+
+def mean_slopes(slopes: Sums | None, images: int, outputs: int, peers: Peers) -> Sums:
+    """Weights of outputs by the images of all processes; ones if there are no slopes.
+
+    Args:
+        slopes: sum over this process's images of squared slopes, shape (outputs,).
+        images: their number.
+        outputs: number of outputs.
+        peers: the processes.
+    """
+    if slopes is None:
+        return np.ones(outputs)
+    total, count = peers.total([slopes, np.array(images)])
+    return total / count
 
 
 def contraction_of(

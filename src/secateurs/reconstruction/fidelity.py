@@ -13,13 +13,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.outputs import divergences, read_outputs
+from secateurs.calibration.peers import Peers
 from secateurs.formatting import percent
 
 OutputArrays = Sequence[NDArray[Any]]
@@ -143,6 +144,17 @@ class Judge:
             rows.append(np.square(one - other).sum(axis=1))
         self._distances.append(np.stack(rows, axis=1))
 
+    def gather(self, peers: Peers) -> Judge:
+        """A judge of the images of all processes, in the order of the processes."""
+        every = peers.gather((self._distances, self._agreements, self._spreads))
+        distances, agreements, spreads = zip(*every, strict=True)
+        return Judge(
+            self.kind,
+            [part for parts in distances for part in parts],
+            [part for parts in agreements for part in parts],
+            [_Spread.of_all(parts) for parts in zip(*spreads, strict=True)],
+        )
+
     def verdict(self) -> Fidelity:
         """Fidelity over everything added; a distance that is not finite counts as infinite."""
         distances = np.concatenate(self._distances)
@@ -163,6 +175,10 @@ class _Spread:
     images: int = 0
     total: Any = 0.0
     squares: float = 0.0
+
+    @classmethod
+    def of_all(cls, parts: Sequence[_Spread]) -> _Spread:
+        return cls(*(sum(getattr(part, one.name) for part in parts) for one in fields(cls)))
 
     def add(self, rows: NDArray[np.float64]) -> None:
         self.images += len(rows)

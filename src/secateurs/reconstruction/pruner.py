@@ -19,6 +19,8 @@ from secateurs.arguments import takes_known_names
 from secateurs.backends import backend_named, backend_of, can_repair, framework_of, repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.padding import two_texts
+from secateurs.calibration.peers import ALONE, Peers
+from secateurs.calibration.shared_data import share
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import report_of, unwrap
@@ -134,6 +136,7 @@ class Request:
         uniform: whether layers of a kind keep equal widths.
         blocks: whether residual blocks may be removed whole where that costs less than width.
         skip: groups or layers that stay whole; nothing is measured for them.
+        peers: processes that share the work on the images, all of which hold them.
     """
 
     criterion: Any = None
@@ -146,6 +149,7 @@ class Request:
     uniform: bool = False
     blocks: bool = False
     skip: Sequence[str] = ()
+    peers: Peers = ALONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -439,7 +443,8 @@ def open_dense(
     second: list[CalibrationBatch] = []
     if request.judging.second_domain is not None:
         second = read_images(network, request.judging.second_domain, "second_domain")
-    return DenseReference(model, network, calibration, request.judging.output, second)
+    output, peers = request.judging.output, request.peers
+    return DenseReference(model, network, calibration, output, second, peers)
 
 
 def _example(network: Network) -> Any:
@@ -835,7 +840,7 @@ def _measure(
     scores = scoring.score(
         dense.work_network if dense.last_layers else dense.network,
         request.criterion,
-        data=_pairs(images),
+        data=share(_pairs(images), request.peers),
         loss=request.loss,
         seed=request.seed,
     )
@@ -851,7 +856,9 @@ def _measure(
     return curves, scores
 
 
-def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int) -> FidelityReport:
+def repair_after_(
+    network: Network, small: Any, cut: Cut, images: Any, seed: int, *, peers: Peers = ALONE
+) -> FidelityReport:
     """Refit a cut model's weights in place, towards the model before the cut.
 
     Args:
@@ -860,13 +867,14 @@ def repair_after_(network: Network, small: Any, cut: Cut, images: Any, seed: int
         cut: cut of the network.
         images: training or calibration batches; labels are ignored.
         seed: seed of the random split.
+        peers: processes that share the work on them.
 
     Returns:
         The fidelity after each step.
     """
     source: Any = network.source
     checked = read_images(network, images, "repair")
-    opened = open_dense(source.model, network, checked, Request(seed=seed))
+    opened = open_dense(source.model, network, checked, Request(seed=seed, peers=peers))
     made = make_faithful(opened, small, opened.alive_after(cut), seed=seed)
     opened.framework.copy_weights_(made, small)
     report = report_of(made).fidelity

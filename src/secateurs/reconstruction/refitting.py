@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.least_squares import Moments, Refit, refit
+from secateurs.calibration.peers import Peers
 from secateurs.channels.arrays import Array, Sums
 from secateurs.reconstruction.long_kernels import KernelGeometry, SignalRows, refit_long
 from secateurs.reconstruction.rectified import Rectified
@@ -42,6 +43,41 @@ class Summed(Protocol):
 
 
 S = TypeVar("S", bound=Summed)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Totals:
+    """Sums of the rows of several processes.
+
+    Attributes:
+        rows: number of rows of all processes, or the sum of their weights.
+        all_moments: moments of them; None where there is no row.
+    """
+
+    rows: float
+    all_moments: Moments | None
+
+    @classmethod
+    def over(cls, peers: Peers, sums: Summed) -> Totals:
+        """Add up each process's sums, some of which may be of no rows."""
+        known = sums.moments() if sums.rows else None
+        shapes = peers.gather(None if known is None else known.uy.shape)
+        shape = next((one for one in shapes if one is not None), None)
+        if shape is None:
+            return cls(0, None)
+        found = (Moments.of_none(*shape) if known is None else known).total_over(peers)
+        return cls(found.rows, found)
+
+    def moments(self) -> Moments:
+        """Moments of all rows."""
+        assert self.all_moments is not None  # noqa: S101 - asked for only where there are rows
+        return self.all_moments
+
+
+def join_parts(parts: Sequence[Sequence[T]]) -> list[T]:
+    """The entries of all parts in one list."""
+    return [one for part in parts for one in part]
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +94,13 @@ class Gathered(Generic[S]):
     fit: S
     held: S
     rows: list[tuple[bool, Sequence[NDArray[np.float32]]]] = field(default_factory=list)
+
+    def total_over(self, peers: Peers) -> Gathered[Any]:
+        """The data of all processes."""
+        if peers.count == 1:
+            return self
+        fit, held = (Totals.over(peers, sums) for sums in (self.fit, self.held))
+        return Gathered(fit, held, join_parts(peers.gather(self.rows)))
 
     def together(self, held: bool | None = None) -> list[NDArray[np.float32]]:
         """Stored rows of all pieces, or only of those that are (not) held out."""

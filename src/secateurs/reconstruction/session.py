@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from secateurs.backends import Loss, Repairing, backend_named, repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.examples import StepLoss
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.arrays import Floats
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -89,8 +90,10 @@ class DenseReference:
         calibration: the images.
         output: kind of its outputs, or None to infer it from their values.
         second_domain: images of another domain to judge by as well.
+        peers: processes that share the work on the images, all of which hold them.
 
     Attributes:
+        mine: the images of this process: all of them, or its part of each part.
         last_layers: names of the layers whose results are compared; none where the model's outputs
             are. A detector's outputs differ in number from image to image, so that only what they
             are chosen from can be compared.
@@ -101,11 +104,14 @@ class DenseReference:
     calibration: Calibration
     output: str | None = None
     second_domain: Sequence[CalibrationBatch] = ()
+    peers: Peers = ALONE
+    mine: Calibration = field(init=False)
     kind: str = field(init=False)
     answers: int = field(init=False)
 
     def __post_init__(self) -> None:
         source: Any = self.network.source
+        self.mine, self.peers = self.calibration.own_part(self.peers)
         self.framework: Repairing = repairing(source.framework)
         self.work, self.example = self.copy(self.model, source.example_inputs)
         self.last_layers = self.framework.last_layers_of(self.work)
@@ -114,7 +120,8 @@ class DenseReference:
         first = next(iter(self.framework.outputs(self.work, self.judge[:1])))
         if getattr(source, "is_by_values", False):
             _check_rows(first, len(self.judge[0]), self.last_layers)
-        self.kind = kind_of(first, self.output)
+        # Read from values, which differ from process to process.
+        self.kind = self.peers.from_main(lambda: kind_of(first, self.output))
         self.answers = answers_in(first, self.kind)
         self._right = [
             [self._thin(given) for given in self.framework.outputs(self.work, part)]
@@ -152,8 +159,8 @@ class DenseReference:
 
     @property
     def judge(self) -> list[CalibrationBatch]:
-        """The images for judging, in batches."""
-        return in_batches(self.calibration.judge)
+        """This process's images for judging, in batches."""
+        return in_batches(self.mine.judge)
 
     @property
     def _parts(self) -> tuple[Sequence[CalibrationBatch], Sequence[CalibrationBatch]]:
@@ -174,7 +181,7 @@ class DenseReference:
         found = self.framework.outputs(model, self._parts[part])
         for right, answer in zip(self._right[part], found, strict=True):
             judge.add(right, answer)
-        return judge.verdict()
+        return judge.gather(self.peers).verdict()
 
     def _thin(self, given: OutputArrays) -> OutputArrays:
         """The part of outputs that is stored: what models are judged by."""
@@ -253,11 +260,16 @@ def measure_curves(
     """
     start = time.perf_counter()
     network = dense.work_network
-    fit = dense.calibration.fit
     allowed = {group.name for group in list_allowed(dense.network, skip)}
     chosen = [group for group in network.groups if group.name in allowed]
     contractions = dense.framework.contractions_of(
-        network, fit, dense.kind, seed, answers=dense.answers, groups=chosen
+        network,
+        dense.mine.fit,
+        dense.kind,
+        seed,
+        answers=dense.answers,
+        groups=chosen,
+        peers=dense.peers,
     )
     foreseen: Mapping[str, Floats] = {}
     if orders is None:
@@ -267,10 +279,14 @@ def measure_curves(
     if judging.labels is None or isinstance(loss, StepLoss):
         loss = None
     kind = dense.kind if loss is None else LOSS
-    found = dense.framework.judge_trials(network, judging, trials, kind, loss=loss)
+    peers = dense.peers
+    # Each process plays some of the trials, on all images.
+    mine = trials[peers.rank :: peers.count]
+    found = dense.framework.judge_trials(network, judging, mine, kind, loss=loss)
     measured: dict[str, dict[int, float]] = {}
-    for trial, fidelity in zip(trials, found, strict=True):
-        measured.setdefault(trial.group, {})[trial.width] = fidelity.distance
+    for rank, distances in enumerate(peers.gather([one.distance for one in found])):
+        for trial, distance in zip(trials[rank :: peers.count], distances, strict=True):
+            measured.setdefault(trial.group, {})[trial.width] = distance
     losses: Mapping[str, Floats] = curves_from(network, measured, foreseen)
     if dense.last_layers:
         orders, losses = _add_unmeasured(dense.network, orders, losses)
@@ -387,10 +403,10 @@ def repair_cut(
     models = {"dropped": dropped}
     walked = Walked((), 0)
     if least_squares:
-        calibration = dense.calibration
+        mine = dense.mine
         twin, _ = dense.copy(small)
         walked = framework.walk(
-            dense.work_network, twin, alive, calibration.fit, calibration.choose, cut
+            dense.work_network, twin, alive, mine.fit, mine.choose, cut, peers=dense.peers
         )
         stages.append(Stage("repaired", dense.fidelity(twin), time.perf_counter() - start))
         models["repaired"] = twin

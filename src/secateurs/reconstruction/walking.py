@@ -9,11 +9,12 @@ fitted and dropped.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from secateurs.calibration.least_squares import Refit
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.arrays import Sums
 from secateurs.reconstruction.layers import LayerRepair, Walked
 from secateurs.reconstruction.long_kernels import KernelGeometry, SignalRows
@@ -21,6 +22,7 @@ from secateurs.reconstruction.refitting import (
     Following,
     Gathered,
     is_wide,
+    join_parts,
     refit_gathered,
     refit_signals,
 )
@@ -104,8 +106,10 @@ class LockstepWalk(ABC, Generic[P, S]):
         pairs: pieces of the images, in both networks.
         sites: index of a step -> the contraction that it runs.
         layers: layers refitted so far.
+        peers: processes that walk together, each with its own images.
     """
 
+    peers: Peers = ALONE
     pairs: list[Pair[P]]
     sites: Mapping[int, S]
     layers: list[LayerRepair]
@@ -118,7 +122,7 @@ class LockstepWalk(ABC, Generic[P, S]):
             for pair in self.pairs:
                 pair.dense.do(pair.dense.steps[number])
             site = self.sites.get(number)
-            if site is not None and self.is_left(number) and self._is_changed(site):
+            if site is not None and self.is_left(number) and self._is_changed_anywhere(site):
                 self._refit(site)
             for pair in self.pairs:
                 self.do_small(pair.small, number)
@@ -128,6 +132,10 @@ class LockstepWalk(ABC, Generic[P, S]):
                 pair.dense.forget(pair.dense.steps[number])
                 pair.small.forget(pair.small.steps[number])
         return Walked(tuple(self.layers), most)
+
+    def _is_changed_anywhere(self, site: S) -> bool:
+        """``_is_changed`` for the images of any process."""
+        return any(self.peers.gather(self._is_changed(site)))
 
     def _is_changed(self, site: S) -> bool:
         """Whether a site's input, or what is added to its output, differs from the dense one's."""
@@ -140,7 +148,7 @@ class LockstepWalk(ABC, Generic[P, S]):
         return False
 
     def _refit(self, site: S) -> None:
-        if not self.does_what_it_says(site):
+        if not all(self.peers.gather(self.does_what_it_says(site))):
             return
         found = self._refit_long(site) if self.is_long(site) else self._refit_rows(site)
         if found is None:
@@ -155,14 +163,17 @@ class LockstepWalk(ABC, Generic[P, S]):
         parts = self.gather_signals(site)
         if parts is None:
             return None
-        geometry, fit, held = parts
-        return refit_signals(
-            fit,
-            held,
-            geometry,
-            self.matrix_of(site),
-            importance=site.importance,
-            has_intercept=site.has_intercept,
+        geometry, *own = parts
+        fit, held = (join_parts(self.peers.gather(signals)) for signals in own)
+        return self._refit_in_main(
+            lambda: refit_signals(
+                fit,
+                held,
+                geometry,
+                self.matrix_of(site),
+                importance=site.importance,
+                has_intercept=site.has_intercept,
+            )
         )
 
     def _refit_rows(self, site: S) -> Refit | None:
@@ -171,13 +182,25 @@ class LockstepWalk(ABC, Generic[P, S]):
         gathered = self.gather(site, sums=not wide, keeps=wide or relaxes)
         if gathered is None:
             return None
-        return refit_gathered(
-            gathered,
-            self.matrix_of(site),
-            importance=site.importance,
-            has_intercept=site.has_intercept,
-            following=self.following(site) if relaxes else None,
+        together = gathered.total_over(self.peers)
+        return self._refit_in_main(
+            lambda: refit_gathered(
+                together,
+                self.matrix_of(site),
+                importance=site.importance,
+                has_intercept=site.has_intercept,
+                following=self.following(site) if relaxes else None,
+            )
         )
+
+    def _refit_in_main(self, refit: Callable[[], Refit | None]) -> Refit | None:
+        """Solve once, so that all processes have the same weights to the last bit."""
+
+        def solve() -> Refit | None:
+            found = refit()
+            return None if found is None else replace(found, solver=None)
+
+        return self.peers.from_main(solve)
 
     # -- hooks with defaults
 

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from secateurs.backends import Loss
+from secateurs.calibration.peers import ALONE, Peers
+from secateurs.calibration.shared_data import share
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network, Role
 from secateurs.criteria.group_data import GroupData
+from secateurs.criteria.registry import AUTO
 from secateurs.criteria.scoring import Scores
 from secateurs.planning.auto_criterion import score_for
 from secateurs.reconstruction.pruner import Request, curves_of, repair_after_
@@ -36,7 +39,8 @@ class RoundCutter:
         loss: Loss | None,
     ) -> None:
         self._session = session
-        self._configuration = configuration
+        self._seed = configuration.training.seed
+        self._pruning = configuration.pruning
         self._schedule = schedule
         self._criterion = criterion
         self._loss = loss
@@ -48,18 +52,22 @@ class RoundCutter:
             network: network of the present model.
             goals: goals at which cutting ends.
         """
-        agreed = self._session.learner.agree(lambda: self._plan(network, goals).to_json())
-        return Cut.from_json(agreed)
+        learner = self._session.learner
+        if (self._criterion or self._pruning.ranked_by) == AUTO:
+            # A tournament judges cuts with moments that are estimated on all images.
+            return Cut.from_json(learner.agree(lambda: self._plan(network, goals, ALONE).to_json()))
+        planned = self._plan(network, goals, learner.peers).to_json()
+        return Cut.from_json(learner.agree(lambda: planned))
 
-    def _plan(self, network: Network, goals: Goals) -> Cut:
-        session, pruning = self._session, self._configuration.pruning
+    def _plan(self, network: Network, goals: Goals, peers: Peers) -> Cut:
+        session, pruning = self._session, self._pruning
         so_far = session.learner.cut
-        seed = self._configuration.training.seed + session.position.round
+        seed = self._seed + session.position.round
         if pruning.allocation == "curves":
             images = read_for_repair(pruning, session.learner)
             # By the distance of outputs, not by the loss, which may not be defined per image.
             loss = None if self._criterion is None else self._loss
-            request = Request(self._criterion, loss, seed=seed)
+            request = Request(self._criterion, loss, seed=seed, peers=peers)
             curves, _ = curves_of(network, images, request)
             return plan_round_by_curves(
                 network, curves.orders, curves.losses, pruning, so_far, goals
@@ -72,7 +80,7 @@ class RoundCutter:
             network,
             self._criterion or pruning.ranked_by,
             planner,
-            data=session.learner.calibration(pruning.calibration_batches),
+            data=share(session.learner.calibration(pruning.calibration_batches), peers),
             loss=self._loss,
             seed=seed,
         )
@@ -87,11 +95,10 @@ class RoundCutter:
         session = self._session
         number = session.position.round + 1
         report = session.learner.apply(cut, network)
-        pruning = self._configuration.pruning
+        learner, pruning = session.learner, self._pruning
         if repairs(pruning):
-            images = read_for_repair(pruning, session.learner)
-            seed = self._configuration.training.seed
-            repair_after_(network, session.learner.model, cut, images, seed)
+            images = read_for_repair(pruning, learner)
+            repair_after_(network, learner.model, cut, images, self._seed, peers=learner.peers)
         proof = report.proof
         evaluation = session.evaluate("validation")
         session.record(

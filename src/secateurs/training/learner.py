@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secateurs.calibration.peers import Peers
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport
@@ -81,6 +82,11 @@ class Learner(Protocol):
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts; exactly one does."""
+        ...
+
+    @property
+    def peers(self) -> Peers:
+        """The processes, as far as they share sums over calibration images."""
         ...
 
     @property

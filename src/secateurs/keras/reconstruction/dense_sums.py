@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.arrays import Sums
 from secateurs.channels.network import Group, Network
 from secateurs.keras.internals import gradient_of
@@ -31,6 +32,8 @@ from secateurs.reconstruction.contraction_sums import (
     contraction_of,
     draw_slopes,
     images_with_slopes,
+    mean_slopes,
+    random_of,
 )
 from secateurs.reconstruction.drawing import Present, present_part
 from secateurs.reconstruction.long_kernels import LongKernel
@@ -60,6 +63,8 @@ def contractions_of(
     seed: int,
     answers: int = 1,
     groups: Sequence[Group] | None = None,
+    *,
+    peers: Peers = ALONE,
 ) -> list[MeasuredContraction]:
     """Sums for channel orders and error curves, of each contraction that reads channels.
 
@@ -70,21 +75,23 @@ def contractions_of(
         seed: seed of the sampled answers that weigh the outputs.
         answers: number of answers that each image gives.
         groups: groups whose readers are summed; None for all.
+        peers: processes to sum over, each with its own images.
     """
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
     chosen = network.groups if groups is None else groups
     readers = _readers(network, pieces, leaves, len(images), chosen)
-    random = np.random.default_rng(seed)
-    sloped = images_with_slopes(network, _examples(source.example_inputs), len(images), answers)
+    random, everywhere = random_of(seed, peers), sum(peers.gather(len(images)))
+    examples = _examples(source.example_inputs)
+    sloped = images_with_slopes(network, examples, everywhere, answers, peers)
     for number, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
-        given = _sum_up(readers, piece, len(images), number)
+        given = _sum_up(readers, piece, everywhere, number)
         if rows.start < sloped and readers:
             slopes = draw_slopes([as_numbers(one) for one in given], kind, random)
             _add_slopes(readers, pieces.piece(images.rows(rows)), slopes)
-    return [_contraction(reader, leaves) for reader in readers]
+    return [_contraction(reader, leaves, peers) for reader in readers]
 
 
 def _examples(example_inputs: object) -> int:
@@ -228,12 +235,14 @@ def _add_slopes(
         reader.sloped += piece.images
 
 
-def _contraction(reader: _Reader, leaves: Mapping[int, ModelTensor]) -> MeasuredContraction:
+def _contraction(
+    reader: _Reader, leaves: Mapping[int, ModelTensor], peers: Peers
+) -> MeasuredContraction:
     outputs = reader.site.map.outputs
-    importance = np.ones(outputs) if reader.slopes is None else reader.slopes / reader.sloped
+    importance = mean_slopes(reader.slopes, reader.sloped, outputs, peers)
     names = {key: leaf.name for key, leaf in leaves.items()}
     weights = _Weights(reader.site, names, reader.taps)
-    moments = reader.sums.moments()
+    moments = reader.sums.moments().total_over(peers)
     return contraction_of(weights, reader.reading, moments, importance, long=reader.long)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.blocks import BlockCut
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
@@ -63,6 +64,8 @@ def walk(
     fit: CalibrationBatch,
     held: CalibrationBatch,
     cut: Cut | None = None,
+    *,
+    peers: Peers = ALONE,
 ) -> Walked:
     """Refit the weights of a cut model, in place, to the dense model's results.
 
@@ -74,6 +77,7 @@ def walk(
         held: held-out images for choices made per layer.
         cut: cut of the network, if it removed whole blocks. The other operands of a block's sum
             then compensate for its branch as far as they can.
+        peers: processes that walk together, each with its own images.
 
     Returns:
         What was done for each layer, and the peak memory of the held values in bytes.
@@ -82,9 +86,9 @@ def walk(
         ModelError: the two models do not have the same steps, or a removed block is not found.
     """
     if cut is None or not cut.blocks:
-        return _Walk(network, small, alive, fit, held).walk()
+        return _Walk(network, small, alive, fit, held, peers).walk()
     whole = around_small(network, small, cut)
-    walked = _Walk(network, whole, alive, fit, held, cut.blocks).walk()
+    walked = _Walk(network, whole, alive, fit, held, peers, cut.blocks).walk()
     give_back_(whole, small)
     return walked
 
@@ -104,8 +108,10 @@ class _Walk(LockstepWalk[Piece, Site]):
         alive: NDArray[np.bool_],
         fit: CalibrationBatch,
         held: CalibrationBatch,
+        peers: Peers,
         blocks: Sequence[BlockCut] = (),
     ) -> None:
+        self.peers = peers
         source = source_of(network)
         self._stays = network.solution.mark_kept(alive)
         self._leaves = {id(leaf.variable): leaf for leaf in source.leaves.values()}
@@ -119,7 +125,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         last = max(Sites(small_pieces.program(2)).at, default=-1)
         each = self._dense_pieces.bytes_at_once(last) + small_pieces.bytes_at_once(last)
         fit, held = images_that_fit(fit, held, each)
-        self._images = len(fit) + len(held)
+        self._images = sum(peers.gather(len(fit) + len(held)))
         self.pairs = [
             Pair(self._dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
             for batch in (held, fit)

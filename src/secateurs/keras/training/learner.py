@@ -19,6 +19,7 @@ from safetensors.numpy import save as save_tensors
 
 from secateurs.backends import Loss, Outputs
 from secateurs.calibration.examples import length_of
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, keep_report_, report_of
@@ -126,6 +127,11 @@ class Learner(FeedLearner[keras.Model]):
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts: there is one process."""
         return True
+
+    @property
+    def peers(self) -> Peers:
+        """This process alone."""
+        return ALONE
 
     @property
     def metric(self) -> Metric:

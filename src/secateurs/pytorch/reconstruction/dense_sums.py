@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.network import Group, Network
 from secateurs.planning.error_curves import MeasuredContraction
 from secateurs.pytorch.model.tensors import check_gradients_exist, list_tensors
@@ -27,6 +28,8 @@ from secateurs.reconstruction.contraction_sums import (
     contraction_of,
     draw_slopes,
     images_with_slopes,
+    mean_slopes,
+    random_of,
 )
 from secateurs.reconstruction.drawing import present_part
 from secateurs.reconstruction.long_kernels import LongKernel
@@ -51,6 +54,8 @@ def contractions_of(
     seed: int,
     answers: int = 1,
     groups: Sequence[Group] | None = None,
+    *,
+    peers: Peers = ALONE,
 ) -> list[MeasuredContraction]:
     """Sums for channel orders and error curves, of each contraction that reads channels.
 
@@ -61,6 +66,7 @@ def contractions_of(
         seed: seed of the random answers by which outputs are weighted.
         answers: number of answers that each image gives.
         groups: groups whose readers are summed; None takes all.
+        peers: processes to sum over, each with its own images.
 
     Raises:
         ModelError: the call is inside ``inference_mode``.
@@ -69,20 +75,18 @@ def contractions_of(
     source = source_of(network)
     pieces = Pieces(source.model, source.operations, images)
     readers = _readers(network, pieces, images, network.groups if groups is None else groups)
-    random = np.random.default_rng(seed)
-    sloped = _images_with_slopes(network, images, answers)
+    random, everywhere = random_of(seed, peers), sum(peers.gather(len(images)))
+    sloped = images_with_slopes(network, _examples(network), everywhere, answers, peers)
     for start, rows in enumerate(pieces.sizes(len(images))):
         piece = pieces.piece(images.rows(rows))
-        wanted = _rows_wanted(readers, len(images))
+        wanted = _rows_wanted(readers, everywhere)
         _add(readers, piece, wanted, start, kind, random if rows.start < sloped else None)
-    return [_contraction(reader, source.tensors) for reader in readers.values()]
+    return [_contraction(reader, source.tensors, peers) for reader in readers.values()]
 
 
-def _images_with_slopes(network: Network, images: CalibrationBatch, answers: int) -> int:
-    """Number of images for output weights: a backward pass costs as much as two forward passes."""
+def _examples(network: Network) -> int:
     first = next(iter(iterate_tensors(source_of(network).example_inputs)), None)
-    examples = 1 if first is None or first.dim() == 0 else len(first)
-    return images_with_slopes(network, examples, len(images), answers)
+    return 1 if first is None or first.dim() == 0 else len(first)
 
 
 def _readers(
@@ -206,17 +210,17 @@ def _slopes(
     return torch.autograd.grad(outputs, made, slopes, allow_unused=True)
 
 
-def _contraction(reader: _Reader, tensors: Mapping[str, torch.Tensor]) -> MeasuredContraction:
+def _contraction(
+    reader: _Reader, tensors: Mapping[str, torch.Tensor], peers: Peers
+) -> MeasuredContraction:
     site = reader.site
     names = {id(tensor): name for name, tensor in tensors.items()}
-    slopes = reader.slopes
-    importance = (
-        np.ones(site.importance.size) if slopes is None else slopes.cpu().numpy() / reader.sloped
-    )
+    slopes = None if reader.slopes is None else reader.slopes.cpu().numpy()
+    importance = mean_slopes(slopes, reader.sloped, site.importance.size, peers)
     return contraction_of(
         _Weights(site, names),
         reader.reading,
-        reader.sums.moments(),
+        reader.sums.moments().total_over(peers),
         importance,
         long=reader.long,
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secateurs.calibration.batches import CalibrationBatch
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.errors import DataError, ModelError
@@ -52,6 +53,8 @@ def walk(
     fit: CalibrationBatch,
     held: CalibrationBatch,
     cut: Cut | None = None,
+    *,
+    peers: Peers = ALONE,
 ) -> Walked:
     """Refit the weights of a cut model, in place, to the dense model's results.
 
@@ -63,6 +66,7 @@ def walk(
         held: held-out images, for choices layer by layer.
         cut: cut of the network, where it removed whole blocks. Operands of the sums after them
             compensate the removed branches, as far as they can.
+        peers: processes that walk together, each with its own images.
 
     Returns:
         The repairs, layer by layer, and the peak number of bytes of values held.
@@ -70,7 +74,7 @@ def walk(
     Raises:
         ModelError: the two models do not run the same operations.
     """
-    return _Walk(network, small, alive, fit, held, cut or Cut()).walk()
+    return _Walk(network, small, alive, fit, held, cut or Cut(), peers).walk()
 
 
 class _Walk(LockstepWalk[Piece, Site]):
@@ -82,7 +86,9 @@ class _Walk(LockstepWalk[Piece, Site]):
         fit: CalibrationBatch,
         held: CalibrationBatch,
         cut: Cut,
+        peers: Peers,
     ) -> None:
+        self.peers = peers
         source = source_of(network)
         self._operations = source.operations
         self._stays = network.solution.mark_kept(alive)
@@ -101,7 +107,7 @@ class _Walk(LockstepWalk[Piece, Site]):
         last = max(self.sites, default=-1)
         each = dense_pieces.bytes_at_once(last) + small_pieces.bytes_at_once(last)
         fit, held = images_that_fit(fit, held, each)
-        self._images = len(fit) + len(held)
+        self._images = sum(peers.gather(len(fit) + len(held)))
         self.pairs = [
             Pair(dense_pieces.piece(part), small_pieces.piece(part), batch is held, number)
             for batch in (held, fit)

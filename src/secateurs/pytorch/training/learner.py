@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from secateurs.backends import Loss, Outputs
 from secateurs.calibration.examples import length_of
+from secateurs.calibration.peers import Peers
 from secateurs.channels.cut import Cut
 from secateurs.channels.network import Network
 from secateurs.channels.proof import CutReport, cut_of, report_of
@@ -126,6 +127,11 @@ class Learner(FeedLearner[nn.Module]):
     def is_main(self) -> bool:
         """Whether this process writes files and plans cuts."""
         return self._processes.is_main
+
+    @property
+    def peers(self) -> Peers:
+        """The processes, which share sums over calibration images."""
+        return self._processes.peers
 
     @property
     def metric(self) -> Metric:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from secateurs import errors
+from secateurs.calibration.peers import ALONE, Peers
 from secateurs.errors import SecateursError
+from secateurs.pytorch.training.peers import ProcessPeers
 from secateurs.pytorch.training.sharding import LAUNCH, check_request, read_sharding
 from secateurs.settings.training import Training
 from secateurs.training.feed import Shard
@@ -27,6 +28,7 @@ class Processes:
 
     Attributes:
         share: this process's part of every batch.
+        peers: all processes, for sums over calibration images.
         sharding: how a model is spread over the processes while it trains (FSDP); None if each
             trains a whole one.
     """
@@ -42,6 +44,7 @@ class Processes:
         _check_processes(self._accelerator)
         _check_engine(self._accelerator)
         self.share = Shard(self._accelerator.process_index, self._accelerator.num_processes)
+        self.peers: Peers = ALONE if self.share.of == 1 else ProcessPeers(self._accelerator)
         self.sharding = read_sharding(self._accelerator)
 
     @property
@@ -57,20 +60,7 @@ class Processes:
 
     def agree(self, decide: Callable[[], str]) -> str:
         """The result (or exception) of ``decide`` in the main process, in every process."""
-        if self.share.of == 1:
-            return decide()
-        from accelerate.utils import broadcast_object_list
-
-        verdict: list[str | None] = [None, ""]
-        if self.is_main:
-            try:
-                verdict = [None, decide()]
-            except SecateursError as error:
-                verdict = [type(error).__name__, str(error)]
-        kind, value = broadcast_object_list(verdict)
-        if kind is not None:
-            raise getattr(errors, kind, SecateursError)(value)
-        return str(value)
+        return self.peers.from_main(decide)
 
     def check_agreement(self, name: str, value: str) -> None:
         """Check that all processes hold the same value.
@@ -82,11 +72,7 @@ class Processes:
         Raises:
             SecateursError: in all processes, if two hold different values.
         """
-        if self.share.of == 1:
-            return
-        from accelerate.utils import gather_object
-
-        held = gather_object([value])
+        held = self.peers.gather(value)
         if len(set(held)) > 1:
             other = next(rank for rank, one in enumerate(held) if one != held[0])
             raise SecateursError(
