@@ -7,6 +7,7 @@ from secateurs.calibration import least_squares
 from secateurs.calibration.least_squares import Moments, Solver, choose_ridge, refit, solve
 from secateurs.reconstruction.rectified import Rectified
 from secateurs.reconstruction.wide import ContractionRows, refit_wide
+from support.peers import run_with_peers
 
 RNG = np.random.default_rng(0)
 
@@ -153,3 +154,16 @@ def test_values_below_zero_in_both_are_ignored():
         return np.square(np.maximum(u @ z[0] + b, 0) - np.maximum(y, 0)).mean()
 
     assert error_of(weights, intercept) < 0.5 * error_of(start, moments.intercept(start))
+
+
+def test_moments_of_several_processes_are_those_of_all_rows():
+    random = np.random.default_rng(0)
+    u = (50 + random.normal(size=(2, 30, 4))).astype(np.float32)  # far from zero: sums would cancel
+    y = random.normal(size=(2, 30, 3)).astype(np.float32)
+    parts = [slice(0, 5), slice(5, 6), slice(6, 30)]
+    own = [Moments.of(u[:, part], y[:, part]) for part in parts]
+    whole = Moments.of(u, y)
+    for found in run_with_peers(3, lambda peers: own[peers.rank].total_over(peers)):
+        assert found.rows == 30
+        for name in ("mean_u", "mean_y", "uu", "uy", "yy"):
+            np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9)

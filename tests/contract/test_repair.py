@@ -16,6 +16,8 @@ from secateurs.backends import repairing
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError
 from secateurs.planning.error_curves import GroupTrial
+from secateurs.reconstruction.pruner import Request, curves_of, repair_after_
+from support.peers import run_with_peers
 
 on_both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 ARCHITECTURES = ("plain", "residual", "mobile", "branches", "gated")
@@ -391,3 +393,60 @@ def test_a_loss_of_the_users_own_measures_the_curves(side):
             "loss",
             loss=lambda outputs, labels: outputs,
         )
+
+
+@on_both
+@pytest.mark.parametrize("architecture", ["residual", "gated"])
+def test_processes_that_share_images_repair_as_one_does(side, architecture, monkeypatch):
+    """Each walks with its own images only, and all end with the same weights to the last bit."""
+    data, framework, walked = images(side, architecture), repairing(side.name), []
+    walk = framework.walk
+
+    def watch(network, small, alive, fit, held, *others, **named):
+        walked.append(len(fit))
+        return walk(network, small, alive, fit, held, *others, **named)
+
+    monkeypatch.setattr(framework, "walk", watch)
+    pairs = [cut_by_hand(side, architecture) for _ in range(4)]
+    networks = [sec.trace(dense, side.inputs(architecture)) for dense, _ in pairs]
+
+    def repair(number, **named):
+        small = pairs[number][1]
+        report = repair_after_(networks[number], small, sec.report_of(small).cut, data, 0, **named)
+        return report, side.state(small)
+
+    whole, values = repair(3)
+    together = run_with_peers(3, lambda peers: repair(peers.rank, peers=peers))
+    assert walked[0] == sum(walked[1:])
+    assert max(walked[1:]) <= walked[0] / 3 + 1
+    for report, found in together:
+        assert report.kept == whole.kept
+        assert report.fidelity.images == whole.fidelity.images
+        assert report.fidelity.distance == pytest.approx(whole.fidelity.distance, rel=0.02)
+        for one, other in zip(found, values, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3 * max(1, np.abs(other).max()))
+        assert all(map(np.array_equal, found, together[0][1]))
+
+
+@on_both
+def test_processes_that_share_images_measure_the_same_curves(side, monkeypatch):
+    """Each plays some of the trials only."""
+    data, framework, played = images(side, "plain"), repairing(side.name), []
+    judge = framework.judge_trials
+
+    def watch(network, judging, trials, *others, **named):
+        played.append(len(trials))
+        return judge(network, judging, trials, *others, **named)
+
+    monkeypatch.setattr(framework, "judge_trials", watch)
+    networks = [sec.trace(build(side, "plain"), side.inputs("plain")) for _ in range(3)]
+    whole, _ = curves_of(networks[2], data, Request())
+    together = run_with_peers(
+        2, lambda peers: curves_of(networks[peers.rank], data, Request(peers=peers))[0]
+    )
+    assert played[0] == sum(played[1:])
+    assert abs(played[1] - played[2]) <= 1
+    for found in together:
+        for group, losses in whole.losses.items():
+            np.testing.assert_allclose(found.losses[group], losses, atol=0.05 * losses.max())
+            np.testing.assert_array_equal(found.losses[group], together[0].losses[group])

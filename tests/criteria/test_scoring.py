@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 import secateurs as sec
+from secateurs.calibration.needs import Need
+from secateurs.calibration.shared_data import share
 from secateurs.criteria import CRITERIA, score, score_many
+from secateurs.criteria.scoring import collect_statistics
 from secateurs.errors import SecateursError
+from support.peers import run_with_peers
 from support.small_networks import Plain, Residual, images, labels
 
 X, Y = images(), labels()
@@ -71,3 +75,40 @@ def test_a_criterion_that_only_gains_by_data_gets_them_where_they_are_given():
     network = sec.trace(Plain(), X[:1])
     alone, seen = score(network, "cosine"), score(network, "cosine", data=X)
     assert not np.allclose(alone["conv1"], seen["conv1"])
+
+
+def test_processes_that_share_the_data_score_as_one_does():
+    model, data = Residual(), [(X[:4], Y[:4]), (X[4:], Y[4:])]
+    whole = score_many(sec.trace(model, X[:1]), NAMES, data=data)
+    networks = [sec.trace(Residual(), X[:1]) for _ in range(3)]
+
+    def work(peers):
+        return score_many(networks[peers.rank], NAMES, data=share(data, peers))
+
+    for found in run_with_peers(3, work):
+        for name in NAMES:
+            for group, values in whole[name].items():
+                np.testing.assert_allclose(found[name][group], values, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_of_several_processes_count_every_image_once():
+    network = sec.trace(Residual(), X[:1])
+    needs = Need.ACTIVATIONS | Need.GRAMS | Need.GATES | Need.ABLATION
+    whole = collect_statistics(network, needs, (X, Y))
+    networks = [sec.trace(Residual(), X[:1]) for _ in range(2)]
+
+    def work(peers):
+        return collect_statistics(networks[peers.rank], needs, share((X, Y), peers))
+
+    for found in run_with_peers(2, work):
+        assert found.images == found.gates.images == len(X)
+        np.testing.assert_array_equal(found.ablation.images, whole.ablation.images)
+        assert found.ablation.dense_loss == pytest.approx(whole.ablation.dense_loss)
+        for name, seen in found.ablation.seen.items():
+            assert (seen == len(X)).all(), name
+        for mine, theirs in zip(found.readings, whole.readings, strict=True):
+            assert mine.count == theirs.count
+            np.testing.assert_allclose(mine.squares, theirs.squares, rtol=1e-5)
+        for name, grams in found.grams.items():
+            for mine, theirs in zip(grams, whole.grams[name], strict=True):
+                np.testing.assert_allclose(mine.centred, theirs.centred, rtol=1e-4, atol=1e-4)

@@ -5,6 +5,7 @@ from scipy.stats import entropy
 
 from secateurs.reconstruction import fidelity
 from secateurs.reconstruction.fidelity import Judge, answers_in, kind_of, some_places
+from support.peers import run_with_peers
 
 RANDOM = np.random.default_rng(0)
 DENSE, SMALL = RANDOM.normal(size=(2, 6, 4)) * 3
@@ -97,3 +98,17 @@ def test_outputs_that_are_not_finite_are_infinitely_far():
     found = DENSE.copy()
     found[0, 0] = np.nan
     assert verdict("categorical", DENSE, found).distance == np.inf
+
+
+@pytest.mark.parametrize("kind", ["categorical", "relative"])
+def test_processes_judge_together_what_one_judges(kind):
+    def judge(part):
+        found = Judge(kind)
+        found.add([DENSE[part]], [SMALL[part]])
+        return found
+
+    middle = len(DENSE) // 3
+    parts, whole = [slice(0, middle), slice(middle, None)], judge(slice(None)).verdict()
+    for found in run_with_peers(2, lambda peers: judge(parts[peers.rank]).gather(peers).verdict()):
+        assert found == whole
+        np.testing.assert_allclose(found.distances, whole.distances, rtol=1e-12)

@@ -12,6 +12,7 @@ from secateurs.reconstruction.refitting import (
     refit_gathered,
 )
 from secateurs.reconstruction.running_sums import RunningSums
+from support.peers import run_with_peers
 
 RANDOM = np.random.default_rng(0)
 W = RANDOM.normal(size=(5, 3))
@@ -82,3 +83,23 @@ def test_as_many_images_as_memory_is_meant_to_hold(monkeypatch):
     ):
         less = images_that_fit(fit, held, 100)
     assert list(map(len, less)) == [15, 5]
+
+
+def test_a_process_without_rows_adds_nothing():
+    """Of texts, for example, all of whose places are padding."""
+    random = np.random.default_rng(0)
+    u, y = (random.normal(size=(1, 9, n)).astype(np.float32) for n in (3, 2))
+
+    def work(peers):
+        gathered = Gathered(RunningSums(), RunningSums())
+        if peers.rank == 1:
+            gathered.fit.add(u, y)
+            gathered.rows.append((True, [u[0], y[0]]))
+        return gathered.total_over(peers)
+
+    main, other = run_with_peers(2, work)
+    np.testing.assert_array_equal(main.together(held=True)[0], u[0])
+    assert not other.rows
+    for found in (main, other):
+        assert (found.fit.rows, found.held.rows) == (9, 0)
+        np.testing.assert_allclose(found.fit.moments().uy, Moments.of(u, y).uy, rtol=1e-4)

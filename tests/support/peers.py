@@ -20,6 +20,10 @@ class ThreadPeer:
         self._barrier.wait(60)
         return every
 
+    def gather_in_main(self, value):
+        every = self.gather(value)
+        return every if self.rank == 0 else []
+
     def total(self, arrays):
         every = self.gather([np.asarray(one, np.float64) for one in arrays])
         return [np.sum(parts, axis=0) for parts in zip(*every, strict=True)]

@@ -37,6 +37,9 @@ class Peers(Protocol):
     def gather(self, value: T) -> list[T]:
         """Collect every process's value, in the order of their numbers."""
 
+    def gather_in_main(self, value: T) -> list[T]:
+        """The same in process 0 only; an empty list in all others."""
+
     def from_main(self, compute: Callable[[], T]) -> T:
         """The result of ``compute`` in process 0, in every process; or its error."""
 
@@ -51,6 +54,9 @@ class _Alone:
         return [np.asarray(one, np.float64) for one in arrays]
 
     def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def gather_in_main(self, value: T) -> list[T]:
         return [value]
 
     def from_main(self, compute: Callable[[], T]) -> T:

@@ -96,11 +96,11 @@ class Gathered(Generic[S]):
     rows: list[tuple[bool, Sequence[NDArray[np.float32]]]] = field(default_factory=list)
 
     def total_over(self, peers: Peers) -> Gathered[Any]:
-        """The data of all processes."""
+        """The data of all processes; only the main one, which solves, has their rows."""
         if peers.count == 1:
             return self
         fit, held = (Totals.over(peers, sums) for sums in (self.fit, self.held))
-        return Gathered(fit, held, join_parts(peers.gather(self.rows)))
+        return Gathered(fit, held, join_parts(peers.gather_in_main(self.rows)))
 
     def together(self, held: bool | None = None) -> list[NDArray[np.float32]]:
         """Stored rows of all pieces, or only of those that are (not) held out."""

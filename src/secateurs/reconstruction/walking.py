@@ -164,7 +164,7 @@ class LockstepWalk(ABC, Generic[P, S]):
         if parts is None:
             return None
         geometry, *own = parts
-        fit, held = (join_parts(self.peers.gather(signals)) for signals in own)
+        fit, held = (join_parts(self.peers.gather_in_main(signals)) for signals in own)
         return self._refit_in_main(
             lambda: refit_signals(
                 fit,

@@ -1,4 +1,4 @@
-"""The cut of one round: scored and planned by the main process, made and proven by all."""
+"""The cut of one round: processes share scores and repair, and the main one decides the cut."""
 
 from __future__ import annotations
 

@@ -46,6 +46,12 @@ class ProcessPeers:
         found: list[T] = gather_object([value])
         return found
 
+    def gather_in_main(self, value: T) -> list[T]:
+        """Collect every process's value in process 0, for values that are large."""
+        every: list[Any] = [None] * self.count
+        torch.distributed.gather_object(value, every if self.rank == 0 else None)
+        return every if self.rank == 0 else []
+
     def from_main(self, compute: Callable[[], T]) -> T:
         """The result of ``compute`` in process 0, in every process.
 
