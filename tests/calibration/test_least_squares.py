@@ -161,9 +161,9 @@ def test_moments_of_several_processes_are_those_of_all_rows():
     u = (50 + random.normal(size=(2, 30, 4))).astype(np.float32)  # far from zero: sums would cancel
     y = random.normal(size=(2, 30, 3)).astype(np.float32)
     parts = [slice(0, 5), slice(5, 6), slice(6, 30)]
-    own = [Moments.of(u[:, part], y[:, part]) for part in parts]
+    each = [Moments.of(u[:, part], y[:, part]) for part in parts]
     whole = Moments.of(u, y)
-    for found in run_with_peers(3, lambda peers: own[peers.rank].total_over(peers)):
+    for found in run_with_peers(3, lambda peers: each[peers.rank].total_over(peers)):
         assert found.rows == 30
         for name in ("mean_u", "mean_y", "uu", "uy", "yy"):
             np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9)

@@ -163,8 +163,8 @@ class LockstepWalk(ABC, Generic[P, S]):
         parts = self.gather_signals(site)
         if parts is None:
             return None
-        geometry, *own = parts
-        fit, held = (join_parts(self.peers.gather_in_main(signals)) for signals in own)
+        geometry, *mine = parts
+        fit, held = (join_parts(self.peers.gather_in_main(signals)) for signals in mine)
         return self._refit_in_main(
             lambda: refit_signals(
                 fit,
