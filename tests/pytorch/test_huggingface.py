@@ -403,3 +403,22 @@ def test_layers_and_widths_that_went_in_one_cut_are_read_back_in_a_fresh_process
             layer.mlp.down_proj.weight[:, :24] = 0
         model.config.num_hidden_layers = 3
         np.testing.assert_allclose(answers, model(**inputs).logits.numpy(), atol=1e-5)
+
+
+def test_layers_of_different_widths_are_not_searched_for_in_the_configuration(monkeypatch):
+    built = []
+    init = transformers.LlamaForCausalLM.__init__
+    monkeypatch.setattr(
+        transformers.LlamaForCausalLM,
+        "__init__",
+        lambda model, config: (built.append(config), init(model, config))[1],
+    )
+    model, inputs = llama(), {"input_ids": TOKENS}
+    network = sec.trace(model, inputs)
+    mlps = [group.name for group in network.groups if "mlp" in group.name]
+    built.clear()
+    small = sec.apply(model, network.cut({mlps[0]: [0, 1], mlps[1]: [0]}), inputs, network=network)
+    assert [layer.mlp.up_proj.out_features for layer in small.model.layers] == [46, 47]
+    assert not built
+    sec.apply(model, network.cut({mlps[0]: [0, 1], mlps[1]: [0, 5]}), inputs, network=network)
+    assert built  # layers that are alike may have a field for it

@@ -65,7 +65,8 @@ def _is_indices(value: Any) -> bool:
         return False
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return True
-    return all(isinstance(one, numbers.Integral) and not is_truth(one) for one in list(value))
+    kinds = set(map(type, list(value)))  # few, even of thousands of indices
+    return all(issubclass(kind, numbers.Integral) and not issubclass(kind, bool) for kind in kinds)
 
 
 def _is_scores(value: Any) -> bool:

@@ -67,7 +67,8 @@ def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> 
     if cut.fields and not cut.blocks and _builds(type(model), config, cut.fields, shapes):
         set_fields_(config, cut.fields)
         return True
-    for changes in _combine_changes(config, cut, model):
+    candidates = () if _layers_differ(cut, shapes) else _combine_changes(config, cut, model)
+    for changes in candidates:
         if _builds(type(model), config, changes, shapes) and (
             example_inputs is None
             or answers_alike(model, change_fields(config, changes), example_inputs)
@@ -87,6 +88,26 @@ def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> 
         type(model).__name__,
         cause,
     )
+    return False
+
+
+def _layers_differ(cut: Cut, shapes: Shapes) -> bool:
+    """Whether layers that had equal widths have different ones now, for which there is no field.
+
+    Args:
+        cut: the cut that was made.
+        shapes: shapes of the cut model's tensors.
+    """
+    name_before = Numbering(cut.blocks).before
+    left: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        dense_name = name_before(name)
+        alike, numbered = _LAYER.subn(".", dense_name, count=1)
+        if numbered:
+            known = cut.tensors.get(dense_name)
+            dense = shape if known is None else tuple(known.shape)
+            if left.setdefault((alike, dense), shape) != shape:
+                return True
     return False
 
 

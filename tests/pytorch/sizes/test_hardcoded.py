@@ -4,12 +4,16 @@ Each cut is held against the dense model whose readers of the removed channels a
 """
 
 import copy
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import secateurs as sec
+from secateurs.channels.groups import Group
+from secateurs.pytorch.sizes.hardcoded import NEIGHBOURS, different_shares
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
 
@@ -203,3 +207,14 @@ def test_every_second_channel_is_taken_from_the_first_on():
     with torch.no_grad():
         model.down.weight[:, [0, 3]] = 0
         torch.testing.assert_close(small(x), model(x))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_neighbours_lose_different_shares(seed):
+    lengths = [4096, 8, 64, 4096, 16, 12, 12, 12, 6, 2048, 2048, 7, 64, 8]
+    groups = [Group(str(at), np.arange(length), ()) for at, length in enumerate(lengths)]
+    cut = different_shares(seed)(groups)
+    shares = [Fraction(len(cut[group.name]), len(group)) for group in groups]
+    for at, share in enumerate(shares):
+        assert share not in shares[max(0, at - NEIGHBOURS) : at]
+        assert len(set(cut[str(at)])) == len(cut[str(at)]) <= lengths[at] - 2

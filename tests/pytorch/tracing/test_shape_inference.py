@@ -45,3 +45,40 @@ def test_one_number_stands_for_every_axis():
     assert list(per_axis([1, 2], 2)) == [1, 2]
     made = empty([2, 3], torch.zeros(1, dtype=torch.float64))
     assert (made.shape, made.dtype, made.is_meta) == ((2, 3), torch.float64, True)
+
+
+RECURRENT = {
+    "LSTM": (torch.nn.LSTM(5, 6), aten.lstm),
+    "both ways, two layers": (torch.nn.LSTM(5, 6, 2, bidirectional=True), aten.lstm),
+    "images first": (torch.nn.LSTM(5, 6, batch_first=True), aten.lstm),
+    "projected": (torch.nn.LSTM(5, 6, 2, proj_size=3), aten.lstm),
+    "GRU": (torch.nn.GRU(5, 6, 2, bias=False, batch_first=True), aten.gru),
+    "plain": (torch.nn.RNN(5, 6, nonlinearity="relu"), aten.rnn_relu),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_are_inferred_without_their_steps(name):
+    layer, packet = RECURRENT[name]
+    with torch.no_grad():
+        output, last = layer(torch.randn(2, 7, 5))
+    states = list(last) if isinstance(last, tuple) else [last]
+    named = {
+        "input": torch.empty(2, 7, 5, device="meta"),
+        "hx": [torch.zeros(state.shape) for state in states],  # real ones, as layers make them
+        "params": [weight.to("meta") for weight in layer._flat_weights],
+        "has_biases": layer.bias,
+        "num_layers": layer.num_layers,
+        "bidirectional": layer.bidirectional,
+        "batch_first": layer.batch_first,
+    }
+    found = infer(packet, named)
+    assert [(t.shape, t.stride(), t.dtype, t.is_meta) for t in found] == [
+        (t.shape, t.stride(), t.dtype, True) for t in (output, *states)
+    ]
+    narrower = {"input": torch.empty(2, 7, 4, device="meta")}
+    shorter = {"params": [weight[:-1] for weight in named["params"]]}
+    stateless = {"hx": [state[:, :-1] for state in named["hx"]]}
+    for wrong in (narrower, shorter, stateless):
+        assert infer(packet, named | wrong) is None

@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import nn
@@ -266,25 +265,32 @@ def different_shares(seed: int) -> TrialShares:
 
     def shares(groups: Sequence[Group]) -> dict[str, list[int]]:
         random, again = np.random.default_rng(seed), np.random.default_rng(seed)
-        recent: deque[Fraction] = deque(maxlen=NEIGHBOURS)
+        recent: deque[tuple[int, int]] = deque(maxlen=NEIGHBOURS)
         turns = _Turns(seed)
         found = {}
         for group in groups:
-            if len(group) > 1:
-                order = random.permutation(len(group))
-                most = max(2, len(group) - 1)
+            length = len(group)
+            if length > 1:
+                order = random.permutation(length)
+                most = max(2, length - 1)
                 count = int(random.integers(1, most))
-                others = [c for c in range(1, most) if Fraction(c, len(group)) not in recent]
-                if count not in others and others:
+                taken = _with_shares(recent, length)
+                others = np.setdiff1d(np.arange(1, most), taken, assume_unique=True)
+                if count in taken and len(others):
                     count = int(again.choice(others))
-                if turns.is_left_whole(len(group), is_alike=not others):
+                if turns.is_left_whole(length, is_alike=not len(others)):
                     count = 0
-                recent.append(Fraction(count, len(group)))
+                recent.append((count, length))
                 if count:
                     found[group.name] = order[:count].tolist()
         return found
 
     return shares
+
+
+def _with_shares(shares: Iterable[tuple[int, int]], length: int) -> list[int]:
+    """How many channels of this many make one of the shares, each (count, of how many)."""
+    return list({count * length // of for count, of in shares if count * length % of == 0})
 
 
 class _Turns:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
+from secateurs.pytorch.tracing.inferred_results import run_without_data
 from secateurs.pytorch.tracing.shape_inference import empty_like, infer
 from secateurs.pytorch.tracing.without_data import without_data_of
 
@@ -121,7 +122,7 @@ class Call:
                 return outline(self.named)
             arguments = [map_tensors(value, _on_meta) for value in self.arguments]
             keywords = {key: map_tensors(value, _on_meta) for key, value in self.keywords.items()}
-            return self.function(*arguments, **keywords)
+            return run_without_data(self.function, arguments, keywords)
         return self.function(*self.arguments, **self.keywords)
 
     def run_one(self) -> torch.Tensor:

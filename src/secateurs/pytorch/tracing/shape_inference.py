@@ -9,6 +9,7 @@ error.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -18,7 +19,7 @@ from secateurs.pytorch.tracing.without_data import Named
 
 aten = torch.ops.aten
 
-Infer = Callable[[Named], torch.Tensor | None]
+Infer = Callable[[Named], object]
 
 UNARY = (
     aten.relu,
@@ -58,7 +59,7 @@ IN_PLACE = (
 BINARY = (aten.add, aten.mul, aten.sub, aten.div)
 
 
-def infer(packet: OpOverloadPacket, named: Named) -> torch.Tensor | None:
+def infer(packet: OpOverloadPacket, named: Named) -> object:
     """An operation's result without data; None where PyTorch is to infer it.
 
     Args:
@@ -198,6 +199,51 @@ def _mean(named: Named) -> torch.Tensor | None:
     return empty([size for at, size in enumerate(x.shape) if at not in gone], x)
 
 
+GATES = {aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1}
+"""Recurrent layers, and the rows of their weights for each unit of their state."""
+
+
+def _recurrent(named: Named, gates: int) -> tuple[torch.Tensor, ...] | None:
+    """A recurrent layer's outputs and last states; PyTorch infers them step by step in Python."""
+    x, hidden = named.get("input"), named["hx"]
+    states: Sequence[torch.Tensor] = hidden if isinstance(hidden, (list, tuple)) else [hidden]
+    if not _is_float(x) or x.dim() != 3 or any(state.dtype != x.dtype for state in states):
+        return None
+    directions = 2 if named["bidirectional"] else 1
+    width = _check_recurrent(named, gates, states, directions)
+    if width is None:
+        return None
+    batch, steps = x.shape[:2] if named["batch_first"] else (x.shape[1], x.shape[0])
+    output = empty((steps, batch, width * directions), x)
+    if named["batch_first"]:
+        output = output.transpose(0, 1)
+    return (output, *(empty(state.shape, x) for state in states))
+
+
+def _check_recurrent(
+    named: Named, gates: int, states: Sequence[torch.Tensor], directions: int
+) -> int | None:
+    """The width of one direction's outputs; None where some size does not fit the others."""
+    x, weights, runs = named["input"], named["params"], named["num_layers"] * directions
+    each = len(weights) // runs
+    units, width = weights[1].shape[0] // gates, weights[1].shape[1]
+    batch = x.shape[0 if named["batch_first"] else 1]
+    lengths = [width, units][: len(states)]  # of an LSTM's output and of its cells
+    if [tuple(state.shape) for state in states] != [(runs, batch, length) for length in lengths]:
+        return None
+    rows = gates * units
+    for run in range(runs):
+        given = x.shape[2] if run < directions else width * directions
+        expected = [(rows, given), (rows, width), *([(rows,)] * 2 if named["has_biases"] else [])]
+        expected += [(width, units)] if width != units else []
+        found = weights[run * each : (run + 1) * each]
+        if [tuple(weight.shape) for weight in found] != expected:
+            return None
+        if any(weight.dtype != x.dtype for weight in found):
+            return None
+    return int(width)
+
+
 INFERENCE: dict[OpOverloadPacket, Infer] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(IN_PLACE, _in_place),
@@ -208,4 +254,5 @@ INFERENCE: dict[OpOverloadPacket, Infer] = {
     aten.linear: _linear,
     aten.adaptive_avg_pool2d: _adaptive_pool,
     aten.mean: _mean,
+    **{packet: partial(_recurrent, gates=gates) for packet, gates in GATES.items()},
 }
