@@ -1,5 +1,6 @@
 """A call leaves the model unchanged, and other threads can use it meanwhile."""
 
+import copy
 import threading
 
 import pytest
@@ -203,8 +204,6 @@ class Copied(nn.Module):
 
 
 def test_a_copy_by_state_is_what_deepcopy_makes():
-    import copy
-
     from secateurs.pytorch.model.copies import copy_value
 
     shared = {"seen": []}
@@ -255,3 +254,28 @@ def test_what_is_copied_deeply_holds_the_models_own_tensors_too(is_first):
     assert kept is not holder
     assert kept.tensor is model[0].weight
     assert shared[0].weight is model[0].weight
+
+
+def test_a_model_with_a_hubs_mixin_is_copied_as_others_are(monkeypatch):
+    class FromHub:
+        def __new__(cls, *arguments, **keywords):
+            made = super().__new__(cls)
+            made.card = ["made"]
+            return made
+
+    class Model(nn.Module, FromHub):
+        def __init__(self, width):
+            super().__init__()
+            self.layer, self.kept = nn.Linear(width, 2), {"width": width}
+
+    model = Model(3)
+    model.card.append("changed")
+    expected = copy.deepcopy(model)
+    monkeypatch.setattr(copy, "deepcopy", None)  # it takes ten times as long
+    made = share_tensors(model)
+    assert made.layer.weight is model.layer.weight
+    assert made.kept == expected.kept == {"width": 3}
+    assert made.kept is not model.kept
+    assert made.card == expected.card == ["made", "changed"]
+    assert made.card is not model.card
+    assert vars(made).keys() == vars(expected).keys()

@@ -26,7 +26,7 @@ def on_meta(value):
 
 
 @pytest.fixture
-def counted():
+def widening():
     """An operation whose inference counts how often it is asked for."""
     asked = []
     library = torch.library.Library("secateurs_test", "FRAGMENT")
@@ -56,8 +56,8 @@ def test_the_second_call_gives_what_pytorch_gives(name):
 
 
 @torch.inference_mode()
-def test_calls_alike_are_inferred_once(counted):
-    widen, asked = counted
+def test_calls_alike_are_inferred_once(widening):
+    widen, asked = widening
     x = torch.empty(2, 3, device="meta")
     first, second = (Call(widen, [x, 2], {}).run_one() for _ in range(2))
     assert asked == [((2, 3), 2)]

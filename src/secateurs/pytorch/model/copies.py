@@ -287,7 +287,11 @@ _BY_STATE: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()
 
 
 def _is_copied_by_state(kind: type[nn.Module]) -> bool:
-    """Whether ``deepcopy`` creates a module of this class and then sets its dictionary."""
+    """Whether ``deepcopy`` creates a module of this class and then sets its dictionary.
+
+    It creates one by ``__new__`` without arguments, whatever that does: mix-ins for a hub override
+    it.
+    """
     if kind not in _BY_STATE:
         _BY_STATE[kind] = _follows_the_protocol(kind)
     return _BY_STATE[kind]
@@ -300,10 +304,8 @@ def _follows_the_protocol(kind: type[nn.Module]) -> bool:
         and not hasattr(kind, "__getnewargs_ex__")
         and kind not in copyreg.dispatch_table
         and not any(vars(base).get("__slots__") for base in kind.__mro__)
-        and all(
-            getattr(kind, name) is getattr(object, name)
-            for name in ("__reduce__", "__reduce_ex__", "__new__")
-        )
+        and kind.__reduce__ is object.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
     )
 
 
