@@ -67,14 +67,10 @@ def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> 
     if cut.fields and not cut.blocks and _builds(type(model), config, cut.fields, shapes):
         set_fields_(config, cut.fields)
         return True
-    candidates = () if _layers_differ(cut, shapes) else _combine_changes(config, cut, model)
-    for changes in candidates:
-        if _builds(type(model), config, changes, shapes) and (
-            example_inputs is None
-            or answers_alike(model, change_fields(config, changes), example_inputs)
-        ):
-            set_fields_(config, changes)
-            return True
+    changes = _find_changes(model, config, cut, shapes, example_inputs)
+    if changes is not None:
+        set_fields_(config, changes)
+        return True
     _record_widths_(config, cut)
     cause = "its layers now have different widths"
     if not _layer_widths(config, cut):
@@ -89,6 +85,19 @@ def describe_cut_(model: nn.Module, cut: Cut, example_inputs: object = None) -> 
         cause,
     )
     return False
+
+
+def _find_changes(
+    model: nn.Module, config: Configured, cut: Cut, shapes: Shapes, example_inputs: object
+) -> _Changes | None:
+    """Changes of fields by which the configuration describes the cut model; None without any."""
+    for changes in () if _layers_differ(cut, shapes) else _combine_changes(config, cut, model):
+        if _builds(type(model), config, changes, shapes) and (
+            example_inputs is None
+            or answers_alike(model, change_fields(config, changes), example_inputs)
+        ):
+            return changes
+    return None
 
 
 def _layers_differ(cut: Cut, shapes: Shapes) -> bool:
