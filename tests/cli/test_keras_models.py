@@ -49,7 +49,6 @@ def trained():
 @pytest.fixture
 def cnn(trained, place):
     trained.save("cnn.keras")
-    trained.save("resnet18.keras")
     return trained
 
 
@@ -135,6 +134,16 @@ def test_inspect_profile_bench_and_export_take_the_models_own_input(cnn, place, 
     assert (place / "small.onnx").exists()
 
 
+def test_a_file_may_be_called_after_a_built_in_model(cnn, place, capsys):
+    """No stem is chosen for it, as for that model."""
+    (place / "cnn.keras").rename("resnet18.keras")
+    groups = "2 groups of 24 channels"
+    assert groups in run("inspect", "resnet18.keras", "--input", "1x8x8x1", capsys=capsys)
+    short = ("--train-batches", "0", "--rounds", "1", "--fine-tune-batches", "1")
+    out = run("run", "--model", "resnet18.keras", *DIGITS, *short, "--fresh", capsys=capsys)
+    assert "Ended: " in out
+
+
 def test_frontier_writes_a_model_of_its_points(cnn, place, capsys):
     points = ("--shares", "0.5", "--keep", "macs=0.5")
     out = run("frontier", "cnn.keras", *DIGITS, *points, capsys=capsys)
@@ -200,7 +209,6 @@ def test_what_does_not_fit_is_told_in_one_line(cnn, place, capsys):
         assert out == ""
     assert {path.name for path in place.iterdir()} <= {
         "cnn.keras",
-        "resnet18.keras",
         "any.keras",
         "cache",
     }

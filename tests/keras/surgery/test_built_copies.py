@@ -170,6 +170,23 @@ def test_a_layer_that_holds_more_is_rebuilt(monkeypatch):
     assert not hasattr(small.get_layer("wide1"), "note")
 
 
+def test_a_layer_that_computes_attributes_from_its_size_is_rebuilt(monkeypatch):
+    """As another version of Keras may: a copy would have the dense model's."""
+    plain = L.Dense.__init__
+
+    def initialise(self, units, **options):
+        plain(self, units, **options)
+        self.bits = 32 * units
+
+    monkeypatch.setattr(L.Dense, "__init__", initialise)
+    model = two_branches()
+    network, cut = halves(model)
+    for _ in range(2):  # the first of a kind is rebuilt anyway
+        small = sec.apply(model, cut, network=network)
+    dense = [small.get_layer(f"dense{number}") for number in range(2)]
+    assert [(layer.units, layer.bits) for layer in dense] == [(4, 128), (4, 128)]
+
+
 def test_a_cut_whose_size_is_not_that_of_its_tensor_is_refused():
     model = two_branches()
     network, cut = halves(model)

@@ -31,7 +31,9 @@ from secateurs.pytorch.tracing.op_call import map_tensors
 
 
 class StaticPart(nn.Module):
-    """Mixed into the class of a copy: its forward ends after given layers, with their results.
+    """Mixed into the class of a copy in eval mode: its forward ends after given layers.
+
+    Their results are its outputs.
 
     Attributes:
         last_layers: the layers, in the order in which they run.
@@ -47,13 +49,11 @@ class StaticPart(nn.Module):
             self.get_submodule(path).register_forward_hook(self._keeper(path, calls, found))
             for path in dict(self.last_layers)
         ]
-        mode, self.training = self.training, False  # torchvision's ask for boxes in train mode
         try:
             super().forward(*as_lists(self, arguments), **keywords)
         except _Reached:
             pass
         finally:
-            self.training = mode
             for handle in handles:
                 handle.remove()
         images = len(next(tensors_in([*arguments, *keywords.values()])))
