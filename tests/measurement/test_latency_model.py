@@ -16,6 +16,7 @@ from secateurs.measurement.latency_model import (
     is_depthwise,
 )
 from secateurs.planning.profiling import best_multiple, profile_network, random_cuts
+from support.small_networks import Attention, images
 
 
 class Depthwise(nn.Sequential):
@@ -65,6 +66,7 @@ def terms_by_hand(a, b):
         + moved["1x1"] * (b % 4 > 0)
         + moved["linear"] * (10 % 4 > 0),
         "weights": 27 * a + a * b + 10 * b,
+        "attention scores": 0,
     }
 
 
@@ -74,6 +76,16 @@ def test_terms_are_those_counted_by_hand(network, first, second):
     found = WidthTerms(network).of(network.alive(network.removed_by(cut)))
     expected = terms_by_hand(first, second)
     assert dict(zip(TERMS, found, strict=True)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("heads", "channels"), [(2, 4), (1, 4), (2, 3), (1, 1)])
+def test_scores_of_an_attention_are_counted_by_hand(heads, channels):
+    """4 positions: each head makes 16 scores, and the product with the values reads them."""
+    network = sec.trace(Attention(), torch.from_numpy(images()[:1]))
+    kept = {"qkv.heads": (2, heads), "qkv.head_width": (4, channels)}
+    cut = network.cut({name: list(range(of - left)) for name, (of, left) in kept.items()})
+    found = WidthTerms(network).of(network.alive(network.removed_by(cut)))
+    assert found[TERMS.index("attention scores")] == 2 * heads * 4 * 4
 
 
 def test_only_depthwise_weights_are_taken_for_such(network):

@@ -12,6 +12,7 @@ from torch import nn
 import secateurs as sec
 from support.latency_by_hand import latency_model
 from support.random_networks import RandomNetwork, example, recipes
+from support.small_networks import Attention, images
 
 
 def network_of(*widths):
@@ -315,6 +316,20 @@ def test_with_a_runtime_the_fastest_of_several_ways_down_is_taken():
         others = [sec.plan(network, scores, {"macs": 0.5}, multiple=m) for m in (1, 16)]
         others.append(sec.plan(network, scores, {"macs": 0.5}, latency_model=found))
         assert time_of(fastest) <= min(map(time_of, others)) * (1 + 1e-9)
+
+
+def test_with_a_runtime_whole_heads_go_where_scores_take_the_time():
+    """At the same MACs, fewer heads have fewer scores; narrower heads have as many."""
+    network = sec.trace(Attention(), torch.from_numpy(images()[:1]))
+    scores, asked = sec.score(network, "l1"), {"macs": 0.5, "runtime": "eager"}
+
+    found = latency_model(
+        network, {"macs of 1x1": 1.0, "macs of kxk": 1.0, "attention scores": 100.0}
+    )
+    cut = sec.plan(network, scores, asked, latency_model=found)
+    assert network.macs(cut) <= 0.5 * network.macs()
+    assert len(cut.channels["qkv.heads"].removed) == 1
+    assert "qkv.head_width" not in cut.channels
 
 
 def test_where_limits_cannot_be_met_the_nearest_is_reported():

@@ -93,6 +93,38 @@ def test_of_a_grid_both_sides_together_are_the_share():
     assert found.counts(2).tolist() == [1, 1]
 
 
+def test_whole_heads_of_a_grid_go_before_channels_of_each():
+    """Of 4 heads of 6 channels, one head is a quarter of the cells; the last stays, its channels
+    are a sixth of the remaining quarter each."""
+    network = grid(4, 6)
+    scores = {group.name: np.arange(float(len(group))) for group in network.groups}
+    heads = [len(group) for group in network.groups].index(4)
+    found = RemovalOrder.of(network, scores, "group", 0.1, None, (), None, whole=True)
+    assert found.group_of.tolist() == [heads] * 3 + [1 - heads] * 5
+    half = RemovalOrder.of(network, scores, "group", 0.5, None, (), None, whole=True)
+    assert half.group_of.tolist() == [heads] * 2 + [1 - heads] * 3
+    fixed = [group.name for group in network.groups if len(group) == 4]
+    rest = RemovalOrder.of(network, scores, "group", 0.1, None, fixed, None, whole=True)
+    assert [len(group) for group in rest.groups] == [6]
+    assert rest.counts(2).tolist() == [2]
+
+
+def test_beside_other_groups_whole_heads_lose_the_share_of_the_cells():
+    """24 channels beside 4 heads of 6: for each head that goes, 6 of them go."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 24, 1), nn.GroupNorm(4, 24), nn.Conv2d(24, 24, 1), nn.Conv2d(24, 2, 1)]
+    network = sec.trace(nn.Sequential(*layers), torch.zeros(1, 3, 4, 4))
+    sizes = [len(group) for group in network.groups]
+    assert sorted(sizes) == [4, 6, 24]
+    scores = {group.name: np.arange(float(len(group))) for group in network.groups}
+    found = RemovalOrder.of(network, scores, "group", 0.01, 1, (), None, whole=True)
+    for length in range(len(found)):
+        gone = dict(zip(sizes, found.counts(length).tolist(), strict=True))
+        cells = 1 - (1 - gone[4] / 4) * (1 - gone[6] / 6)
+        assert abs(cells - gone[24] / 24) <= 1 / 4
+        assert not gone[6] or gone[4] == 3
+
+
 def test_depthwise_networks_keep_multiples_that_leave_a_choice():
     model = nn.Sequential(
         nn.Conv2d(3, 32, 1),
@@ -124,6 +156,21 @@ def test_where_many_groups_can_go_widths_are_multiples_that_leave_eight_choices(
     assert {multiple_of(network, group, 1) for group in network.groups} == {1}
     few = long_chain(widths[:7])
     assert {multiple_of(few, group, None) for group in few.groups} == {1}
+
+
+def test_a_few_wide_groups_of_convolutions_are_multiples_too():
+    """Six groups, as CREPE's: eleven widths of each are more than 64 together."""
+    crepe = conv_chain(1024, 128, 128, 128, 256, 88)
+    assert [multiple_of(crepe, group, None) for group in crepe.groups] == [8] * 6
+    narrow = conv_chain(128, 87, 44, 43, 32, 64)
+    assert [multiple_of(narrow, group, None) for group in narrow.groups] == [8, 4, 4, 1, 1, 4]
+    two = conv_chain(256, 128)
+    assert [multiple_of(two, group, None) for group in two.groups] == [8, 4]
+    assert [multiple_of(two, group, 1) for group in two.groups] == [1, 1]
+    cut = sec.plan(crepe, sec.score(crepe, "l1"), sec.Budget(macs=0.5))
+    widths = [len(crepe.group(name)) - len(one.removed) for name, one in cut.channels.items()]
+    assert {width % 8 for width in widths} == {0}
+    assert 0.45 <= crepe.macs(cut) / crepe.macs() <= 0.5
 
 
 def test_what_counts_channels_one_by_one_takes_any_width():

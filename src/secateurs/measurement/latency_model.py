@@ -2,12 +2,13 @@
 
 A layer's time is modelled as a sum of terms that follow its widths: its multiply-accumulates, as
 they are and with widths rounded up to whole vectors; the values it reads and writes; and its
-weights, which a pass reads once whatever the batch. Depthwise layers have terms of their own, more
-where their width is not a multiple of 4, 8 or 16, because runtimes that keep channels in blocks
-leave their fast path there. The cost of each term on a machine and runtime is fitted by
-non-negative least squares to the times of some dozen real cuts of the network. The residuals are
-carried over to similar cuts (``residuals``). The model's error is estimated by leaving each cut out
-in turn.
+weights, which a pass reads once whatever the batch. Products of activations (attention) have a term
+for the scores of all pairs of positions in each head: a softmax passes over them, and narrower
+heads have as many. Depthwise layers have terms of their own, more where their width is not a
+multiple of 4, 8 or 16, because runtimes that keep channels in blocks leave their fast path there.
+The cost of each term on a machine and runtime is fitted by non-negative least squares to the times
+of some dozen real cuts of the network. The residuals are carried over to similar cuts
+(``residuals``). The model's error is estimated by leaving each cut out in turn.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ TERMS = (
     "numbers moved",
     "numbers moved, no multiple of 4",
     "weights",
+    "attention scores",
 )
 
 
@@ -58,7 +60,8 @@ class Layer:
         positions: multiply-accumulates per element of the weight; 0 if there is no weight.
         kernel: elements of the weight for each pair of channels.
         outputs: units along its output axis; None if that keeps its length.
-        inputs: units along its input axis; None if that keeps its length.
+        inputs: units along its input axis, or a product of activations' last axis (the channels of
+            each head); None if that keeps its length.
         lengths: dense lengths of the output and input axes.
         is_depthwise: whether each output channel reads only its own input channel.
         constant: constant factor of its multiply-accumulates.
@@ -90,6 +93,8 @@ class WidthTerms:
         is_weighted = self._positions > 0
         is_depthwise = np.array([layer.is_depthwise for layer in self.layers], bool)
         is_point = np.array([layer.kernel == 1 for layer in self.layers], bool)
+        follows = np.array([bool(layer.axes) for layer in self.layers], bool)
+        self._scored = ~is_weighted & follows
         self._dense = is_weighted & ~is_depthwise
         self._depthwise = is_weighted & is_depthwise
         # A product of activations (attention) has no kernel.
@@ -156,6 +161,7 @@ class WidthTerms:
             "numbers moved": moved,
             "numbers moved, no multiple of 4": moved * (out % 4 != 0),
             "weights": dense / np.where(self._dense, self._positions, 1),
+            "attention scores": macs * self._scored / np.maximum(1, into),
         }
         terms = np.empty((*macs.shape[:-1], len(TERMS)))
         for place, name in enumerate(TERMS):
@@ -174,7 +180,9 @@ def _layer_of(network: Network, number: int) -> Layer:
     weight = _weight_of(network, contraction.layer, product.axes)
     if weight is None:
         name, axes = contraction.layer, product.axes
-        return Layer(name, 0.0, 1, None, None, (1, 1), False, product.constant, axes)
+        channels = axes[-1] if axes else None
+        lengths = (1, 1 if channels is None else len(channels))
+        return Layer(name, 0.0, 1, None, channels, lengths, False, product.constant, axes)
     size = int(np.prod(weight.shape, dtype=np.int64))
     out_axis, in_axis = (_axis(weight, role) for role in (Role.FILTER, Role.INPUT))
     kernel = 1

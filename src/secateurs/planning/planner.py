@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ def plan(
     rank = _ranking(network, scores, scope, floor, skip, sensitivity, latency_model)
     if wanted and wanted.runtime and not wanted.is_timed and latency_model:
         return _fastest(rank, multiple, wanted, latency_model)
-    order = rank(multiple)
+    order = rank(multiple=multiple)
     if threshold is not None:
         return order.cut_of(order.counts_below(threshold))
     return cut_within(order, wanted or _budget_of(amount, network), latency_model)
@@ -132,7 +133,7 @@ def _ranking(
     sensitivity: Sensitivity | None,
     latency_model: LatencyModel | None,
 ) -> Callable[..., RemovalOrder]:
-    """A function (multiple, by_time=True) -> the order in which channels are removed."""
+    """A function (multiple, by_time=True, whole=False) -> the order of removal."""
     return partial(
         RemovalOrder.of,
         network,
@@ -158,13 +159,12 @@ def _fastest(
 ) -> Cut:
     """Of several orders that meet the same limits, the cut with the least predicted time.
 
-    Orders are tried at the measured multiples and at the widest one, each ranked by time or not.
+    Orders are tried at the measured multiples and at the widest one, each ranked by time or not,
+    and with grids that lose whole heads first or channels of each head as well.
     """
-    widths = (None, MULTIPLES[-1]) if multiple is None else (multiple,)
     found: list[tuple[float, Cut]] = []
     refused: list[BudgetError] = []
-    for steps, by_time in product(widths, (True, False)):
-        order = rank(steps, by_time=by_time)
+    for order in _orders(rank, multiple, latency_model):
         try:
             cut = cut_within(order, budget, latency_model)
         except BudgetError as error:
@@ -175,6 +175,25 @@ def _fastest(
     if not found:
         raise refused[0]
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _orders(
+    rank: Callable[..., RemovalOrder], multiple: int | None, latency_model: LatencyModel
+) -> Iterator[RemovalOrder]:
+    """The different orders that ``_fastest`` compares."""
+    widest = MULTIPLES[-1]
+    widths = [(multiple, latency_model)]
+    if multiple is None:
+        # As if it was measured: groups narrower than two such multiples use smaller ones.
+        as_measured = replace(latency_model, multiple=widest, by_kind={})
+        widths += [(widest, latency_model), (None, as_measured)]
+    seen = set()
+    for (steps, known), by_time, whole in product(widths, (True, False), (False, True)):
+        order = rank(multiple=steps, latency_model=known, by_time=by_time, whole=whole)
+        key = (order.multiples.tobytes(), order.group_of.tobytes())
+        if key not in seen:
+            seen.add(key)
+            yield order
 
 
 def _multiple_for(

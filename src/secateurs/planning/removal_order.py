@@ -67,19 +67,23 @@ class RemovalOrder:
         sensitivity: Sensitivity | None,
         latency_model: LatencyModel | None = None,
         by_time: bool = True,
+        whole: bool = False,
     ) -> RemovalOrder:
         """Rank the channels; the arguments are those of ``plan``.
 
-        ``by_time``: whether groups are cut further where their MACs take longer.
+        ``by_time``: whether groups are cut further where their MACs take longer. ``whole``: whether
+        grids lose whole heads before channels of each head, instead of as many of both.
         """
         groups = list_allowed(network, skip)
         multiples = multiples_of(network, groups, multiple, latency_model)
         slowness = time_of_macs(network, groups, multiples, latency_model if by_time else None)
+        lowest = [_least(len(group), floor) for group in groups]
+        kept_by = _kept_by_larger_sides(network, groups, lowest) if whole else {}
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, (group, slow) in enumerate(zip(groups, slowness, strict=True)):
             scored = _scores_of(group, scores)
             order = np.argsort(scored, kind="stable")
-            may_go = max(0, len(group) - _least(len(group), floor))
+            may_go = max(0, len(group) - lowest[number])
             ranked.append(order)
             values.append(scored[order[:may_go]])
             # Share of the group that is removed once this channel is.
@@ -87,8 +91,7 @@ class RemovalOrder:
             if sensitivity is not None:
                 keys.append(sensitivity.damage(group.name, shares) / slow)
             elif scope == "group":
-                # In a grid: share of its cells removed when each side has lost this share.
-                keys.append((1 - (1 - shares) ** network.widths.sides(group)) / slow)
+                keys.append(_share_of_width(network, group, shares, kept_by) / slow)
             else:
                 keys.append(scored[order[:may_go]] / slow)
             # Ties: groups that can lose some channels at no damage all lose the same share. Of a
@@ -106,7 +109,7 @@ class RemovalOrder:
             np.concatenate([*values, np.zeros(0)])[places_in_order],
             np.concatenate([*places, np.zeros(0, np.int64)])[places_in_order],
             multiples,
-            np.array([_least(len(group), floor) for group in groups], np.int64),
+            np.array(lowest, np.int64),
         )
 
     def __len__(self) -> int:
@@ -167,6 +170,36 @@ class RemovalOrder:
         )
 
 
+def _share_of_width(
+    network: Network, group: Group, shares: NDArray[np.float64], kept_by: Mapping[str, float]
+) -> NDArray[np.float64]:
+    """Share of a group's width that is removed once these shares of its channels are.
+
+    In a grid (heads by channels of each), the width is the number of cells. Each side loses the
+    same share, unless ``kept_by`` says what larger sides, which go first, keep.
+    """
+    sides = 1 if kept_by else network.widths.sides(group)
+    found: NDArray[np.float64] = 1 - kept_by.get(group.name, 1.0) * (1 - shares) ** sides
+    return found
+
+
+def _kept_by_larger_sides(
+    network: Network, groups: Sequence[Group], lowest: Sequence[int]
+) -> dict[str, float]:
+    """Group -> share of its grid that is left once the sides with larger channels are at least."""
+    owner = np.full(network.solution.count, -1)
+    for number, group in enumerate(groups):
+        owner[group.channels] = number
+    owners = owner[network.widths.grid_cells]
+    size = [(-network.widths.places(group), number) for number, group in enumerate(groups)]
+    found = {}
+    for number, group in enumerate(groups):
+        beside = np.unique(owners[(owners == number).any(axis=1)])
+        larger = [other for other in beside.tolist() if other >= 0 and size[other] < size[number]]
+        found[group.name] = math.prod(lowest[other] / len(groups[other]) for other in larger)
+    return found
+
+
 def time_of_macs(
     network: Network, groups: Sequence[Group], multiples: Ids, latency_model: LatencyModel | None
 ) -> NDArray[np.float64]:
@@ -211,11 +244,14 @@ def _has_depthwise(network: Network) -> bool:
     return _DEPTHWISE[network]
 
 
-_POWERS = (8, 4, 2, 1)
+_POWERS: tuple[int, ...] = (8, 4, 2, 1)
+_POWERS_OF_FEW = (8, 4, 1)
 _CHOICES_IN_NEED = 3
 _CHOICES = 8
 _MANY_GROUPS = 8
-"""With fewer groups, eight channels of one group would be a large part of a budget."""
+_CHOICES_TOGETHER = 64
+"""With fewer groups, eight channels of one group are a larger part of a budget, so groups are at a
+multiple only if they are that much wider: all groups together have this many choices at least."""
 
 
 def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
@@ -226,22 +262,29 @@ def multiple_of(network: Network, group: Group, multiple: int | None) -> int:
         group: the group.
         multiple: requested multiple; None is the largest power of two up to 8 that leaves at least
             eight widths to choose from (three in a network with depthwise convolutions and on
-            CUDA), and 1 in any other network of fewer than eight groups. If an operation rejects
-            other widths, the result is a multiple of what that operation needs, too.
+            CUDA). In any other network of fewer than eight groups, channels of convolutions are
+            kept at 8 or 4 where that leaves 64 widths divided by the number of groups, and all
+            others at 1. If an operation rejects other widths, the result is a multiple of what that
+            operation needs, too.
 
     Runtimes hold channels in blocks. A ResNet-18 of half the MACs is 1.5 times as fast as the dense
     one in ONNX Runtime at any widths, and 1.9 times at multiples of 8, at the same accuracy
-    (``docs/speed.md``). At widths that are no multiple of 4, a depthwise network of half the MACs
-    takes *longer* there than the dense one, and so does a ResNet-50 on CUDA (``docs/gpu.md``).
+    (``docs/speed.md``). At widths that are no multiple of 4, a depthwise network or CREPE of half
+    the MACs takes *longer* there than the dense one, and so does a ResNet-50 on CUDA
+    (``docs/gpu.md``).
     """
     needed = network.multiple_of(group)
     if multiple is not None:
         return math.lcm(multiple, needed)
-    in_need = _needs_blocks(network)
-    if needed > 1 or not (in_need or len(network.groups) >= _MANY_GROUPS):
+    if needed > 1:
         return needed
-    choices = _CHOICES_IN_NEED if in_need else _CHOICES
-    return next(power for power in _POWERS if power == 1 or choices * power <= len(group))
+    choices, powers = _CHOICES, _POWERS
+    if _needs_blocks(network):
+        choices = _CHOICES_IN_NEED
+    elif len(network.groups) < _MANY_GROUPS:
+        powers = _POWERS_OF_FEW if _is_convolved(network, group) else (1,)
+        choices = math.ceil(_CHOICES_TOGETHER / len(network.groups))
+    return next(power for power in powers if power == 1 or choices * power <= len(group))
 
 
 def finest_multiple(network: Network, multiple: int | None) -> int | None:
@@ -257,6 +300,11 @@ def finest_multiple(network: Network, multiple: int | None) -> int | None:
 def _needs_blocks(network: Network) -> bool:
     """Whether fewer MACs can take longer at widths that are not multiples."""
     return network.source.device == "cuda" or _has_depthwise(network)
+
+
+def _is_convolved(network: Network, group: Group) -> bool:
+    """Whether a convolution makes or reads a group's channels."""
+    return any(len(network.tensors[member.tensor].shape) > 2 for member in group.members)
 
 
 def multiples_of(
