@@ -96,18 +96,13 @@ def compare(dense: np.ndarray, small: np.ndarray) -> dict[str, float]:
     return {"agreement": round(float(same.mean()), 4), "kl": round(float(kl.mean()), 4)}
 
 
-def effort(text: str) -> int | str:
-    """Steps as a number; a time as it is."""
-    return int(text) if text.isdigit() else text
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folders", nargs="+", type=Path, default=FOLDERS)
     parser.add_argument("--macs", nargs="+", type=float, default=[0.75])
     parser.add_argument("--crops", type=int, default=2, help="of each picture")
     parser.add_argument("--pictures", type=int, help="to calibrate on; two thirds of all")
-    parser.add_argument("--distil", type=effort, help="steps, or a time such as 120s")
+    parser.add_argument("--distil", help="steps, or a time such as 120s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=Path("runs/photographs.jsonl"))
     options = parser.parse_args()

@@ -18,6 +18,14 @@ from secateurs.cli import ExitCode, main
 from support.shell import CNN, read_output
 
 
+@pytest.mark.parametrize("effort", ["12", "1s"])
+def test_distil_takes_steps_or_a_time(effort, place, capsys):
+    small = ["prune", "vanilla_cnn", "-o", "width=4", "-o", "hidden=12", "--data", "digits"]
+    assert main([*small, "--budget", "macs=0.5", "--distil", effort]) == ExitCode.FINE
+    steps = [line.split()[0] for line in read_output(capsys)[0].splitlines() if "%" in line]
+    assert "distilled" in steps
+
+
 def test_prune_to_a_drop_on_real_images(place, capsys):
     from secateurs import data
 

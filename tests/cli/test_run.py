@@ -96,3 +96,29 @@ def test_the_command_in_the_report_repeats_the_study(place, without_drawing, cap
     again = Study.open(directory)
     assert again.configuration.differences(first.configuration) == []
     assert read_study(directory) == before
+
+
+def test_options_of_training_and_rounds_are_those_of_the_settings(place, capsys):
+    training = {
+        "accumulation_steps": 2,
+        "fine_tune_learning_rate": 0.01,
+        "warm_up": 0.2,
+        "label_smoothing": 0.1,
+        "distillation": 0.3,
+        "temperature": 3.0,
+        "ema": 0.9,
+        "flip": True,
+    }
+    pruning = {"allocation": "curves", "multiple": 2, "repair": True, "calibration_batches": 5}
+    wanted = training | pruning | {"patience": 2, "no-measure-speed": True}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items()]
+    flags = [option.removesuffix("=True") for option in options]
+    assert main(["run", *SMALL, "--rounds", "1", "--directory", "all", *flags]) == 0
+    configuration = Study.open("all").configuration
+    assert configuration.training.model_dump() | training == configuration.training.model_dump()
+    assert configuration.pruning.model_dump() | pruning == configuration.pruning.model_dump()
+    assert configuration.stop.patience == 2
+    widths = sec.History.load("all/history.jsonl").last("prune")["widths"]
+    assert [width % 2 for name, width in widths.items() if name != "head"] == [0] * (
+        len(widths) - 1
+    )

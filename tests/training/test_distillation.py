@@ -159,9 +159,10 @@ def test_the_rates_rise_and_fall_and_are_lower_where_less_is_lost():
 
 def test_an_effort_is_a_number_of_steps_or_a_time():
     assert Effort.parse(20) == Effort(steps=20)
+    assert Effort.parse("20") == Effort(steps=20)  # as on the command line
     assert Effort.parse("60s") == Effort(seconds=60)
     assert Effort.parse("1.5 min") == Effort(seconds=90)
-    for wrong in ("60", "soon", 0, -1, 10**12, True, 2.5, "0s", None):
+    for wrong in ("0", "1e3", "-4", "³", "9" * 5000, "soon", 0, -1, 10**12, True, 2.5, "0s", None):
         with pytest.raises(SecateursError, match="received"):
             Effort.parse(wrong)
 

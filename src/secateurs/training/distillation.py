@@ -148,10 +148,12 @@ class Effort:
 
     @classmethod
     def parse(cls, effort: int | str) -> Effort:
-        """Parse a number as steps, and text as seconds or minutes.
+        """Parse a number as steps, and text with a unit as seconds or minutes.
 
         Example:
             >>> Effort.parse(300)
+            Effort(steps=300, seconds=None)
+            >>> Effort.parse("300")  # as on the command line
             Effort(steps=300, seconds=None)
             >>> Effort.parse("2min")
             Effort(steps=None, seconds=120.0)
@@ -161,6 +163,8 @@ class Effort:
         """
         if isinstance(effort, str):
             found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|min|m)\s*", effort)
+            if re.fullmatch(r"[0-9]{1,9}", effort.strip()):
+                return cls(steps=int(effort))
             if found:
                 return cls(seconds=float(found[1]) * (1 if found[2] == "s" else 60))
         elif isinstance(effort, int) and not isinstance(effort, bool):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from secateurs.channels.arrays import Floats
 from secateurs.channels.blocks import BlockCut
 from secateurs.pytorch.model.copies import copy_model, share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
+from secateurs.pytorch.model.modes import evaluating
 from secateurs.pytorch.model.outputs import DropUnused
 from secateurs.pytorch.model.tensors import list_tensors
 from secateurs.pytorch.reconstruction.static_part import StaticPart, make_static_part
@@ -31,18 +31,6 @@ HALF = (torch.float16, torch.bfloat16)
 def as_arrays(tensors: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
     """Convert tensors of any floating-point dtype to float32 NumPy arrays."""
     return [tensor.detach().float().cpu().numpy() for tensor in tensors]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to eval mode; every module's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def outputs(

@@ -17,6 +17,7 @@ from secateurs.calibration.outputs import Operations, Output, read_outputs, sum_
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
+from secateurs.pytorch.model.modes import evaluating
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 from secateurs.training.distillation import (
@@ -246,21 +247,9 @@ class _Torch:
 TORCH: Operations = _Torch()
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to eval mode; every module's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _outputs(model: nn.Module, images: object) -> Values:
     arguments, keywords = parse_example_inputs(images, model)
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         return [_as_array(tensor) for tensor in _floating(model(*arguments, **keywords))]
 
 
