@@ -93,19 +93,19 @@ def test_of_a_grid_both_sides_together_are_the_share():
     assert found.counts(2).tolist() == [1, 1]
 
 
-def test_whole_heads_of_a_grid_go_before_channels_of_each():
-    """Of 4 heads of 6 channels, one head is a quarter of the cells; the last stays, its channels
-    are a sixth of the remaining quarter each."""
-    network = grid(4, 6)
+def test_half_of_the_heads_of_a_grid_go_before_channels_of_each():
+    """Of 4 heads of 8 channels two go first; then a head is gone with two channels of each."""
+    network = grid(4, 8)
     scores = {group.name: np.arange(float(len(group))) for group in network.groups}
     heads = [len(group) for group in network.groups].index(4)
     found = RemovalOrder.of(network, scores, "group", 0.1, None, (), None, whole=True)
-    assert found.group_of.tolist() == [heads] * 3 + [1 - heads] * 5
-    half = RemovalOrder.of(network, scores, "group", 0.5, None, (), None, whole=True)
-    assert half.group_of.tolist() == [heads] * 2 + [1 - heads] * 3
+    first, then = found.group_of[:2].tolist(), found.group_of[2:].tolist()
+    assert first == [heads] * 2
+    assert then.index(heads) in (3, 4)  # half of the two heads, as of the eight channels
+    assert sorted(then) == sorted([heads] + [1 - heads] * 7)
     fixed = [group.name for group in network.groups if len(group) == 4]
     rest = RemovalOrder.of(network, scores, "group", 0.1, None, fixed, None, whole=True)
-    assert [len(group) for group in rest.groups] == [6]
+    assert [len(group) for group in rest.groups] == [8]
     assert rest.counts(2).tolist() == [2]
 
 
@@ -122,7 +122,7 @@ def test_beside_other_groups_whole_heads_lose_the_share_of_the_cells():
         gone = dict(zip(sizes, found.counts(length).tolist(), strict=True))
         cells = 1 - (1 - gone[4] / 4) * (1 - gone[6] / 6)
         assert abs(cells - gone[24] / 24) <= 1 / 4
-        assert not gone[6] or gone[4] == 3
+        assert not gone[6] or gone[4] >= 2
 
 
 def test_depthwise_networks_keep_multiples_that_leave_a_choice():

@@ -72,13 +72,13 @@ class RemovalOrder:
         """Rank the channels; the arguments are those of ``plan``.
 
         ``by_time``: whether groups are cut further where their MACs take longer. ``whole``: whether
-        grids lose whole heads before channels of each head, instead of as many of both.
+        grids lose up to half of their heads first, and then as much of both sides.
         """
         groups = list_allowed(network, skip)
         multiples = multiples_of(network, groups, multiple, latency_model)
         slowness = time_of_macs(network, groups, multiples, latency_model if by_time else None)
         lowest = [_least(len(group), floor) for group in groups]
-        kept_by = _kept_by_larger_sides(network, groups, lowest) if whole else {}
+        first = _larger_sides_first(network, groups) if whole else {}
         keys, ties, places, ranked, values = [], [], [], [], []
         for number, (group, slow) in enumerate(zip(groups, slowness, strict=True)):
             scored = _scores_of(group, scores)
@@ -91,7 +91,7 @@ class RemovalOrder:
             if sensitivity is not None:
                 keys.append(sensitivity.damage(group.name, shares) / slow)
             elif scope == "group":
-                keys.append(_share_of_width(network, group, shares, kept_by) / slow)
+                keys.append(_share_of_width(network, group, shares, first) / slow)
             else:
                 keys.append(scored[order[:may_go]] / slow)
             # Ties: groups that can lose some channels at no damage all lose the same share. Of a
@@ -171,32 +171,42 @@ class RemovalOrder:
 
 
 def _share_of_width(
-    network: Network, group: Group, shares: NDArray[np.float64], kept_by: Mapping[str, float]
+    network: Network,
+    group: Group,
+    shares: NDArray[np.float64],
+    first: Mapping[str, tuple[float, bool]],
 ) -> NDArray[np.float64]:
     """Share of a group's width that is removed once these shares of its channels are.
 
-    In a grid (heads by channels of each), the width is the number of cells. Each side loses the
-    same share, unless ``kept_by`` says what larger sides, which go first, keep.
+    In a grid (heads by channels of each), the width is the number of cells, and each side loses
+    the same share. With ``first``, the side that it names loses its share before that.
     """
-    sides = 1 if kept_by else network.widths.sides(group)
-    found: NDArray[np.float64] = 1 - kept_by.get(group.name, 1.0) * (1 - shares) ** sides
+    kept, sides = 1 - shares, network.widths.sides(group)
+    least, is_first = first.get(group.name, (1.0, False))
+    if is_first:
+        return np.where(kept >= least, shares, 1 - least * (kept / least) ** sides)
+    found: NDArray[np.float64] = 1 - least * kept**sides
     return found
 
 
-def _kept_by_larger_sides(
-    network: Network, groups: Sequence[Group], lowest: Sequence[int]
-) -> dict[str, float]:
-    """Group -> share of its grid that is left once the sides with larger channels are at least."""
+def _larger_sides_first(network: Network, groups: Sequence[Group]) -> dict[str, tuple[float, bool]]:
+    """Group -> (share that is kept of its grid's side of larger channels, whether it is that side).
+
+    No more than half of the heads go first: a ViT that was trained on Fashion-MNIST, with three
+    heads, lost six points more with one head left than with two narrower ones as fast.
+    """
     owner = np.full(network.solution.count, -1)
     for number, group in enumerate(groups):
         owner[group.channels] = number
     owners = owner[network.widths.grid_cells]
-    size = [(-network.widths.places(group), number) for number, group in enumerate(groups)]
     found = {}
     for number, group in enumerate(groups):
         beside = np.unique(owners[(owners == number).any(axis=1)])
-        larger = [other for other in beside.tolist() if other >= 0 and size[other] < size[number]]
-        found[group.name] = math.prod(lowest[other] / len(groups[other]) for other in larger)
+        sides = beside[beside >= 0].tolist()
+        if len(sides) > 1:
+            largest = max(sides, key=lambda side: network.widths.places(groups[side]))
+            heads = len(groups[largest])
+            found[group.name] = (math.ceil(heads / 2) / heads, largest == number)
     return found
 
 
