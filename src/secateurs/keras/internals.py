@@ -116,7 +116,6 @@ __all__ = [
     "name_in",
     "new_layer_like",
     "new_path",
-    "new_variable_like",
     "nodes_of",
     "only_computes",
     "operation_classes",
@@ -398,9 +397,7 @@ def call_plainly(
     Returns:
         The output; ``NOT_PLAIN``, and nothing is run, where ``__call__`` has more to do.
     """
-    if len(arguments) != 1 or not is_plain(layer) or not _has_plain_options(keywords):
-        return NOT_PLAIN
-    if not layer.built or not _accepts(layer, arguments[0], is_tensor):
+    if not runs_plainly(layer, arguments, keywords):
         return NOT_PLAIN
     if not any_width:
         layer._assert_input_compatibility(arguments[0])
@@ -408,6 +405,19 @@ def call_plainly(
     options = {name: one for name, one in keywords.items() if name in known}
     made: object = layer.call(arguments[0], **options)
     return made
+
+
+def runs_plainly(
+    layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> bool:
+    """Return whether ``__call__`` only has to run ``call`` on one real tensor, or several."""
+    return (
+        len(arguments) == 1
+        and is_plain(layer)
+        and _has_plain_options(keywords)
+        and layer.built
+        and _accepts(layer, arguments[0], is_tensor)
+    )
 
 
 def add_plainly(
@@ -871,6 +881,20 @@ def assign_(variable: Variable, numbers: NDArray[np.generic]) -> None:
         variable.assign(numbers)
 
 
+def take_over(numbers: NDArray[np.generic], dtype: str) -> BackendTensor:
+    """Return a tensor of an array that nothing else holds; TensorFlow's shares its memory."""
+    if (
+        keras.backend.backend() == "tensorflow"
+        and numbers.dtype.name == dtype
+        and import_module("tensorflow").executing_eagerly()
+    ):
+        context = import_module("tensorflow.python.eager.context").context()
+        context.ensure_initialized()
+        kind = import_module("tensorflow.python.framework.ops").EagerTensor
+        return cast("BackendTensor", kind(numbers, context.device_name, None))
+    return cast("BackendTensor", keras.ops.convert_to_tensor(numbers, dtype=dtype))
+
+
 def pick_slices(variable: Variable, kept: Mapping[int, NDArray[np.int64]]) -> BackendTensor:
     """Return a copy of a variable's value with these indices along each axis given."""
     value: BackendTensor = variable.value
@@ -879,36 +903,14 @@ def pick_slices(variable: Variable, kept: Mapping[int, NDArray[np.int64]]) -> Ba
         if not kept:
             numbers = np.array(numbers)
         for axis, indices in kept.items():
-            numbers = np.take(numbers, indices, axis=axis)
-        made: BackendTensor = keras.ops.convert_to_tensor(numbers, dtype=variable.dtype)
-        return made
+            numbers = np.take(numbers, indices, axis=axis, mode="clip")  # not read twice
+        return take_over(numbers, variable.dtype)
     tensor = cast("TorchTensor", value).detach()
     if not kept:
         return cast("BackendTensor", tensor.clone())
     for axis in sorted(kept):
         tensor = cast("TorchTensor", pick_along(cast("BackendTensor", tensor), kept[axis], axis))
     return cast("BackendTensor", tensor)
-
-
-_TRACKING = "_self_"
-"""Prefix of the attributes in which TensorFlow tracks what an object depends on."""
-
-
-def new_variable_like(
-    variable: Variable, value: BackendTensor, shape: tuple[int, ...], path: str | None
-) -> Variable:
-    """Return a new variable with another value, as the layer at this path would create it."""
-    new = object.__new__(type(variable))
-    held = dict(vars(variable))
-    if any(name.startswith(_TRACKING) for name in held):
-        new._maybe_initialize_trackable()  # a record of its own of what it depends on
-        held.update(vars(new))
-        vars(new).clear()
-    vars(new).update(
-        held, _path=f"{path}/{variable.name}", _shape=shape, _ndim=len(shape), _value=None
-    )
-    new._initialize(value)
-    return new
 
 
 def new_path(layer: Layer) -> str | None:

@@ -36,6 +36,7 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.nested import flatten
 from secateurs.keras.model.tensors import named_variables
+from secateurs.keras.proof.few_operations import call_in_few_operations
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import SizeChanges, by_owner, with_positions
 from secateurs.keras.surgery.rebuilding import keep_random_state, rebuild_layer
@@ -108,6 +109,14 @@ class OtherCallError(Exception):
     """Raised where a model makes a different call than the one traced at this index."""
 
 
+def _call(
+    operation: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+) -> object:
+    """Call an operation on real tensors, in inference mode, by as few operations as possible."""
+    output = call_in_few_operations(operation, arguments, inference_options(operation, keywords))
+    return call_layer(operation, arguments, keywords) if output is NOT_PLAIN else output
+
+
 class Sampled:
     """Runs a model and samples a few values of every call's result.
 
@@ -159,7 +168,7 @@ class Sampled:
     ) -> object:
         """Run the call; the masked twin overrides this."""
         del operation
-        return call_layer(site.operation, arguments, keywords)
+        return _call(site.operation, arguments, keywords)
 
     def sample(self, tensor: BackendTensor, operation: OpRecord) -> BackendTensor:
         """Sample a result at positions that depend on the shape in the small model only."""
@@ -260,7 +269,7 @@ class MaskedTwin(Sampled):
         if masks := [*operation.masks, *self._silent.get(site.index, {}).values()]:
             mask = partial(self._mask, masks)
             arguments, keywords = with_tensors(operation, arguments, keywords, mask)
-        return call_layer(site.operation, arguments, keywords)
+        return _call(site.operation, arguments, keywords)
 
     def _without_removed(
         self, site: CallSite, arguments: Sequence[object], keywords: Mapping[str, object]
@@ -306,7 +315,7 @@ class MaskedTwin(Sampled):
             return self._kept.compress(tensor, operation.inputs[number][1])
 
         arguments, keywords = with_tensors(operation, arguments, keywords, compress)
-        output = call_layer(layer, arguments, keywords)
+        output = _call(layer, arguments, keywords)
         flat = [
             self._kept.expand(tensor, axes)
             for tensor, (_, axes) in zip(flatten(output), operation.outputs, strict=True)

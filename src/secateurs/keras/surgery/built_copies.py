@@ -38,7 +38,6 @@ from secateurs.keras.internals import (
     is_reference,
     like_parameters,
     new_path,
-    new_variable_like,
     own_variables,
     pick_slices,
     rebind,
@@ -46,6 +45,7 @@ from secateurs.keras.internals import (
 )
 from secateurs.keras.model.tensors import ModelTensor
 from secateurs.keras.sizes.layer_sizes import SizeChanges
+from secateurs.keras.surgery.new_variables import new_variable_like
 
 Shape = tuple[int | None, ...]
 

@@ -1,0 +1,93 @@
+"""New variables with the attributes of old ones, in fewer steps than Keras and TensorFlow take.
+
+TensorFlow makes a variable in some thirty steps in Python (scopes, attributes of a graph,
+strategies of distribution), most of which have no effect where operations run at once and nothing
+is distributed. There a new variable needs memory, the value in it, and the old one's attributes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from importlib import import_module
+from typing import Any
+
+import keras
+
+from secateurs.keras.internals import Variable
+from secateurs.keras.protocols import BackendTensor
+
+_TRACKING = "_self_"
+"""Prefix of the attributes in which TensorFlow tracks what an object depends on."""
+
+
+def new_variable_like(
+    variable: Variable, value: BackendTensor, shape: tuple[int, ...], path: str | None
+) -> Variable:
+    """Return a new variable with another value, as the layer at this path would create it."""
+    new = object.__new__(type(variable))
+    held = dict(vars(variable))
+    if any(name.startswith(_TRACKING) for name in held):
+        new._maybe_initialize_trackable()  # a record of its own of what it depends on
+        held.update(vars(new))
+        vars(new).clear()
+    vars(new).update(
+        held, _path=f"{path}/{variable.name}", _shape=shape, _ndim=len(shape), _value=None
+    )
+    made = _allocate_like(variable._value, value, variable.name, new.trainable)
+    new._initialize(value if made is None else made)
+    return new
+
+
+def _allocate_like(old: Any, value: Any, name: str, trainable: bool) -> object | None:
+    """Return one of TensorFlow's variables like another; None where TensorFlow has to make it."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    tensorflow = import_module("tensorflow")
+    resources = import_module("tensorflow.python.ops.resource_variable_ops")
+    if type(old) is not resources.ResourceVariable or old.dtype != value.dtype:
+        return None
+    if not _is_made_at_once(tensorflow) or old._in_graph_mode or old.constraint is not None:
+        return None
+    handle = _allocate(tensorflow, value)
+    tensorflow.raw_ops.AssignVariableOp(resource=handle, value=value)
+    new: object = object.__new__(type(old))
+    vars(new).update({k: v for k, v in vars(old).items() if not k.startswith(_TRACKING)})
+    number = import_module("tensorflow.python.framework.ops").uid()
+    handle._parent_trackable = weakref.ref(new)
+    handle._name, handle._unique_id = f"{name}:0", f"{name}_{number}"
+    vars(new).update(
+        _handle=handle,
+        _handle_name=handle._name,
+        _unique_id=handle._unique_id,
+        _shape=value.shape,
+        _trainable=trainable,
+        _cached_shape_as_list=None,
+        _variable_read=False,
+    )
+    return new
+
+
+def _allocate(tensorflow: Any, value: Any) -> Any:
+    """Return a handle of new memory for a value of this shape.
+
+    TensorFlow compiles the operation that allocates anew for each shape and name, which takes ten
+    times as long as the rest. So the operation is given neither: the shape is noted on the handle,
+    where graphs look for it, as for a variable whose shape is not known in advance.
+    """
+    data = import_module("tensorflow.python.ops.handle_data_util")
+    shared = import_module("tensorflow.python.eager.context").anonymous_name()
+    unknown = tensorflow.TensorShape(None)
+    handle = tensorflow.raw_ops.VarHandleOp(dtype=value.dtype, shape=unknown, shared_name=shared)
+    handle._handle_data = data.create_handle_data(value.shape, value.dtype)
+    return handle
+
+
+def _is_made_at_once(tensorflow: Any) -> bool:
+    """Whether nothing around has a say in how a variable is made or named."""
+    graph = tensorflow.compat.v1.get_default_graph()
+    return (
+        tensorflow.executing_eagerly()
+        and not tensorflow.distribute.has_strategy()
+        and not tensorflow.get_current_name_scope()
+        and not graph._variable_creator_stack
+    )
