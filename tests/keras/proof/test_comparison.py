@@ -38,6 +38,17 @@ def test_a_wrong_rule_is_found_and_the_layer_named(lying):
         sec.apply(model, cut)
 
 
+def test_a_method_of_a_single_layer_is_not_rebuilt_and_that_is_found():
+    i = keras.Input((9, 9, 3))
+    x = L.Conv2D(6, 3, activation="relu", name="a")(L.Conv2D(6, 3, name="first")(i))
+    model = noisy(keras.Model(i, L.Dense(2)(L.GlobalAveragePooling2D()(x))))
+    layer = model.get_layer("a")
+    call = layer.call
+    layer.call = lambda inputs: 2 * call(inputs)
+    with pytest.raises(sec.CutError, match="inside is in a "):
+        sec.apply(model, sec.trace(model).cut({"a": [0]}))
+
+
 def test_a_head_of_zeros_hides_no_error(lying):
     model = build_flip(head_weights=False)
     cut = sec.trace(model).cut({"a": [0]})

@@ -24,7 +24,8 @@ LAYERS = {
 
 def build(make):
     layer = make()
-    layer.build((None, *IMAGES.shape[1:]))
+    if not layer.built:
+        layer.build((None, *IMAGES.shape[1:]))
     random = np.random.default_rng(1)
     for variable in layer.weights:
         variable.assign(random.uniform(0.5, 1.5, variable.shape))
@@ -82,9 +83,25 @@ def test_code_that_computes_something_else_is_run_itself(monkeypatch):
     assert run(layer) is NOT_PLAIN
 
 
+def with_low_rank_weights():
+    layer = L.Conv2D(4, 3)
+    layer.build((None, *IMAGES.shape[1:]))
+    layer.enable_lora(2)
+    return layer
+
+
+def with_own_method():
+    layer = L.Conv2D(4, 3)
+    call = layer.call
+    layer.call = lambda inputs: 2 * call(inputs)
+    return layer
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        with_low_rank_weights,
+        with_own_method,
         lambda: L.Conv2D(4, 3, groups=2),
         lambda: L.BatchNormalization(axis=1),
         lambda: L.BatchNormalization(scale=False),

@@ -30,6 +30,9 @@ _CLOSE = 1e-5
 
 _MOST_KINDS = 4096
 
+_WRAPPED = {"build", "quantize"}
+"""Methods that Keras itself wraps for each layer."""
+
 _AGREES: dict[Hashable, bool] = {}
 """Kind of a layer -> whether both ways gave the same for the first of its kind."""
 
@@ -55,7 +58,8 @@ def call_in_few_operations(
     if not runs_plainly(layer, arguments, keywords) or not tensorflow.executing_eagerly():
         return NOT_PLAIN
     given: Any = arguments[0]
-    kind = describe(layer) if layer.compute_dtype == "float32" and len(given.shape) == 4 else None
+    is_usual = layer.compute_dtype == "float32" and len(given.shape) == 4
+    kind = describe(layer) if is_usual and not _has_own_methods(layer) else None
     if kind is None or not _AGREES.get(kind, True):
         return NOT_PLAIN
     layer._assert_input_compatibility(given)
@@ -76,6 +80,12 @@ def _compare(kind: Hashable, layer: Layer, given: object, made: object) -> objec
     return expected
 
 
+def _has_own_methods(layer: Layer) -> bool:
+    """Whether a layer may compute otherwise than its class does."""
+    held = vars(layer).keys() - _WRAPPED
+    return any(callable(getattr(type(layer), name, None)) for name in held)
+
+
 def _present(variable: Variable) -> BackendTensor:
     """The value of a variable: the one assumed for the proof, if there is one."""
     value: BackendTensor = variable.value
@@ -86,13 +96,15 @@ def _describe_convolution(layer: Any) -> Hashable | None:
     """All that a convolution computes depends on, besides values; None for unusual ones."""
     if layer.data_format != "channels_last" or getattr(layer, "groups", 1) != 1:
         return None
+    if not isinstance(layer.kernel, Variable):  # with LoRA it is computed
+        return None
     if layer.padding not in ("same", "valid"):
         return None
     is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     if is_depthwise and (len(set(layer.strides)) > 1 or max(layer.dilation_rate) > 1):
         return None
     return (
-        type(layer).call,
+        *(type(layer).call, getattr(type(layer), "convolution_op", None)),
         *(tuple(layer.strides), layer.padding, tuple(layer.dilation_rate), layer.use_bias),
         layer.activation,
     )
