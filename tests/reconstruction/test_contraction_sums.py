@@ -1,4 +1,5 @@
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from secateurs.reconstruction.contraction_sums import (
     images_with_slopes,
 )
 from support.networks_by_hand import two_layers
+from support.peers import run_with_peers
 
 RANDOM = np.random.default_rng(0)
 
@@ -140,3 +142,18 @@ def test_other_outputs_have_no_part_in_classes_and_maps_have_theirs():
     maps = RANDOM.normal(size=(2, 3, 4, 4))
     (slopes,) = draw_slopes([maps], "categorical", np.random.default_rng(0))
     np.testing.assert_allclose(slopes.sum(1), 0, atol=1e-6)  # over the classes, axis 1
+
+
+def test_each_process_draws_other_answers_and_the_first_those_of_one_alone():
+    ranks = [SimpleNamespace(rank=rank, count=3) for rank in range(3)]
+    first, *others = [contraction_sums.random_of(5, one).random(4).tolist() for one in ranks]
+    assert first == np.random.default_rng(5).random(4).tolist()
+    assert first != others[0] != others[1] != first
+
+
+def test_outputs_are_weighted_by_the_images_of_all_processes():
+    slopes = [np.array([3.0, 0.0]), np.array([1.0, 8.0])]
+    for found in run_with_peers(
+        2, lambda peers: contraction_sums.mean_slopes(slopes[peers.rank], 1 + peers.rank, 2, peers)
+    ):
+        np.testing.assert_allclose(found, [4 / 3, 8 / 3])

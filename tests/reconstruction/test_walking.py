@@ -9,6 +9,7 @@ import pytest
 from secateurs.reconstruction.refitting import Following, Gathered
 from secateurs.reconstruction.running_sums import RunningSums
 from secateurs.reconstruction.walking import LockstepWalk, Pair
+from support.peers import run_with_peers
 
 
 @dataclass(eq=False)
@@ -159,3 +160,20 @@ def test_the_walk_ends_at_the_last_layer_that_can_be_refitted(networks):
     walk = Walk([*dense, np.eye(2)], [*small, np.eye(2)], x, [1])
     walk.walk()
     assert all(pair.dense.log == pair.small.log == [0, 1] for pair in walk.pairs)
+
+
+def test_a_layer_that_is_changed_for_one_process_is_refitted_by_all(networks):
+    """A first matrix of half the size changes nothing for images of zeros."""
+    dense, _, x = networks
+    images = [x, 0 * x]
+    wide = [[0.5 * dense[0], dense[1].copy()] for _ in images]
+
+    def work(peers):
+        walk = Walk(dense, wide[peers.rank], images[peers.rank], [1])
+        walk.peers = peers
+        return walk.walk()
+
+    for found, (first, last) in zip(run_with_peers(2, work), wide, strict=True):
+        assert [layer.weight for layer in found.layers] == ["matrix 1"]
+        np.testing.assert_allclose(x @ first @ last, x @ dense[0] @ dense[1], atol=1e-2)
+    np.testing.assert_array_equal(wide[0][1], wide[1][1])

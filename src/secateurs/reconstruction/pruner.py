@@ -534,10 +534,7 @@ def open_workshop(
     scores = score_for(
         network, criterion, plan_cut, data=data, loss=request.loss, seed=request.seed
     )
-
-    def apply_cut(cut: Cut) -> Any:
-        return _apply_cut(model, network, cut, request)
-
+    apply_cut = partial(_apply_cut, model, network, request)
     if images is None:
         make = partial(_repair_without_images, model, network, request)
         chosen = make if request.repair else apply_cut
@@ -642,7 +639,7 @@ def _uniform_planner(
     return Evenly(network, planning.get("skip", ()), 0.1 if floor is None else floor)
 
 
-def _apply_cut(model: Any, network: Network, cut: Cut, request: Request) -> Any:
+def _apply_cut(model: Any, network: Network, request: Request, cut: Cut) -> Any:
     backend = backend_named(network.source.framework)
     return backend.apply(model, cut, _example(network), network=network, proof=request.proof)
 
@@ -702,7 +699,7 @@ def _repair_without_images(model: Any, network: Network, request: Request, cut: 
     Warns:
         UserWarning: which of the two was done, and what images would give.
     """
-    small = _apply_cut(model, network, cut, request)
+    small = _apply_cut(model, network, request, cut)
     changed = repairing(network.source.framework).repair_without_images_(network, small, cut)
     if changed:
         warnings.warn(
