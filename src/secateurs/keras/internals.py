@@ -90,6 +90,7 @@ __all__ = [
     "device",
     "dtype_of",
     "exclude_from_decay_",
+    "fill_zeros",
     "find_classes",
     "finish_copy_",
     "forget_node_",
@@ -100,6 +101,7 @@ __all__ = [
     "inbound_node_of",
     "infer",
     "infer_plainly",
+    "in_tensorflow",
     "intercept_calls",
     "is_model",
     "is_parameters",
@@ -486,8 +488,9 @@ def _add_call_(
     )
     vars(node).update(operation=layer, arguments=arguments, outputs=[made], is_input=False)
     number = len(layer._inbound_nodes)
-    layer._inbound_nodes.append(node)
-    begin._outbound_nodes.append(node)
+    # A list's own method: Keras's looks whether a node is a layer or a variable, to track it.
+    list.append(layer._inbound_nodes, node)
+    list.append(begin._outbound_nodes, node)
     vars(made)["_keras_history"] = KerasHistory(layer, node_index=number, tensor_index=0)
 
 
@@ -584,8 +587,9 @@ def _accepts(layer: Layer, given: object, is_one: Callable[[object], bool]) -> b
     several = isinstance(given, (list, tuple))
     if several != isinstance(layer, Merge) or backend.get_autocast_scope() is not None:
         return False
+    dtype = layer.input_dtype
     return all(
-        is_one(tensor) and mask_of(tensor) is None and dtype_of(tensor) == layer.input_dtype
+        is_one(tensor) and mask_of(tensor) is None and dtype_of(tensor) == dtype
         for tensor in cast("Sequence[BackendTensor]", given if several else (given,))
     )
 
@@ -848,21 +852,50 @@ def present_numbers(tensor: BackendTensor) -> NDArray[np.generic]:
     if known and keras.backend.backend() == "torch":
         seen: NDArray[np.generic] = cast("TorchTensor", tensor).detach().cpu().numpy()
         return seen
-    if known and keras.backend.backend() == "tensorflow" and hasattr(tensor, "read_value"):
-        return np.asarray(read_value(tensor))
+    if known and keras.backend.backend() == "tensorflow":
+        value = read_value(tensor)
+        if isinstance(value, in_tensorflow().eager_tensor):
+            return np.asarray(value)
     return np.asarray(keras.ops.convert_to_numpy(tensor))  # of the others', a copy
 
 
-def read_value(variable: BackendTensor) -> BackendTensor:
-    """Read one of TensorFlow's variables; a plain one by one operation, without those around it."""
-    tensorflow, held = import_module("tensorflow"), cast("Any", variable)
-    plain = import_module("tensorflow.python.ops.resource_variable_ops").ResourceVariable
-    if type(held) is plain and tensorflow.executing_eagerly():
+class _InTensorFlow:
+    """What is used of TensorFlow at each of many small steps, in which looking it up would tell."""
+
+    def __init__(self) -> None:
+        tensorflow = import_module("tensorflow")
+        context = import_module("tensorflow.python.eager.context")
+        resources = import_module("tensorflow.python.ops.resource_variable_ops")
+        self.operations: Any = tensorflow.raw_ops
+        self.is_eager: Callable[[], bool] = tensorflow.executing_eagerly
+        self.context: Any = context.context
+        self.anonymous_name: Callable[[], str] = context.anonymous_name
+        self.variable: type = tensorflow.Variable
+        self.plain_variable: type = resources.ResourceVariable
+        self.eager_tensor: type = import_module("tensorflow.python.framework.ops").EagerTensor
+        self.any_shape: object = tensorflow.TensorShape(None)
+
+
+@cache
+def in_tensorflow() -> _InTensorFlow:
+    """Return what is used of TensorFlow, which must be Keras's backend."""
+    return _InTensorFlow()
+
+
+def read_value(value: BackendTensor) -> BackendTensor:
+    """Return a value of TensorFlow's as a tensor.
+
+    A plain variable is read by one operation, without those around it; a tensor is returned.
+    """
+    known, held = in_tensorflow(), cast("Any", value)
+    if type(held) is known.plain_variable and known.is_eager():
         return cast(
             "BackendTensor",
-            tensorflow.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype),
+            known.operations.ReadVariableOp(resource=held.handle, dtype=held.dtype),
         )
-    return cast("BackendTensor", held.read_value())
+    if isinstance(held, known.variable):
+        return cast("BackendTensor", held.read_value())
+    return value
 
 
 def assign_(variable: Variable, numbers: NDArray[np.generic]) -> None:
@@ -885,13 +918,12 @@ def take_over(numbers: NDArray[np.generic], dtype: str) -> BackendTensor:
     """Return a tensor of an array that nothing else holds; TensorFlow's shares its memory."""
     if (
         keras.backend.backend() == "tensorflow"
-        and numbers.dtype.name == dtype
-        and import_module("tensorflow").executing_eagerly()
+        and _name_of_dtype(numbers.dtype) == dtype
+        and (known := in_tensorflow()).is_eager()
     ):
-        context = import_module("tensorflow.python.eager.context").context()
+        context = known.context()
         context.ensure_initialized()
-        kind = import_module("tensorflow.python.framework.ops").EagerTensor
-        return cast("BackendTensor", kind(numbers, context.device_name, None))
+        return cast("BackendTensor", known.eager_tensor(numbers, context.device_name, None))
     return cast("BackendTensor", keras.ops.convert_to_tensor(numbers, dtype=dtype))
 
 
@@ -956,6 +988,7 @@ class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
         super().__init__()
         # Keras would convert each value, which is of its variable's dtype already.
         self.state_mapping = {id(variable): value for variable, value in state_mapping}
+        self._backend = keras.backend.backend()
 
     @contextmanager
     def picking(self, variable: Variable, places: NDArray[np.integer], axis: int) -> Iterator[None]:
@@ -970,7 +1003,7 @@ class AssumedValues(keras.StatelessScope):  # type: ignore[misc]
     def get_current_value(self, variable: Variable) -> BackendTensor | None:
         """Return the value of a variable in this scope; None if none was given."""
         value = self.state_mapping.get(id(variable))
-        if value is None or len(value.shape) not in (4, 5):
+        if value is None or self._backend != "torch" or len(value.shape) not in (4, 5):
             return value
         return _lay_out(value)
 
@@ -980,7 +1013,7 @@ _WORTH_ORDERING = 4096
 
 
 def _lay_out(kernel: BackendTensor) -> BackendTensor:
-    if keras.backend.backend() != "torch" or math.prod(kernel.shape) < _WORTH_ORDERING:
+    if math.prod(kernel.shape) < _WORTH_ORDERING:
         return kernel
     tensor = cast("TorchTensor", kernel)
     filters = tensor.reshape(-1, tensor.shape[-1]).t().contiguous()
@@ -989,6 +1022,10 @@ def _lay_out(kernel: BackendTensor) -> BackendTensor:
 
 def pick_along(tensor: BackendTensor, places: NDArray[np.integer], axis: int) -> BackendTensor:
     """Pick positions along one axis of a tensor."""
+    # NumPy takes a third of the time that TensorFlow or PyTorch does.
+    if keras.backend.backend() == "tensorflow" and _is_readable(tensor):
+        numbers = np.take(present_numbers(tensor), places, axis=axis, mode="clip")
+        return take_over(numbers, dtype_of(tensor))
     if keras.backend.backend() != "torch":
         picked: BackendTensor = keras.ops.take(tensor, places, axis=axis)
         return picked
@@ -998,9 +1035,18 @@ def pick_along(tensor: BackendTensor, places: NDArray[np.integer], axis: int) ->
         return cast("BackendTensor", mine.index_select(axis, index))
     shape = list(mine.shape)
     shape[axis] = len(places)
-    made = torch.empty(shape, dtype=mine.dtype)  # NumPy takes a third of the time that PyTorch does
+    made = torch.empty(shape, dtype=mine.dtype)
     np.take(mine.numpy(), places, axis=axis, out=made.numpy(), mode="clip")
     return cast("BackendTensor", made)
+
+
+def fill_zeros(tensor: BackendTensor, stays: NDArray[np.bool_]) -> BackendTensor:
+    """Return a tensor with zeros in place of what does not stay; ``stays`` is broadcast."""
+    if _is_readable(tensor):
+        numbers = present_numbers(tensor)
+        return take_over(np.where(stays, numbers, numbers.dtype.type(0)), dtype_of(tensor))
+    filled: BackendTensor = keras.ops.where(stays, tensor, 0)
+    return filled
 
 
 def pick_flat(tensor: BackendTensor, places: NDArray[np.integer]) -> BackendTensor:
@@ -1021,8 +1067,9 @@ def _is_readable(tensor: BackendTensor) -> bool:
     kind = keras.backend.backend()
     if kind == "torch":
         return bool(cast("TorchTensor", tensor).is_cpu) and dtype_of(tensor) != "bfloat16"
-    place = str(getattr(tensor, "device", "")).lower()
-    return kind == "tensorflow" and "cpu" in place and hasattr(tensor, "numpy")
+    if kind != "tensorflow" or not isinstance(tensor, in_tensorflow().eager_tensor):
+        return False
+    return "cpu" in cast("Any", tensor).device.lower() and dtype_of(tensor) != "bfloat16"
 
 
 def mask_of(tensor: object) -> BackendTensor | None:

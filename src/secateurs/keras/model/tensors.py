@@ -48,16 +48,16 @@ class ModelTensor:
     aliases: list[str] = field(default_factory=list)
     axes: dict[int, Ids] = field(default_factory=dict)
     roles: dict[int, Role] = field(default_factory=dict)
+    shape: tuple[int, ...] = field(init=False)
+    """Length of each axis, which TensorFlow's variables take a while to tell."""
+
+    def __post_init__(self) -> None:
+        self.shape = tuple(self.variable.shape)
 
     @property
     def layer(self) -> str:
         """Path of the layer that it belongs to."""
         return layer_of(self.name)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return tuple(self.variable.shape)
 
     @property
     def itemsize(self) -> int:

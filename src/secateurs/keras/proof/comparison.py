@@ -27,6 +27,8 @@ from secateurs.keras.internals import (
     Variable,
     compile_function,
     is_quantized,
+    present_numbers,
+    take_over,
 )
 from secateurs.keras.model.example_inputs import as_arrays, make_inputs, pack_inputs
 from secateurs.keras.model.tensors import (
@@ -276,10 +278,9 @@ class TwinComparison:
             if not self.kept.stay_all(units):
                 variable, value = values[id(leaf.variable)]
                 stays = self.kept.along_axis(units, len(leaf.shape), axis)
-                numbers = np.asarray(keras.ops.convert_to_numpy(value))
-                masked = np.where(stays, numbers, np.zeros_like(numbers))
-                tensor = keras.ops.convert_to_tensor(masked, dtype=variable.dtype)
-                values[id(leaf.variable)] = (variable, tensor)
+                numbers = present_numbers(value)
+                masked = np.where(stays, numbers, numbers.dtype.type(0))
+                values[id(leaf.variable)] = (variable, take_over(masked, variable.dtype))
         return values
 
     def _run(self, model: keras.Model, step: Sampled, values: VariableValues) -> TwinResults:
@@ -340,11 +341,12 @@ def _kernels_of(source: TracedModel, silent: SilentPlaces) -> dict[int, tuple[Va
     """Return, by call, the kernel that reads the operand to mask, and its axis.
 
     Only for layers that add up, along this axis, products of the operand and of the kernel: there
-    channels can be left out of both. On PyTorch this halves what is copied: its convolutions need a
-    kernel in another memory order. Elsewhere Keras takes a narrower operand for one of groups.
+    channels can be left out of both. This halves what is copied, on PyTorch and on TensorFlow: their
+    convolutions need a kernel in another memory order. On JAX Keras takes a narrower operand for one
+    of groups.
     """
     kernels: dict[int, tuple[Variable, int]] = {}
-    if keras.backend.backend() != "torch":
+    if keras.backend.backend() not in ("torch", "tensorflow"):
         return kernels
     for call, places in silent.items():
         layer = source.operations[call].call

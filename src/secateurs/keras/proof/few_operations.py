@@ -9,8 +9,8 @@ of that kind.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from importlib import import_module
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from secateurs.keras.internals import (
     Layer,
     Operation,
     Variable,
+    in_tensorflow,
     read_value,
     runs_plainly,
 )
@@ -38,7 +39,11 @@ _AGREES: dict[Hashable, bool] = {}
 
 
 def call_in_few_operations(
-    layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+    layer: Operation,
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
+    *,
+    any_width: bool = False,
 ) -> object:
     """Run a layer in inference mode by TensorFlow's own operations.
 
@@ -46,6 +51,7 @@ def call_in_few_operations(
         layer: any layer or operation.
         arguments: positional arguments of the call.
         keywords: keyword arguments of the call.
+        any_width: True accepts fewer channels than the layer was built for.
 
     Returns:
         The output; ``NOT_PLAIN``, and nothing is run, where it has to be run by Keras.
@@ -53,17 +59,18 @@ def call_in_few_operations(
     known = _KINDS.get(type(layer))
     if known is None or keras.backend.backend() != "tensorflow":
         return NOT_PLAIN
+    if not runs_plainly(layer, arguments, keywords) or not in_tensorflow().is_eager():
+        return NOT_PLAIN
+    if layer.compute_dtype != "float32" or _has_own_methods(layer):
+        return NOT_PLAIN
     describe, run = known
-    tensorflow = import_module("tensorflow")
-    if not runs_plainly(layer, arguments, keywords) or not tensorflow.executing_eagerly():
-        return NOT_PLAIN
     given: Any = arguments[0]
-    is_usual = layer.compute_dtype == "float32" and len(given.shape) == 4
-    kind = describe(layer) if is_usual and not _has_own_methods(layer) else None
-    if kind is None or not _AGREES.get(kind, True):
+    kind = describe(layer, given)
+    if not isinstance(kind, Hashable) or not _AGREES.get(kind, kind is not None):
         return NOT_PLAIN
-    layer._assert_input_compatibility(given)
-    made = run(tensorflow.raw_ops, layer, given)
+    if not any_width:
+        layer._assert_input_compatibility(given)
+    made = run(in_tensorflow().operations, layer, given)
     return made if kind in _AGREES else _compare(kind, layer, given, made)
 
 
@@ -82,18 +89,25 @@ def _compare(kind: Hashable, layer: Layer, given: object, made: object) -> objec
 
 def _has_own_methods(layer: Layer) -> bool:
     """Whether a layer may compute otherwise than its class does."""
-    held = vars(layer).keys() - _WRAPPED
-    return any(callable(getattr(type(layer), name, None)) for name in held)
+    return not _methods_of(cast("Hashable", type(layer))).isdisjoint(vars(layer))
+
+
+@cache
+def _methods_of(kind: type[Layer]) -> frozenset[str]:
+    """The names of a class's methods that no layer holds itself."""
+    return frozenset(
+        name for name in dir(kind) if callable(getattr(kind, name, None)) and name not in _WRAPPED
+    )
 
 
 def _present(variable: Variable) -> BackendTensor:
     """The value of a variable: the one assumed for the proof, if there is one."""
-    value: BackendTensor = variable.value
-    return read_value(value) if hasattr(value, "read_value") else value
+    return read_value(cast("BackendTensor", variable.value))
 
 
-def _describe_convolution(layer: Any) -> Hashable | None:
+def _describe_convolution(layer: Any, given: Any) -> Hashable | None:
     """All that a convolution computes depends on, besides values; None for unusual ones."""
+    del given
     if layer.data_format != "channels_last" or getattr(layer, "groups", 1) != 1:
         return None
     if not isinstance(layer.kernel, Variable):  # with LoRA it is computed
@@ -123,13 +137,69 @@ def _convolve(operations: Any, layer: Any, given: object) -> object:
         made = operations.Conv2D(input=given, filter=kernel, **steps)
     if layer.use_bias:
         made = operations.BiasAdd(value=made, bias=_present(layer.bias))
-    is_linear = layer.activation in (None, keras.activations.linear)
-    return made if is_linear else layer.activation(made)
+    return _activate(operations, layer, made)
 
 
-def _describe_normalisation(layer: Any) -> Hashable | None:
+def _describe_activation(layer: Any, given: Any) -> Hashable | None:
+    """All that an activation of one operation computes depends on."""
+    del given
+    known = (keras.activations.relu, keras.activations.relu6)
+    return (type(layer).call, layer.activation) if layer.activation in known else None
+
+
+def _activate(operations: Any, layer: Any, given: object) -> object:
+    """Apply a layer's activation, of whatever kind."""
+    function = layer.activation
+    if function in (None, keras.activations.linear):
+        return given
+    if function is keras.activations.relu:
+        return operations.Relu(features=given)
+    if function is keras.activations.relu6:
+        return operations.Relu6(features=given)
+    return function(given)
+
+
+def _describe_relu(layer: Any, given: Any) -> Hashable | None:
+    """All that a ReLU computes depends on; None if it is not one of those that are one operation."""
+    del given
+    if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
+        return None
+    return type(layer).call, layer.max_value
+
+
+def _rectify(operations: Any, layer: Any, given: object) -> object:
+    rectify = operations.Relu if layer.max_value is None else operations.Relu6
+    return rectify(features=given)
+
+
+def _describe_sum(layer: Any, given: Any) -> Hashable | None:
+    """All that a sum of tensors of one shape computes depends on."""
+    shapes = {tuple(one.shape) for one in given}
+    if len(shapes) > 1 or layer._reshape_required:
+        return None
+    return type(layer).call, type(layer)._merge_function, len(given)
+
+
+def _add(operations: Any, layer: Any, given: Sequence[object]) -> object:
+    del layer
+    total, *others = given
+    for other in others:
+        total = operations.AddV2(x=total, y=other)
+    return total
+
+
+def _describe_padding(layer: Any, given: Any) -> Hashable | None:
+    del given
+    return (type(layer).call, layer.padding) if layer.data_format == "channels_last" else None
+
+
+def _pad(operations: Any, layer: Any, given: object) -> object:
+    return operations.Pad(input=given, paddings=[(0, 0), *layer.padding, (0, 0)])
+
+
+def _describe_normalisation(layer: Any, given: Any) -> Hashable | None:
     """All that a batch normalisation over the last of four axes computes depends on."""
-    if layer.axis not in (-1, 3) or not (layer.scale and layer.center):
+    if len(given.shape) != 4 or layer.axis not in (-1, 3) or not (layer.scale and layer.center):
         return None
     return type(layer).call, layer.epsilon
 
@@ -142,13 +212,20 @@ def _normalise(operations: Any, layer: Any, given: object) -> object:
         mean=_present(layer.moving_mean),
         variance=_present(layer.moving_variance),
         epsilon=layer.epsilon,
+        exponential_avg_factor=1.0,  # its default, a whole number, takes TensorFlow's slow path
         is_training=False,
     ).y
 
 
-_KINDS: dict[type, tuple[Callable[[Any], Hashable | None], Callable[[Any, Any, Any], object]]] = {
+_KINDS: dict[
+    type, tuple[Callable[[Any, Any], Hashable | None], Callable[[Any, Any, Any], object]]
+] = {
     keras.layers.Conv2D: (_describe_convolution, _convolve),
     keras.layers.DepthwiseConv2D: (_describe_convolution, _convolve),
     keras.layers.BatchNormalization: (_describe_normalisation, _normalise),
+    keras.layers.Activation: (_describe_activation, _activate),
+    keras.layers.ReLU: (_describe_relu, _rectify),
+    keras.layers.Add: (_describe_sum, _add),
+    keras.layers.ZeroPadding2D: (_describe_padding, _pad),
 }
 """Class of a layer -> (its kind, how it is run)."""

@@ -29,6 +29,7 @@ from secateurs.keras.internals import (
     Variable,
     call_plainly,
     dtype_of,
+    fill_zeros,
     mask_of,
     pick_along,
     pick_flat,
@@ -110,11 +111,27 @@ class OtherCallError(Exception):
 
 
 def _call(
-    operation: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
+    operation: Operation,
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
+    *,
+    any_width: bool = False,
 ) -> object:
-    """Call an operation on real tensors, in inference mode, by as few operations as possible."""
-    output = call_in_few_operations(operation, arguments, inference_options(operation, keywords))
-    return call_layer(operation, arguments, keywords) if output is NOT_PLAIN else output
+    """Call an operation on real tensors, in inference mode, by as few operations as possible.
+
+    Args:
+        operation: layer or operation.
+        arguments: positional arguments of the call.
+        keywords: keyword arguments of the call.
+        any_width: True accepts fewer channels than the layer was built for; the result is then
+            ``NOT_PLAIN``, and nothing is run, where the layer cannot be run so.
+    """
+    options = inference_options(operation, keywords)
+    for call in (call_in_few_operations, call_plainly):
+        output = call(operation, arguments, options, any_width=any_width)
+        if output is not NOT_PLAIN:
+            return output
+    return NOT_PLAIN if any_width else operation(*arguments, **options)
 
 
 class Sampled:
@@ -287,16 +304,14 @@ class MaskedTwin(Sampled):
         # The same places of both, whatever the labels of the kernel's own axis are.
         given = pick_along(cast("BackendTensor", arguments[0]), places, mask.axis)
         with self.values.picking(kernel, places, axis):
-            return call_plainly(
-                site.operation, [given], inference_options(site.operation, keywords), any_width=True
-            )
+            return _call(site.operation, [given], keywords, any_width=True)
 
     def _mask(self, masks: Sequence[Mask], number: int, tensor: BackendTensor) -> BackendTensor:
         masked = tensor
         for mask in masks:
             if mask.operand == number and not self._kept.stay_all(mask.units):
                 stays = self._kept.along_axis(mask.units, len(tensor.shape), mask.axis)
-                masked = keras.ops.where(stays, masked, 0)
+                masked = fill_zeros(masked, stays)
         set_mask(masked, mask_of(tensor))
         return masked
 

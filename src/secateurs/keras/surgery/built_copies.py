@@ -287,11 +287,18 @@ class _Copier:
         if self._sizes:
             new["_auto_config"] = with_options(new["_auto_config"], self._sizes)
         if (shapes := held.get("_build_shapes_dict")) is not None:
-            new["_build_shapes_dict"] = TrackedDict(
-                {next(iter(shapes)): self._given}, self._tracker
-            )
+            new["_build_shapes_dict"] = self._note_shape(next(iter(shapes)))
         vars(self._new).update(new)
         return self._new
+
+    def _note_shape(self, parameter: str) -> TrackedDict:
+        """Return Keras's note of what a layer is built for."""
+        if not isinstance(self._given, tuple):
+            return TrackedDict({parameter: self._given}, self._tracker)
+        made = TrackedDict()
+        made.tracker = self._tracker
+        dict.update(made, {parameter: self._given})  # its own would try to track each length
+        return made
 
     def _copy_variables(self) -> bool:
         """Make the new variables; False if the length of an axis is not explained by a size."""
@@ -306,7 +313,7 @@ class _Copier:
             if value is None or _UNKNOWN in rules:
                 return False
             shape = tuple(value.shape)
-            for before, after in zip(variable.shape, shape, strict=True):
+            for before, after in zip(variable._shape, shape, strict=True):
                 if after not in lengths.get(before, (before,)):
                     return False
             made = new_variable_like(variable, value, shape, self._path)

@@ -8,12 +8,13 @@ is distributed. There a new variable needs memory, the value in it, and the old 
 from __future__ import annotations
 
 import weakref
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 import keras
 
-from secateurs.keras.internals import Variable
+from secateurs.keras.internals import Variable, in_tensorflow
 from secateurs.keras.protocols import BackendTensor
 
 _TRACKING = "_self_"
@@ -42,19 +43,17 @@ def _allocate_like(old: Any, value: Any, name: str, trainable: bool) -> object |
     """Return one of TensorFlow's variables like another; None where TensorFlow has to make it."""
     if keras.backend.backend() != "tensorflow":
         return None
-    tensorflow = import_module("tensorflow")
-    resources = import_module("tensorflow.python.ops.resource_variable_ops")
-    if type(old) is not resources.ResourceVariable or old.dtype != value.dtype:
+    known = in_tensorflow()
+    if type(old) is not known.plain_variable or old.dtype != value.dtype:
         return None
-    if not _is_made_at_once(tensorflow) or old._in_graph_mode or old.constraint is not None:
+    if not _is_made_at_once() or old._in_graph_mode or old.constraint is not None:
         return None
-    handle = _allocate(tensorflow, value)
-    tensorflow.raw_ops.AssignVariableOp(resource=handle, value=value)
+    handle = _allocate(value)
+    known.operations.AssignVariableOp(resource=handle, value=value)
     new: object = object.__new__(type(old))
     vars(new).update({k: v for k, v in vars(old).items() if not k.startswith(_TRACKING)})
-    number = import_module("tensorflow.python.framework.ops").uid()
     handle._parent_trackable = weakref.ref(new)
-    handle._name, handle._unique_id = f"{name}:0", f"{name}_{number}"
+    handle._name, handle._unique_id = f"{name}:0", f"{name}_{_module('framework.ops').uid()}"
     vars(new).update(
         _handle=handle,
         _handle_name=handle._name,
@@ -67,26 +66,41 @@ def _allocate_like(old: Any, value: Any, name: str, trainable: bool) -> object |
     return new
 
 
-def _allocate(tensorflow: Any, value: Any) -> Any:
+def _allocate(value: Any) -> Any:
     """Return a handle of new memory for a value of this shape.
 
     TensorFlow compiles the operation that allocates anew for each shape and name, which takes ten
     times as long as the rest. So the operation is given neither: the shape is noted on the handle,
     where graphs look for it, as for a variable whose shape is not known in advance.
     """
-    data = import_module("tensorflow.python.ops.handle_data_util")
-    shared = import_module("tensorflow.python.eager.context").anonymous_name()
-    unknown = tensorflow.TensorShape(None)
-    handle = tensorflow.raw_ops.VarHandleOp(dtype=value.dtype, shape=unknown, shared_name=shared)
-    handle._handle_data = data.create_handle_data(value.shape, value.dtype)
+    known = in_tensorflow()
+    handle = known.operations.VarHandleOp(
+        dtype=value.dtype, shape=known.any_shape, shared_name=known.anonymous_name()
+    )
+    note = _note_of(tuple(value.shape), value.dtype)
+    handle._handle_data = type(note)()
+    handle._handle_data.CopyFrom(note)
     return handle
 
 
-def _is_made_at_once(tensorflow: Any) -> bool:
+@cache
+def _note_of(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return the note of a shape and dtype, to be copied."""
+    data = _module("ops.handle_data_util")
+    return data.create_handle_data(import_module("tensorflow").TensorShape(shape), dtype)
+
+
+@cache
+def _module(name: str) -> Any:
+    return import_module(f"tensorflow.python.{name}")
+
+
+def _is_made_at_once() -> bool:
     """Whether nothing around has a say in how a variable is made or named."""
+    tensorflow = import_module("tensorflow")
     graph = tensorflow.compat.v1.get_default_graph()
     return (
-        tensorflow.executing_eagerly()
+        in_tensorflow().is_eager()
         and not tensorflow.distribute.has_strategy()
         and not tensorflow.get_current_name_scope()
         and not graph._variable_creator_stack
