@@ -259,6 +259,68 @@ def test_numbers_are_picked_by_their_places_from_first_to_last(kind):
     assert keras.ops.convert_to_numpy(picked).tolist() == [0, 5, 23]
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "int32"])
+def test_what_does_not_stay_is_filled_with_zeros(kind):
+    values = np.arange(1, 25).reshape(2, 3, 4)
+    tensor = keras.ops.convert_to_tensor(values, dtype=kind)
+    stays = np.array([True, False, True]).reshape(1, 3, 1)
+    filled = internals.fill_zeros(tensor, stays)
+    assert keras.backend.standardize_dtype(filled.dtype) == kind
+    found = keras.ops.convert_to_numpy(keras.ops.cast(filled, "float32"))
+    assert np.array_equal(found, np.where(stays, values, 0))
+    again = keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+    assert np.array_equal(again, values)
+
+
+def test_zeros_take_the_place_of_values_that_are_not_finite():
+    tensor = keras.ops.convert_to_tensor(np.array([[np.nan, np.inf, 1]], "float32"))
+    filled = internals.fill_zeros(tensor, np.array([[False, False, True]]))
+    assert keras.ops.convert_to_numpy(filled).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_positions_are_picked_along_an_axis(kind, axis):
+    values = np.arange(24).reshape(2, 3, 4)
+    tensor = keras.ops.convert_to_tensor(values, dtype=kind)
+    picked = internals.pick_along(tensor, np.array([1, 0], np.int32), axis)
+    assert keras.backend.standardize_dtype(picked.dtype) == kind
+    found = keras.ops.convert_to_numpy(keras.ops.cast(picked, "float32"))
+    assert np.array_equal(found, np.take(values, [1, 0], axis=axis))
+
+
+SIDES = (8, 160)
+"""Side of a matrix that is copied, and of one whose memory TensorFlow takes over."""
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kept", [{}, {0: [0, 2, 7]}, {1: [3, 1], 0: [0, 5]}])
+def test_slices_of_a_variable_are_copies(side, kept):
+    values = np.random.default_rng(0).normal(size=(side, side)).astype("float32")
+    variable = keras.Variable(values)
+    indices = {axis: np.array(some) for axis, some in kept.items()}
+    picked = internals.pick_slices(variable, indices)
+    expected = values[np.ix_(*(kept.get(axis, range(side)) for axis in (0, 1)))]
+    variable.assign(values + 1)
+    assert np.array_equal(keras.ops.convert_to_numpy(picked), expected)
+    other = keras.Variable(picked)
+    other.assign_add(np.ones_like(expected))
+    assert np.array_equal(keras.ops.convert_to_numpy(variable), values + 1)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's memory")
+def test_large_slices_are_not_copied_twice(monkeypatch):
+    variable = keras.Variable(np.ones((256, 256), "float32"))
+    made = []
+    take = internals.take_over
+    monkeypatch.setattr(
+        internals, "take_over", lambda numbers, dtype: (made.append(numbers), take(numbers, dtype))[1]
+    )
+    for kept in ({}, {1: np.arange(200)}):
+        picked = internals.pick_slices(variable, kept)
+        assert np.shares_memory(np.asarray(picked), made[-1])
+
+
 @pytest.mark.parametrize("once", [True, False])
 def test_a_function_compiled_to_run_once_gives_the_same(once):
     double = internals.compile_function(lambda x: x * 2, once=once)

@@ -97,6 +97,7 @@ __all__ = [
     "gradient_of",
     "graph_of",
     "has_graph",
+    "has_plain_options",
     "has_values",
     "inbound_node_of",
     "infer",
@@ -416,7 +417,7 @@ def runs_plainly(
     return (
         len(arguments) == 1
         and is_plain(layer)
-        and _has_plain_options(keywords)
+        and has_plain_options(keywords)
         and layer.built
         and _accepts(layer, arguments[0], is_tensor)
     )
@@ -426,7 +427,7 @@ def add_plainly(
     layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
     """Do the same for symbolic tensors: build the layer and add its call to a graph."""
-    if len(arguments) != 1 or not is_plain(layer) or not _has_plain_options(keywords):
+    if len(arguments) != 1 or not is_plain(layer) or not has_plain_options(keywords):
         return NOT_PLAIN
     given = arguments[0]
     if not accepts_symbols(layer, given):
@@ -577,7 +578,7 @@ def accepts_symbols(layer: Layer, given: object) -> bool:
     return _accepts(layer, given, lambda item: isinstance(item, keras.KerasTensor))
 
 
-def _has_plain_options(keywords: Mapping[str, object]) -> bool:
+def has_plain_options(keywords: Mapping[str, object]) -> bool:
     """Return whether a call has no options but ``training`` and a mask that is None."""
     return keywords.get("mask") is None and not keywords.keys() - {"training", "mask"}
 
@@ -927,15 +928,45 @@ def take_over(numbers: NDArray[np.generic], dtype: str) -> BackendTensor:
     return cast("BackendTensor", keras.ops.convert_to_tensor(numbers, dtype=dtype))
 
 
+_ALIGNED = 64
+"""TensorFlow's tensors begin at multiples of this many bytes; others are copied."""
+
+_WORTH_ALIGNING = 2**14
+"""Bytes from which on copying takes longer than aligning."""
+
+
+def _aligned_array(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an uninitialised array that TensorFlow takes over without copying it."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < _WORTH_ALIGNING:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNED
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+def _copy_aligned(numbers: NDArray[Any]) -> NDArray[Any]:
+    made = _aligned_array(numbers.shape, numbers.dtype)
+    made[...] = numbers
+    return made
+
+
+def _take_aligned(numbers: NDArray[Any], places: NDArray[np.integer], axis: int) -> NDArray[Any]:
+    shape = list(numbers.shape)
+    shape[axis] = len(places)
+    made = _aligned_array(shape, numbers.dtype)
+    return np.take(numbers, places, axis=axis, out=made, mode="clip")  # or it is read twice
+
+
 def pick_slices(variable: Variable, kept: Mapping[int, NDArray[np.int64]]) -> BackendTensor:
     """Return a copy of a variable's value with these indices along each axis given."""
     value: BackendTensor = variable.value
     if keras.backend.backend() != "torch":
         numbers = present_numbers(value)
         if not kept:
-            numbers = np.array(numbers)
-        for axis, indices in kept.items():
-            numbers = np.take(numbers, indices, axis=axis, mode="clip")  # not read twice
+            numbers = _copy_aligned(numbers)
+        for axis in sorted(kept):
+            numbers = _take_aligned(numbers, kept[axis], axis)
         return take_over(numbers, variable.dtype)
     tensor = cast("TorchTensor", value).detach()
     if not kept:
@@ -1024,7 +1055,7 @@ def pick_along(tensor: BackendTensor, places: NDArray[np.integer], axis: int) ->
     """Pick positions along one axis of a tensor."""
     # NumPy takes a third of the time that TensorFlow or PyTorch does.
     if keras.backend.backend() == "tensorflow" and _is_readable(tensor):
-        numbers = np.take(present_numbers(tensor), places, axis=axis, mode="clip")
+        numbers = _take_aligned(present_numbers(tensor), places, axis)
         return take_over(numbers, dtype_of(tensor))
     if keras.backend.backend() != "torch":
         picked: BackendTensor = keras.ops.take(tensor, places, axis=axis)

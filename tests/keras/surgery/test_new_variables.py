@@ -81,3 +81,12 @@ def test_scopes_of_names_and_strategies_go_through_tensorflow():
     with tf.distribute.MirroredStrategy(["cpu:0"]).scope():
         made, expected = make()[1], keras.Variable(VALUE)
         assert type(made.value) is type(expected.value)
+
+
+@on_tensorflow
+def test_each_variable_has_a_note_of_its_shape_of_its_own():
+    """TensorFlow's branches write to the notes of the variables that they read."""
+    notes = [make()[1].value.handle._handle_data for _ in range(2)]
+    assert notes[0] == notes[1]
+    notes[0].shape_and_type[0].shape.dim[0].size = 9
+    assert make()[1].value.handle._handle_data == notes[1] != notes[0]

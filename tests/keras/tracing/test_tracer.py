@@ -78,3 +78,21 @@ def test_a_freeze_reason_names_the_users_layer_and_the_operation(reason):
     network = sec.trace(model)
     stuck = [one for one in network.frozen if "first" in one.members]
     assert any(reason in why for one in stuck for why in one.reasons)
+
+
+def test_a_mask_that_is_none_does_not_send_a_layer_through_keras(monkeypatch):
+    """Keras notes ``mask=None`` of every call of a batch normalisation."""
+    searched = []
+    search = keras.layers.Layer.compute_output_spec
+    monkeypatch.setattr(
+        keras.layers.Layer,
+        "compute_output_spec",
+        lambda layer, *given, **named: (searched.append(layer), search(layer, *given, **named))[1],
+    )
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(name="n")(keras.layers.Conv2D(4, 3, name="a")(inputs))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 3)(x))
+    searched.clear()
+    network = sec.trace(model)
+    assert searched == []
+    assert [group.name for group in network.groups] == ["a"]

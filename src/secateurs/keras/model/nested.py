@@ -66,4 +66,5 @@ def _is_leaf(item: object) -> bool:
     """Return whether it is certainly not a container."""
     if item is None or isinstance(item, (bool, int, float, str, keras.KerasTensor)):
         return True
-    return hasattr(item, "shape")
+    # Of a class it is known at once; TensorFlow's tensors make a new object to tell theirs.
+    return hasattr(type(item), "shape") or hasattr(item, "shape")

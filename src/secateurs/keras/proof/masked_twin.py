@@ -352,8 +352,7 @@ class MaskedTwin(Sampled):
 
 def first_of(output: object) -> BackendTensor:
     """Return the first tensor of an output."""
-    tensors = [output] if hasattr(output, "shape") else flatten(output)
-    return cast("BackendTensor", tensors[0])
+    return cast("BackendTensor", flatten(output)[0])
 
 
 def with_tensors(

@@ -18,6 +18,7 @@ from secateurs.keras.internals import (
     Operation,
     Variable,
     accepts_training,
+    has_plain_options,
     infer,
     infer_plainly,
     is_tensor,
@@ -132,7 +133,7 @@ class Tracer:
         specs = _with_specs((list(arguments), dict(keywords)))
         if not accepts_training(layer):  # the caller may pass it to any layer
             specs[1].pop("training", None)
-        is_plain = len(specs[0]) == 1 and not specs[1].keys() - {"training"}
+        is_plain = len(specs[0]) == 1 and has_plain_options(specs[1])
         made = infer_plainly(layer, specs[0][0]) if is_plain else NOT_PLAIN
         if made is NOT_PLAIN:
             made = layer.compute_output_spec(*specs[0], **specs[1])
