@@ -7,6 +7,10 @@ Trace, score, plan, apply and prove, of keras.applications and of torchvision, h
 of every layer by the L1 norm, one thread, from a fresh model, in one process and in turn (A B A B
 ...), so that the machine's noise hits both; what counts is processor time. Medians; the ratio is
 the median over pairs of runs, with its quartiles.
+
+TensorFlow compiles each of its operations when it first runs it with an attribute or on a variable
+of a shape; ``keras.utils.set_random_seed`` makes it forget them all, so seeds are set once. With
+``--forget`` it forgets them before each run: that is the first model of its shapes in a process.
 """
 
 import argparse
@@ -33,7 +37,6 @@ from support.tool_steps import time_steps
 
 
 def build_keras(name: str, side: int) -> tuple[Any, Any]:
-    keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3))
     return model, np.random.default_rng(0).standard_normal((1, side, side, 3)).astype("float32")
 
@@ -41,7 +44,6 @@ def build_keras(name: str, side: int) -> tuple[Any, Any]:
 def build_torch(name: str, side: int) -> tuple[Any, Any]:
     import torchvision
 
-    torch.manual_seed(0)
     model = torchvision.models.get_model(IN_TORCHVISION[name], weights=None).eval()
     return model, torch.randn(1, 3, side, side)
 
@@ -59,7 +61,7 @@ def run_forward(model: Any, x: Any) -> float:
         return time.process_time() - start
 
 
-def measure(name: str, side: int, repeats: int) -> None:
+def measure(name: str, side: int, repeats: int, *, forget: bool = False) -> None:
     sides: dict[str, Callable[[str, int], tuple[Any, Any]]] = {
         "Keras": build_keras,
         "PyTorch": build_torch,
@@ -68,6 +70,8 @@ def measure(name: str, side: int, repeats: int) -> None:
     for turn in range(repeats + 1):  # the first warms up what is imported late
         for label, build in sides.items():
             model, x = build(name, side)
+            if forget:
+                keras.utils.set_random_seed(0)
             row = {**run(model, x), "a forward pass": run_forward(model, x)}
             if turn:
                 rows[label].append(row)
@@ -91,11 +95,13 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["ResNet50", "MobileNetV2"])
     parser.add_argument("--side", nargs="*", type=int, default=[64, 224])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--forget", action="store_true", help="forget compiled operations")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keras.utils.set_random_seed(0)
     for name in given.models:
         for side in given.side:
-            measure(name, side, given.repeats)
+            measure(name, side, given.repeats, forget=given.forget)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from keras.random import SeedGenerator
 from keras.src import backend, ops
 from keras.src.backend.common.name_scope import current_path
 from keras.src.backend.common.name_scope import name_scope as NameScope
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.layer import Layer
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.models.functional import Functional, functional_like_constructor
@@ -40,6 +41,7 @@ from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.random.seed_generator import make_default_seed
 from keras.src.saving.serialization_lib import SerializableDict
 from keras.src.utils.io_utils import print_msg
+from keras.src.utils.naming import uniquify
 from keras.src.utils.tracking import TrackedDict, TrackedList, TrackedSet, Tracker
 from numpy.typing import NDArray
 
@@ -81,6 +83,7 @@ __all__ = [
     "accepts_training",
     "add_plainly",
     "assign_",
+    "assumed_or_read",
     "average_of",
     "begin_graph_",
     "call_plainly",
@@ -516,7 +519,8 @@ def infer_plainly(layer: Operation, given: object) -> object:
     shape = layer.compute_output_shape(given.shape)
     if not isinstance(shape, tuple) or not all(n is None or type(n) is int for n in shape):
         return NOT_PLAIN
-    return keras.KerasTensor(shape, dtype=layer.compute_dtype)
+    # The name that Keras would give, which it derives from that of the class each time.
+    return keras.KerasTensor(shape, dtype=layer.compute_dtype, name=uniquify("keras_tensor"))
 
 
 @cache
@@ -897,6 +901,16 @@ def read_value(value: BackendTensor) -> BackendTensor:
     if isinstance(held, known.variable):
         return cast("BackendTensor", held.read_value())
     return value
+
+
+def assumed_or_read(variable: Variable) -> BackendTensor:
+    """Return the value of one of TensorFlow's variables: the one assumed, or else its own."""
+    scope = get_stateless_scope()
+    if type(scope) is AssumedValues:
+        value: BackendTensor | None = scope.state_mapping.get(id(variable))
+        if value is not None:
+            return value
+    return read_value(cast("BackendTensor", variable.value))
 
 
 def assign_(variable: Variable, numbers: NDArray[np.generic]) -> None:

@@ -57,8 +57,10 @@ def fill_in(node: Node, known: Mapping[int, T]) -> tuple[Any, dict[str, Any]]:
         return known.get(id(item)) if isinstance(item, keras.KerasTensor) else item
 
     arguments = node.arguments
-    if len(node.input_tensors) == 1 and not arguments.kwargs:  # Keras has a fast path for these
-        return arguments.fill_in(known)
+    if len(node.input_tensors) == 1 and len(arguments.args) == 1:
+        (given,), (tensor,) = arguments.args, node.input_tensors
+        if given is tensor:  # no other is anywhere
+            return (known.get(id(tensor)),), dict(arguments.kwargs)
     return map_structure(find, arguments.args), map_structure(find, arguments.kwargs)
 
 

@@ -20,11 +20,10 @@ from secateurs.keras.internals import (
     Layer,
     Operation,
     Variable,
+    assumed_or_read,
     in_tensorflow,
-    read_value,
     runs_plainly,
 )
-from secateurs.keras.protocols import BackendTensor
 
 _CLOSE = 1e-5
 """Largest difference between both ways, relative to the largest value."""
@@ -105,11 +104,6 @@ def _methods_of(kind: type[Layer]) -> frozenset[str]:
     )
 
 
-def _present(variable: Variable) -> BackendTensor:
-    """The value of a variable: the one assumed for the proof, if there is one."""
-    return read_value(cast("BackendTensor", variable.value))
-
-
 def _describe_convolution(layer: Any, given: Any) -> Hashable | None:
     """All that a convolution computes depends on, besides values; None for unusual ones."""
     del given
@@ -135,13 +129,13 @@ def _convolve(operations: Any, layer: Any, given: object) -> object:
         "padding": layer.padding.upper(),
         "dilations": [1, *layer.dilation_rate, 1],
     }
-    kernel = _present(layer.kernel)
+    kernel = assumed_or_read(layer.kernel)
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         made = operations.DepthwiseConv2dNative(input=given, filter=kernel, **steps)
     else:
         made = operations.Conv2D(input=given, filter=kernel, **steps)
     if layer.use_bias:
-        made = operations.BiasAdd(value=made, bias=_present(layer.bias))
+        made = operations.BiasAdd(value=made, bias=assumed_or_read(layer.bias))
     return _activate(operations, layer, made)
 
 
@@ -212,10 +206,10 @@ def _describe_normalisation(layer: Any, given: Any) -> Hashable | None:
 def _normalise(operations: Any, layer: Any, given: object) -> object:
     return operations.FusedBatchNormV3(
         x=given,
-        scale=_present(layer.gamma),
-        offset=_present(layer.beta),
-        mean=_present(layer.moving_mean),
-        variance=_present(layer.moving_variance),
+        scale=assumed_or_read(layer.gamma),
+        offset=assumed_or_read(layer.beta),
+        mean=assumed_or_read(layer.moving_mean),
+        variance=assumed_or_read(layer.moving_variance),
         epsilon=layer.epsilon,
         exponential_avg_factor=1.0,  # its default, a whole number, takes TensorFlow's slow path
         is_training=False,

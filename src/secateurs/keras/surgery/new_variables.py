@@ -20,14 +20,17 @@ from secateurs.keras.protocols import BackendTensor
 _TRACKING = "_self_"
 """Prefix of the attributes in which TensorFlow tracks what an object depends on."""
 
+_TRACKED = "_self_unconditional_checkpoint_dependencies"
+"""The one of them that every object has that is tracked."""
+
 
 def new_variable_like(
     variable: Variable, value: BackendTensor, shape: tuple[int, ...], path: str | None
 ) -> Variable:
     """Return a new variable with another value, as the layer at this path would create it."""
     new = object.__new__(type(variable))
-    held = dict(vars(variable))
-    if any(name.startswith(_TRACKING) for name in held):
+    held = vars(variable).copy()
+    if _TRACKED in held:
         new._maybe_initialize_trackable()  # a record of its own of what it depends on
         held.update(vars(new))
         vars(new).clear()
@@ -51,10 +54,13 @@ def _allocate_like(old: Any, value: Any, name: str, trainable: bool) -> object |
     handle = _allocate(value)
     known.operations.AssignVariableOp(resource=handle, value=value)
     new: object = object.__new__(type(old))
-    vars(new).update({k: v for k, v in vars(old).items() if not k.startswith(_TRACKING)})
+    held = vars(old).copy()
+    if _TRACKED in held:
+        held = {name: value for name, value in held.items() if not name.startswith(_TRACKING)}
     handle._parent_trackable = weakref.ref(new)
     handle._name, handle._unique_id = f"{name}:0", f"{name}_{_module('framework.ops').uid()}"
     vars(new).update(
+        held,
         _handle=handle,
         _handle_name=handle._name,
         _unique_id=handle._unique_id,
