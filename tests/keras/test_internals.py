@@ -299,7 +299,7 @@ def test_slices_of_a_variable_are_copies(side, kept):
     values = np.random.default_rng(0).normal(size=(side, side)).astype("float32")
     variable = keras.Variable(values)
     indices = {axis: np.array(some) for axis, some in kept.items()}
-    picked = internals.pick_slices(variable, indices)
+    picked = internals.pick_slices(variable.value, indices)
     expected = values[np.ix_(*(kept.get(axis, range(side)) for axis in (0, 1)))]
     variable.assign(values + 1)
     assert np.array_equal(keras.ops.convert_to_numpy(picked), expected)
@@ -317,7 +317,7 @@ def test_large_slices_are_not_copied_twice(monkeypatch):
         internals, "take_over", lambda numbers, dtype: (made.append(numbers), take(numbers, dtype))[1]
     )
     for kept in ({}, {1: np.arange(200)}):
-        picked = internals.pick_slices(variable, kept)
+        picked = internals.pick_slices(variable.value, kept)
         assert np.shares_memory(np.asarray(picked), made[-1])
 
 

@@ -131,6 +131,7 @@ __all__ = [
     "pick_slices",
     "plain_class",
     "present_numbers",
+    "read_all",
     "read_value",
     "rebind",
     "say",
@@ -903,6 +904,16 @@ def read_value(value: BackendTensor) -> BackendTensor:
     return value
 
 
+def read_all(variables: Iterable[Variable]) -> dict[int, BackendTensor]:
+    """Return the present value of each variable, by ``id``.
+
+    In a row, TensorFlow reads them in half the time that each takes among other steps.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return {id(variable): variable.value for variable in variables}
+    return {id(variable): read_value(variable.value) for variable in variables}
+
+
 def assumed_or_read(variable: Variable) -> BackendTensor:
     """Return the value of one of TensorFlow's variables: the one assumed, or else its own."""
     scope = get_stateless_scope()
@@ -972,16 +983,15 @@ def _take_aligned(numbers: NDArray[Any], places: NDArray[np.integer], axis: int)
     return np.take(numbers, places, axis=axis, out=made, mode="clip")  # or it is read twice
 
 
-def pick_slices(variable: Variable, kept: Mapping[int, NDArray[np.int64]]) -> BackendTensor:
+def pick_slices(value: BackendTensor, kept: Mapping[int, NDArray[np.int64]]) -> BackendTensor:
     """Return a copy of a variable's value with these indices along each axis given."""
-    value: BackendTensor = variable.value
     if keras.backend.backend() != "torch":
         numbers = present_numbers(value)
         if not kept:
             numbers = _copy_aligned(numbers)
         for axis in sorted(kept):
             numbers = _take_aligned(numbers, kept[axis], axis)
-        return take_over(numbers, variable.dtype)
+        return take_over(numbers, dtype_of(value))
     tensor = cast("TorchTensor", value).detach()
     if not kept:
         return cast("BackendTensor", tensor.clone())

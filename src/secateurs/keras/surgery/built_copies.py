@@ -40,12 +40,14 @@ from secateurs.keras.internals import (
     new_path,
     own_variables,
     pick_slices,
+    read_all,
     rebind,
     with_options,
 )
 from secateurs.keras.model.tensors import ModelTensor
+from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.sizes.layer_sizes import SizeChanges
-from secateurs.keras.surgery.new_variables import new_variable_like
+from secateurs.keras.surgery.new_variables import Handles, new_variable_like
 
 Shape = tuple[int | None, ...]
 
@@ -78,7 +80,12 @@ class BuiltCopies:
 
     def __init__(self, cut: Cut, leaves: Sequence[ModelTensor], changes: SizeChanges) -> None:
         self._tensors = cut.tensors
+        self._leaves = leaves
         self._names = {id(leaf.variable): leaf.name for leaf in leaves}
+        self._values: dict[int, BackendTensor] = {}
+        """Values of the variables, by ``id``; all are read at the first copy."""
+        self.handles = Handles()
+        """Memory for the new variables."""
         self._changes = changes
         self._varying = (*_OWN, *{change.attribute for change in cut.sizes})
         self._indices: dict[tuple[int, int], tuple[object, NDArray[np.int64]]] = {}
@@ -143,7 +150,9 @@ class BuiltCopies:
             return None
         cut = self._tensors.get(name)
         kept = {} if cut is None else {axis: self._list_kept(cut, axis) for axis in cut.removed}
-        return pick_slices(variable, kept)
+        if not self._values:
+            self._values = read_all(leaf.variable for leaf in self._leaves)
+        return pick_slices(self._values[id(variable)], kept)
 
     def _list_kept(self, cut: TensorCut, axis: int) -> NDArray[np.int64]:
         removed = cut.removed[axis]
@@ -316,7 +325,7 @@ class _Copier:
             for before, after in zip(variable._shape, shape, strict=True):
                 if after not in lengths.get(before, (before,)):
                     return False
-            made = new_variable_like(variable, value, shape, self._path)
+            made = new_variable_like(variable, value, shape, self._path, self._copies.handles)
             made.regularizer, made.constraint = rules
             self._known[id(variable)] = made
         return True
