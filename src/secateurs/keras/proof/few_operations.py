@@ -23,6 +23,7 @@ from secateurs.keras.internals import (
     assumed_or_read,
     in_tensorflow,
     runs_plainly,
+    take_over,
 )
 
 _CLOSE = 1e-5
@@ -193,7 +194,8 @@ def _describe_padding(layer: Any, given: Any) -> Hashable | None:
 
 
 def _pad(operations: Any, layer: Any, given: object) -> object:
-    return operations.Pad(input=given, paddings=[(0, 0), *layer.padding, (0, 0)])
+    sides = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)  # of a list, it takes a while
+    return operations.Pad(input=given, paddings=take_over(sides, "int32"))
 
 
 def _describe_normalisation(layer: Any, given: Any) -> Hashable | None:

@@ -65,6 +65,9 @@ _NODES = ("_inbound_nodes", "_outbound_nodes")
 _OWN = frozenset((*_NODES, "_auto_config", "name", "_path", "_parent_path"))
 """Attributes that do not tell kinds apart: name, calls, and how the constructor was called."""
 
+_AT_A_TIME = 32
+"""Number of variables that are sliced in a row."""
+
 _MOST_KINDS = 4096
 """Number of kinds that are remembered at most."""
 
@@ -81,11 +84,13 @@ class BuiltCopies:
     def __init__(self, cut: Cut, leaves: Sequence[ModelTensor], changes: SizeChanges) -> None:
         self._tensors = cut.tensors
         self._leaves = leaves
-        self._names = {id(leaf.variable): leaf.name for leaf in leaves}
+        self._places = {id(leaf.variable): place for place, leaf in enumerate(leaves)}
         self._values: dict[int, BackendTensor] = {}
         """Values of the variables, by ``id``; all are read at the first copy."""
+        self._slices: dict[int, BackendTensor | None] = {}
+        """Values of new variables, by ``id`` of the old one; None once they are used."""
         self.handles = Handles()
-        """Memory for the new variables."""
+        """Memory for the new variables, which are to be filled in the end."""
         self._changes = changes
         self._varying = (*_OWN, *{change.attribute for change in cut.sizes})
         self._indices: dict[tuple[int, int], tuple[object, NDArray[np.int64]]] = {}
@@ -145,14 +150,27 @@ class BuiltCopies:
 
     def slice(self, variable: Variable) -> Any | None:
         """Return the value of a new variable; None for one that is not in the model's graph."""
-        name = self._names.get(id(variable))
-        if name is None:
+        place = self._places.get(id(variable))
+        if place is None:
             return None
-        cut = self._tensors.get(name)
-        kept = {} if cut is None else {axis: self._list_kept(cut, axis) for axis in cut.removed}
+        if id(variable) not in self._slices:
+            self._slice_all(self._leaves[place : place + _AT_A_TIME])
+        value = self._slices[id(variable)]
+        self._slices[id(variable)] = None  # it takes over the memory
+        return self._slice_one(self._leaves[place]) if value is None else value
+
+    def _slice_all(self, leaves: Sequence[ModelTensor]) -> None:
+        """Slice variables that are likely to be asked for next: in a row it takes half the time."""
         if not self._values:
             self._values = read_all(leaf.variable for leaf in self._leaves)
-        return pick_slices(self._values[id(variable)], kept)
+        for leaf in leaves:
+            if id(leaf.variable) not in self._slices:
+                self._slices[id(leaf.variable)] = self._slice_one(leaf)
+
+    def _slice_one(self, leaf: ModelTensor) -> BackendTensor:
+        cut = self._tensors.get(leaf.name)
+        kept = {} if cut is None else {axis: self._list_kept(cut, axis) for axis in cut.removed}
+        return pick_slices(self._values[id(leaf.variable)], kept)
 
     def _list_kept(self, cut: TensorCut, axis: int) -> NDArray[np.int64]:
         removed = cut.removed[axis]
@@ -192,11 +210,16 @@ class BuiltCopies:
     def _describe_variables(self, layer: Layer) -> Hashable:
         """Return, for each variable, which axes are cut and which attributes it has."""
         variables = [variable for variable, _ in own_variables(layer)]
-        cuts = [self._tensors.get(self._names.get(id(variable), "")) for variable in variables]
+        cuts = [self._cut_of(variable) for variable in variables]
         return tuple(
             (None if cut is None else tuple(cut.removed), tuple(vars(variable)))
             for cut, variable in zip(cuts, variables, strict=True)
         )
+
+
+    def _cut_of(self, variable: Variable) -> TensorCut | None:
+        place = self._places.get(id(variable))
+        return None if place is None else self._tensors.get(self._leaves[place].name)
 
 
 def _is_copyable(layer: Operation, given: object) -> bool:

@@ -287,13 +287,16 @@ def _rebuild_small(
     blocks = {block.owner: block for block in cut.blocks}
     try:
         with keep_random_state(), RECORDING:
-            return rebuild(
+            small = rebuild(
                 model,
                 lambda path, layer: [copies.of(layer, path)],
                 changes,
                 blocks=blocks,
                 built=built,
             )
+            if built is not None:
+                built.handles.fill()
+            return small
     except SecateursError:
         raise
     except Exception as error:
