@@ -314,7 +314,9 @@ def test_large_slices_are_not_copied_twice(monkeypatch):
     made = []
     take = internals.take_over
     monkeypatch.setattr(
-        internals, "take_over", lambda numbers, dtype: (made.append(numbers), take(numbers, dtype))[1]
+        internals,
+        "take_over",
+        lambda numbers, dtype: (made.append(numbers), take(numbers, dtype))[1],
     )
     for kept in ({}, {1: np.arange(200)}):
         picked = internals.pick_slices(variable.value, kept)

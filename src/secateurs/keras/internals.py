@@ -876,9 +876,9 @@ class _InTensorFlow:
         self.is_eager: Callable[[], bool] = tensorflow.executing_eagerly
         self.context: Any = context.context
         self.anonymous_name: Callable[[], str] = context.anonymous_name
-        self.variable: type = tensorflow.Variable
-        self.plain_variable: type = resources.ResourceVariable
-        self.eager_tensor: type = import_module("tensorflow.python.framework.ops").EagerTensor
+        self.variable: Any = tensorflow.Variable
+        self.plain_variable: Any = resources.ResourceVariable
+        self.eager_tensor: Any = import_module("tensorflow.python.framework.ops").EagerTensor
         self.any_shape: object = tensorflow.TensorShape(None)
 
 

@@ -341,9 +341,9 @@ def _kernels_of(source: TracedModel, silent: SilentPlaces) -> dict[int, tuple[Va
     """Return, by call, the kernel that reads the operand to mask, and its axis.
 
     Only for layers that add up, along this axis, products of the operand and of the kernel: there
-    channels can be left out of both. This halves what is copied, on PyTorch and on TensorFlow: their
-    convolutions need a kernel in another memory order. On JAX Keras takes a narrower operand for one
-    of groups.
+    channels can be left out of both. This halves what is copied on PyTorch and on TensorFlow: their
+    convolutions need a kernel in another memory order. On JAX Keras takes a narrower operand for
+    one of groups.
     """
     kernels: dict[int, tuple[Variable, int]] = {}
     if keras.backend.backend() not in ("torch", "tensorflow"):

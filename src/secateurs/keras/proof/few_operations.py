@@ -160,7 +160,7 @@ def _activate(operations: Any, layer: Any, given: object) -> object:
 
 
 def _describe_relu(layer: Any, given: Any) -> Hashable | None:
-    """All that a ReLU computes depends on; None if it is not one of those that are one operation."""
+    """All that a ReLU of one operation computes depends on; None for others."""
     del given
     if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
         return None

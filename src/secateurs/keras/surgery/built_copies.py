@@ -216,7 +216,6 @@ class BuiltCopies:
             for cut, variable in zip(cuts, variables, strict=True)
         )
 
-
     def _cut_of(self, variable: Variable) -> TensorCut | None:
         place = self._places.get(id(variable))
         return None if place is None else self._tensors.get(self._leaves[place].name)
