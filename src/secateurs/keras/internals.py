@@ -871,6 +871,7 @@ class _InTensorFlow:
     def __init__(self) -> None:
         tensorflow = import_module("tensorflow")
         context = import_module("tensorflow.python.eager.context")
+        framework = import_module("tensorflow.python.framework.ops")
         resources = import_module("tensorflow.python.ops.resource_variable_ops")
         self.operations: Any = tensorflow.raw_ops
         self.is_eager: Callable[[], bool] = tensorflow.executing_eagerly
@@ -878,7 +879,8 @@ class _InTensorFlow:
         self.anonymous_name: Callable[[], str] = context.anonymous_name
         self.variable: Any = tensorflow.Variable
         self.plain_variable: Any = resources.ResourceVariable
-        self.eager_tensor: Any = import_module("tensorflow.python.framework.ops").EagerTensor
+        self.eager_tensor: Any = framework.EagerTensor
+        self.new_number: Callable[[], int] = framework.uid
         self.any_shape: object = tensorflow.TensorShape(None)
 
 

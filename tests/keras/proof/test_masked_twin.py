@@ -88,6 +88,43 @@ def test_a_large_kernel_reads_zeros_as_well():
     assert np.allclose(found[:, 0, 0], by_hand, rtol=1e-4, atol=1e-5)
 
 
+READERS = {
+    "one dimension": ((6,), L.Conv1D),
+    "two dimensions": ((6, 5), L.Conv2D),
+    "three dimensions": ((4, 3, 3), L.Conv3D),
+    "causal": ((6,), lambda *sizes: L.Conv1D(*sizes, padding="causal", dilation_rate=2)),
+    "dense": ((3,), lambda filters, _: L.Dense(filters)),
+    "transposed": ((4, 4), L.Conv2DTranspose),
+    "separable": ((4, 4), L.SeparableConv2D),
+    "own strides": ((7, 6), lambda *sizes: L.Conv2D(*sizes, strides=3, padding="same")),
+    "channels first": ((4, 5), lambda *sizes: L.Conv2D(*sizes, data_format="channels_first")),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers_of_every_kind_get_zeros(name):
+    """Twice: on TensorFlow the first convolution of a kind is run by Keras."""
+    sides, make = READERS[name]
+    axis = 1 if name == "channels first" else -1
+    shape = (4, *sides) if axis == 1 else (*sides, 4)
+    if axis == 1 and keras.backend.backend() == "tensorflow":
+        pytest.skip("not on CPUs")
+    for removed in ([1, 4], [0]):
+        x = np.random.default_rng(1).normal(size=(2, *shape)).astype("float32")
+        first = L.Activation("sigmoid", name="s")
+        makers = [L.Dense(6, name="a")] if axis == -1 else []
+        if axis == 1:
+            makers = [L.Conv2D(6, 1, data_format="channels_first", name="a")]
+        reader = make(64, 2)
+        model = keras.Sequential([keras.Input(shape), *makers, first, reader, L.Flatten()])
+        network = sec.trace(model, x)
+        (found,) = outputs_without(network, network.cut({"a": removed}), [x])
+        hidden = np.moveaxis(numpy(first(makers[0](x))), axis, -1)
+        hidden[..., removed] = 0
+        expected = numpy(reader(np.moveaxis(hidden, -1, axis)))
+        assert np.allclose(found.reshape(2, -1), expected.reshape(2, -1), rtol=1e-4, atol=1e-5)
+
+
 def test_a_kernel_that_loses_other_channels_than_those_it_reads_is_found():
     model, x = wide_reader()
     network = sec.trace(model, x.astype("float32"))

@@ -346,11 +346,10 @@ def _kernels_of(source: TracedModel, silent: SilentPlaces) -> dict[int, tuple[Va
     one of groups.
     """
     kernels: dict[int, tuple[Variable, int]] = {}
-    if keras.backend.backend() not in ("torch", "tensorflow"):
-        return kernels
+    contractions = _CONTRACTIONS.get(keras.backend.backend(), ())
     for call, places in silent.items():
         layer = source.operations[call].call
-        is_plain_sum = type(layer) in _CONTRACTIONS and not is_quantized(layer)
+        is_plain_sum = type(layer) in contractions and not is_quantized(layer)
         if is_plain_sum and len(places) == 1 and getattr(layer, "groups", 1) == 1:
             (((name, axis), mask),) = places.items()
             if source.leaves[name].variable is layer.kernel and mask.operand == 0:
@@ -358,12 +357,15 @@ def _kernels_of(source: TracedModel, silent: SilentPlaces) -> dict[int, tuple[Va
     return kernels
 
 
-_CONTRACTIONS = (
-    keras.layers.Dense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
+_CONTRACTIONS: Mapping[str, Sequence[type]] = {
+    "torch": (
+        keras.layers.Dense,
+        keras.layers.Conv1D,
+        keras.layers.Conv2D,
+        keras.layers.Conv3D,
+    ),
+    "tensorflow": (keras.layers.Dense, keras.layers.Conv2D),
+}
 
 
 def _largest_inside(

@@ -51,7 +51,8 @@ def call_in_few_operations(
         layer: any layer or operation.
         arguments: positional arguments of the call.
         keywords: keyword arguments of the call.
-        any_width: True accepts fewer channels than the layer was built for.
+        any_width: True accepts fewer channels than the layer was built for, which Keras does not;
+            so only where the first of its kind has been run both ways.
 
     Returns:
         The output; ``NOT_PLAIN``, and nothing is run, where it has to be run by Keras.
@@ -66,7 +67,7 @@ def call_in_few_operations(
     describe, run = known
     given: Any = arguments[0]
     kind = describe(layer, given)
-    if kind is None or not _AGREES.get(kind, True):
+    if kind is None or not _AGREES.get(kind, not any_width):
         return NOT_PLAIN
     if not any_width:
         layer._assert_input_compatibility(given)

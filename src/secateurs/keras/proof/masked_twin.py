@@ -127,11 +127,20 @@ def _call(
             ``NOT_PLAIN``, and nothing is run, where the layer cannot be run so.
     """
     options = inference_options(operation, keywords)
-    for call in (call_in_few_operations, call_plainly):
-        output = call(operation, arguments, options, any_width=any_width)
-        if output is not NOT_PLAIN:
-            return output
-    return NOT_PLAIN if any_width else operation(*arguments, **options)
+    output = call_in_few_operations(operation, arguments, options, any_width=any_width)
+    if output is NOT_PLAIN and (not any_width or _takes_any_width(operation)):
+        output = call_plainly(operation, arguments, options, any_width=any_width)
+    if output is NOT_PLAIN and not any_width:
+        output = operation(*arguments, **options)
+    return output
+
+
+def _takes_any_width(layer: Operation) -> bool:
+    """Return whether a layer's code runs on fewer channels and as many positions of its kernel.
+
+    On TensorFlow, Keras compares a convolution's input with the shape that its variable has.
+    """
+    return keras.backend.backend() == "torch" or isinstance(layer, keras.layers.Dense)
 
 
 class Sampled:

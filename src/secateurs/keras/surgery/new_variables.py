@@ -109,7 +109,7 @@ def _allocate_like(
     if _TRACKED in held:
         held = {name: value for name, value in held.items() if not name.startswith(_TRACKING)}
     handle._parent_trackable = weakref.ref(new)
-    handle._name, handle._unique_id = f"{name}:0", f"{name}_{_module('framework.ops').uid()}"
+    handle._name, handle._unique_id = f"{name}:0", f"{name}_{known.new_number()}"
     vars(new).update(
         held,
         _handle=handle,
@@ -133,13 +133,8 @@ def _make_handle(dtype: Any) -> Any:
 @cache
 def _note_of(shape: tuple[int, ...], dtype: Any) -> Any:
     """Return the note of a shape and dtype, to be copied."""
-    data = _module("ops.handle_data_util")
+    data = import_module("tensorflow.python.ops.handle_data_util")
     return data.create_handle_data(import_module("tensorflow").TensorShape(shape), dtype)
-
-
-@cache
-def _module(name: str) -> Any:
-    return import_module(f"tensorflow.python.{name}")
 
 
 def _is_made_at_once() -> bool:
