@@ -125,6 +125,22 @@ def test_readers_of_every_kind_get_zeros(name):
         assert np.allclose(found.reshape(2, -1), expected.reshape(2, -1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's convolutions")
+def test_keras_runs_no_convolution_of_fewer_channels(monkeypatch):
+    """It would take it for one of groups, and have it compiled by XLA."""
+    widths, call = [], L.Conv2D.call
+
+    def run(layer, inputs):
+        widths.append(inputs.shape[-1])
+        return call(layer, inputs)
+
+    monkeypatch.setattr(L.Conv2D, "call", run)  # of which none has been run yet
+    model, x = wide_reader()
+    network = sec.trace(model, x.astype("float32"))
+    outputs_without(network, network.cut({"a": [1, 4]}), [x.astype("float32")])
+    assert widths == [4, 6]
+
+
 def test_a_kernel_that_loses_other_channels_than_those_it_reads_is_found():
     model, x = wide_reader()
     network = sec.trace(model, x.astype("float32"))
