@@ -65,13 +65,13 @@ def test_layers_that_mix_channels_are_rebuilt_for_the_kept_ones():
     assert numpy(layer.gamma).tolist() == [1.0, 3.0, 4.0, 5.0]
 
 
-def wide_reader():
+def wide_reader(**options):
     """A convolution whose kernel has far more numbers than what it reads."""
     layers = [
         keras.Input((3, 3, 4)),
         L.Conv2D(6, 1, name="a"),
         L.Activation("sigmoid", name="s"),
-        L.Conv2D(64, 3, name="b"),
+        L.Conv2D(64, 3, **options, name="b"),
     ]
     return keras.Sequential(layers), np.random.default_rng(1).normal(size=(2, 3, 3, 4))
 
@@ -135,7 +135,7 @@ def test_keras_runs_no_convolution_of_fewer_channels(monkeypatch):
         return call(layer, inputs)
 
     monkeypatch.setattr(L.Conv2D, "call", run)  # of which none has been run yet
-    model, x = wide_reader()
+    model, x = wide_reader(use_bias=False)  # of another kind than the one before
     network = sec.trace(model, x.astype("float32"))
     outputs_without(network, network.cut({"a": [1, 4]}), [x.astype("float32")])
     assert widths == [4, 6]
