@@ -1099,7 +1099,7 @@ def pick_along(tensor: BackendTensor, places: NDArray[np.integer], axis: int) ->
 
 def fill_zeros(tensor: BackendTensor, stays: NDArray[np.bool_]) -> BackendTensor:
     """Return a tensor with zeros in place of what does not stay; ``stays`` is broadcast."""
-    if _is_readable(tensor):
+    if keras.backend.backend() == "tensorflow" and _is_readable(tensor):
         numbers = present_numbers(tensor)
         return take_over(np.where(stays, numbers, numbers.dtype.type(0)), dtype_of(tensor))
     filled: BackendTensor = keras.ops.where(stays, tensor, 0)

@@ -8,7 +8,7 @@ is distributed. There a new variable needs memory, the value in it, and the old 
 from __future__ import annotations
 
 import weakref
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -130,7 +130,7 @@ def _make_handle(dtype: Any) -> Any:
     )
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _note_of(shape: tuple[int, ...], dtype: Any) -> Any:
     """Return the note of a shape and dtype, to be copied."""
     data = import_module("tensorflow.python.ops.handle_data_util")
