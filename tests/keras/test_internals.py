@@ -119,6 +119,38 @@ def test_a_plain_call_checks_what_keras_checks():
         internals.call_plainly(layer, [keras.ops.ones((2, 5))], {})
 
 
+SPECS = [
+    None,
+    L.InputSpec(ndim=3),
+    L.InputSpec(min_ndim=2, axes={-1: 4}),
+    L.InputSpec(max_ndim=3, axes={1: 5, -1: None}),
+    L.InputSpec(axes={-3: 5}),
+    L.InputSpec(shape=(None, 4), allow_last_axis_squeeze=True),
+    L.InputSpec(dtype="float32", ndim=2),
+    [L.InputSpec(ndim=2), L.InputSpec(ndim=3)],
+]
+SHAPES = [(2, 4), (2, 4, 1), (2, 5, 4), (2, 5, 3), (2, 5, 2, 4), (None, None, 4), (None, 5, None)]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_inputs_are_checked_as_keras_checks_them(spec, shape, times):
+    layer = L.Layer()
+    layer.input_spec = spec
+    tensor = keras.KerasTensor(shape)
+    given = [tensor] * times or tensor
+    try:
+        expected = keras.src.layers.input_spec.assert_input_compatibility(spec, given, layer.name)
+    except (ValueError, IndexError) as error:
+        expected = str(error)
+    try:
+        found = internals.check_input(layer, given)
+    except (ValueError, IndexError) as error:
+        found = str(error)
+    assert found == expected
+
+
 def test_calls_that_are_not_plain_go_through_keras():
     x = keras.ops.ones((2, 3))
     masked = keras.ops.ones((2, 3, 4))

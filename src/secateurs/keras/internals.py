@@ -87,6 +87,7 @@ __all__ = [
     "average_of",
     "begin_graph_",
     "call_plainly",
+    "check_input",
     "compile_arguments_of",
     "compile_function",
     "copy_initializer",
@@ -407,7 +408,7 @@ def call_plainly(
     if not runs_plainly(layer, arguments, keywords):
         return NOT_PLAIN
     if not any_width:
-        layer._assert_input_compatibility(arguments[0])
+        check_input(layer, arguments[0])
     known = _parameters_of_call(cast("Hashable", type(layer)))
     options = {name: one for name, one in keywords.items() if name in known}
     made: object = layer.call(arguments[0], **options)
@@ -427,6 +428,42 @@ def runs_plainly(
     )
 
 
+def check_input(layer: Layer, given: object) -> None:
+    """Check a tensor, or several, as Keras does before a call.
+
+    Raises:
+        ValueError: the layer was built for another shape.
+    """
+    spec = layer.input_spec
+    if spec is None:
+        return
+    is_one = not isinstance(given, (list, tuple, dict))
+    if is_one and _is_simple(spec) and _meets(spec, cast("BackendTensor", given).shape):
+        return
+    layer._assert_input_compatibility(given)  # whose message tells what is wrong
+
+
+def _is_simple(spec: Any) -> bool:
+    """Return whether it requires a number of axes, and lengths of some of them, at most."""
+    if type(spec) is not keras.layers.InputSpec or spec.allow_last_axis_squeeze:
+        return False
+    return spec.shape is None and spec.dtype is None
+
+
+def _meets(spec: keras.layers.InputSpec, shape: Sequence[int]) -> bool:
+    lengths = tuple(shape)
+    rank = len(lengths)
+    return (
+        spec.ndim in (None, rank)
+        and (spec.max_ndim is None or rank <= spec.max_ndim)
+        and (spec.min_ndim is None or rank >= spec.min_ndim)
+        and all(
+            -rank <= axis < rank and (length is None or lengths[axis] in (length, None))
+            for axis, length in spec.axes.items()
+        )
+    )
+
+
 def add_plainly(
     layer: Operation, arguments: Sequence[object], keywords: Mapping[str, object]
 ) -> object:
@@ -436,10 +473,10 @@ def add_plainly(
     given = arguments[0]
     if not accepts_symbols(layer, given):
         return NOT_PLAIN
-    layer._assert_input_compatibility(given)
+    check_input(layer, given)
     if not layer.built:
         _build_(layer, keras.tree.map_structure(lambda tensor: tensor.shape, given))
-        layer._assert_input_compatibility(given)
+        check_input(layer, given)
     vars(layer)["_called"] = True
     made = infer_plainly(layer, given)
     if made is NOT_PLAIN:

@@ -21,6 +21,7 @@ from secateurs.keras.internals import (
     Operation,
     Variable,
     assumed_or_read,
+    check_input,
     in_tensorflow,
     runs_plainly,
     take_over,
@@ -70,7 +71,7 @@ def call_in_few_operations(
     if kind is None or not _AGREES.get(kind, not any_width):
         return NOT_PLAIN
     if not any_width:
-        layer._assert_input_compatibility(given)
+        check_input(layer, given)
     made = run(in_tensorflow().operations, layer, given)
     return made if kind in _AGREES else _compare(kind, layer, given, made)
 
