@@ -292,7 +292,7 @@ class TwinComparison:
             with AssumedValues(state_mapping=list(zip(variables, present, strict=True))) as assumed:
                 step.begin(assumed)
                 outputs = OpInterpreter(step).run(model, convert_arrays(model, arrays))
-            return outputs, step.samples, *step.beside(outputs)
+            return outputs, step.samples(), *step.beside(outputs)
 
         run = compile_function(forward, once=True)
         numbers = run([value for _, value in values.values()], self.arrays)

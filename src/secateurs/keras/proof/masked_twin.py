@@ -106,6 +106,10 @@ class Kept:
         return tensor
 
 
+_MOST_WAITING = 2**22
+"""Numbers in results that wait to be sampled, beyond which they do not."""
+
+
 class OtherCallError(Exception):
     """Raised where a model makes a different call than the one traced at this index."""
 
@@ -162,12 +166,16 @@ class Sampled:
         self._kept = kept
         self._sizes_as_traced = sizes_as_traced
         self._places: dict[tuple[object, ...], NDArray[np.integer]] = {}
-        self.samples: list[BackendTensor] = []
+        # TensorFlow's tensors never change; PyTorch's may, so they are sampled at once.
+        self._most_waiting = _MOST_WAITING if keras.backend.backend() == "tensorflow" else 0
+        self._waiting: list[tuple[BackendTensor, OpRecord]] = []
+        self._numbers_waiting = 0
+        self._samples: list[BackendTensor] = []
         self.values: AssumedValues | None = None
 
     def begin(self, values: AssumedValues | None = None) -> None:
         """Discard the samples of an earlier run; ``values`` are those of the next one."""
-        self.samples = []
+        self._waiting, self._numbers_waiting, self._samples = [], 0, []
         self.values = values
 
     def beside(self, outputs: Sequence[BackendTensor]) -> tuple[list[BackendTensor], ...]:
@@ -182,8 +190,22 @@ class Sampled:
         if not self._sizes_as_traced and operation.name != type(site.operation).__name__:
             raise OtherCallError(site.path)
         output = self.do(operation, site, arguments, keywords)
-        self.samples.append(self.sample(first_of(output), operation))
+        result = first_of(output)
+        self._waiting.append((result, operation))
+        self._numbers_waiting += math.prod(result.shape)
+        if self._numbers_waiting > self._most_waiting:
+            self._sample_waiting()
         return output
+
+    def samples(self) -> list[BackendTensor]:
+        """Return the samples of all calls so far, in order."""
+        self._sample_waiting()
+        return self._samples
+
+    def _sample_waiting(self) -> None:
+        """Sample results in a row, which takes half the time that it takes between calls."""
+        self._samples += [self.sample(result, operation) for result, operation in self._waiting]
+        self._waiting, self._numbers_waiting = [], 0
 
     def do(
         self,
