@@ -10,8 +10,9 @@ from keras import layers as L
 import secateurs as sec
 from secateurs.errors import CutError
 from secateurs.keras.proof.comparison import outputs_without
-from secateurs.keras.proof.masked_twin import Kept, stand_ins_of
+from secateurs.keras.proof.masked_twin import Kept, Sampled, stand_ins_of
 from secateurs.keras.trace_model import source_of
+from secateurs.keras.tracing.interpreter import OpInterpreter
 
 X = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
 
@@ -63,6 +64,26 @@ def test_layers_that_mix_channels_are_rebuilt_for_the_kept_ones():
     some = Kept(network.solution.mark_kept(network.alive(network.removed_by(cut))))
     (layer,) = stand_ins_of(source_of(network), cut, some).values()
     assert numpy(layer.gamma).tolist() == [1.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("side", [3, 2100])
+def test_samples_are_values_of_the_results_in_the_order_of_the_calls(side):
+    """Small results wait to be sampled, on TensorFlow; those of the wide image are too many."""
+    first, second = L.Conv2D(1, 1, name="a"), L.Activation("sigmoid")
+    model = keras.Sequential([keras.Input((side, side, 1)), first, second, L.Conv2D(1, 3)])
+    x = np.random.default_rng(0).normal(size=(1, side, side, 1)).astype("float32")
+    network = sec.trace(model, x)
+    every = Kept(network.solution.mark_kept(network.alive(())))
+    step = Sampled(source_of(network).operations, every)
+    step.begin()
+    OpInterpreter(step).run(model, [keras.ops.convert_to_tensor(x)])
+    results = [x]
+    for layer in model.layers:
+        results.append(numpy(layer(results[-1])))
+    for sample, result in zip(step.samples(), results[1:], strict=True):
+        assert len(numpy(sample)) == min(64, result.size)
+        distances = [np.abs(result - one).min() for one in numpy(sample)]
+        assert max(distances) < 1e-5
 
 
 def wide_reader(**options):
