@@ -33,6 +33,7 @@ import secateurs as sec
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.pytorch import distil
 from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
+from secateurs.reconstruction.augmented_copies import AugmentedCopies
 from secateurs.reconstruction.calibration import in_batches, join_batches
 from secateurs.reconstruction.pruner import Pruner, Request
 from secateurs.training import distillation
@@ -55,6 +56,7 @@ from support.tables import markdown, put
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 BUDGETS = (0.5, 0.25, 0.1)
 MIXED = sec.Augmentation(flip=True, shift=2, mix=0.5)
+UNMIXED = sec.Augmentation(flip=True, shift=2)
 CHOOSING = 3000
 """Validation images by which Torch-Pruning's criterion is chosen."""
 EPOCH_RATE = 0.05
@@ -92,6 +94,7 @@ class Distillation:
         minutes: of one core, for the cut and the steps together, one try for each number; as many
             steps as they leave time for, by what a few take.
         multiple: widths are multiples of this; None as ``prune`` does by itself.
+        copies: augmented copies of each image that weights are fitted to as well.
     """
 
     steps: list[int]
@@ -99,6 +102,7 @@ class Distillation:
     temperature: float
     minutes: list[float]
     multiple: int | None = None
+    copies: int = 0
 
     def name(self, effort: str) -> str:
         """What the table calls so much effort."""
@@ -111,9 +115,15 @@ class Distillation:
         )
 
     @property
+    def closed_form(self) -> str:
+        """What the table calls no step at all."""
+        return f"ours, closed form{self.widths}"
+
+    @property
     def widths(self) -> str:
-        """What the table says of other widths than the default's."""
-        return "" if self.multiple is None else f", multiples of {self.multiple}"
+        """What the table says of other widths or images than the default's."""
+        widths = "" if self.multiple is None else f", multiples of {self.multiple}"
+        return widths + f", {self.copies} copies" * (self.copies > 0)
 
     def tries(self, seconds: float, a_step: Callable[[], float]) -> Iterator[tuple[str, int]]:
         """(name, steps) of each try, after a cut that took so many seconds."""
@@ -125,12 +135,14 @@ class Distillation:
 
 def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> None:
     """Closed form, then distilled, at each budget; what is made once is made once."""
-    names = [name for name, _ in how.tries(0, lambda: 1.0)]
+    names = [how.closed_form, *(name for name, _ in how.tries(0, lambda: 1.0))]
     if all(rows.has(**case.key, what=name, budget=b) for b in budgets for name in names):
         return
     start = time.process_time()
     network = sec.trace(case.model, torch.from_numpy(case.images[:1]))
-    pruner = Pruner.of(case.model, network, case.images, Request(seed=case.seed))
+    copies = AugmentedCopies.parse(how.copies, UNMIXED)
+    request = Request(seed=case.seed, copies=copies)
+    pruner = Pruner.of(case.model, network, case.images, request)
     once = time.process_time() - start
     split = pruner.dense.calibration
     images = in_batches(CalibrationBatch(join_batches([split.fit, split.choose]).images, None))
@@ -146,11 +158,10 @@ def ours(case: Case, rows: Rows, how: Distillation, budgets: list[float]) -> Non
             "params": round(cost.params / network.params(), 4),
         }
         fidelity = sec.report_of(small).fidelity.fidelity
-        closed = f"ours, closed form{how.widths}"
-        if not rows.has(**case.key, what=closed, budget=budget):
+        if not rows.has(**case.key, what=how.closed_form, budget=budget):
             rows.add(
                 **case.key,
-                what=closed,
+                what=how.closed_form,
                 **cut_row,
                 accuracy=case.test_accuracy(small),
                 seconds=round(seconds, 1),
@@ -438,6 +449,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", type=int, default=[300])
     parser.add_argument("--minutes", nargs="*", type=float, default=[], help="of one core, in all")
     parser.add_argument("--multiple", type=int, help="of which widths are; as prune does by itself")
+    parser.add_argument("--copies", type=int, default=0, help="of each image, to fit to as well")
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("--only", choices=("ours", "peers", "epochs", "all-images"))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
@@ -474,6 +486,7 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
                     options.temperature,
                     options.minutes,
                     options.multiple,
+                    options.copies,
                 )
                 ours(case, rows, how, options.budgets)
             if options.only in (None, "peers"):

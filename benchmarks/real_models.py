@@ -79,9 +79,10 @@ class Pitch:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
-    def ours(self, budget: float, steps: int | None) -> None:
+    def ours(self, budget: float, steps: int | None, copies: int) -> None:
         """One call of the product's: allocated, repaired, and distilled where steps are asked."""
         label = "ours, closed form" if steps is None else f"ours, {steps} steps"
+        label += f", {copies} copies" * (copies > 0)
         if self.has(what=label, budget=budget):
             return
         start = time.process_time()
@@ -94,6 +95,7 @@ class Pitch:
             output="bernoulli",
             distil=steps,
             augmentation=pitch.augment,
+            copies=copies,
             seed=self.key["seed"],
         )
         seconds = time.process_time() - start
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=512)
     parser.add_argument("--tested", type=int, default=2000, help="tones; half as much speech")
     parser.add_argument("--steps", type=int, default=0, help="of distillation; 0 leaves it out")
+    parser.add_argument("--copies", type=int, default=0, help="of each frame, changed, to fit to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("ours", "peers"))
     parser.add_argument("--results", type=Path, default=Path("runs/real_models.jsonl"))
@@ -176,9 +179,9 @@ def main() -> None:
         if options.only != "ours":
             case.peers(budget)
         if options.only != "peers":
-            case.ours(budget, None)
+            case.ours(budget, None, options.copies)
             if options.steps:
-                case.ours(budget, options.steps)
+                case.ours(budget, options.steps, options.copies)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ from secateurs.planning.planner import LATENCY_MODEL
 from secateurs.planning.profiling import profile_network
 from secateurs.planning.trials import Trial
 from secateurs.planning.units import Limit
+from secateurs.reconstruction.augmented_copies import AugmentedCopies
 from secateurs.reconstruction.depth import (
     BlockLoss,
     blocks_that_went,
@@ -473,6 +474,7 @@ class Pruned:
     repair=FLAG.or_none(),
     distil=_DISTIL,
     augmentation=_AUGMENTATION,
+    copies=whole_number(0),
     seed=SEED,
     proof=PROOF,
     outputs=OUTPUTS,
@@ -504,6 +506,7 @@ def prune(
     repair: bool | None = None,
     distil: int | str | None = None,
     augmentation: Augmentation | ImageChange | None = None,
+    copies: int = 0,
     seed: int = 0,
     proof: bool | Literal["independent"] = True,
     outputs: Outputs | None = None,
@@ -521,9 +524,7 @@ def prune(
     sources: Sequence[Any] | None = None,
     second_domain: Any = None,
 ) -> Pruned:
-    """Trace, allocate, select, cut, prove and repair in one call.
-
-    With calibration images, widths follow measured error curves, and kept weights are refitted.
+    """Trace, allocate, select, cut, prove and repair (with images) in one call.
 
     Args:
         model, example_inputs, outputs: as for ``trace``; the model is not changed.
@@ -535,6 +536,7 @@ def prune(
         loss, seed, proof: as for ``score`` and ``apply``; with labels, curves measure this loss.
         repair: refit kept weights; None: where there are images (4, or 64 with a criterion).
         distil, augmentation, output, sources, second_domain: see ``Distilling``, ``Judging``.
+        copies: of each image, changed by ``augmentation``, that weights are fitted to as well.
         depth: blocks to remove first: a share, number or names; True weighs them against widths.
         amount, threshold, scope, floor, multiple, skip, sensitivity, latency_model: as for
             ``plan``; the default floor is 1/16 where the allocation is measured.
@@ -564,6 +566,7 @@ def _prune(
     metric: Any,
     distil: int | str | None,
     augmentation: Augmentation | ImageChange | None,
+    copies: int,
     output: str | None,
     sources: Sequence[Any] | None,
     second_domain: Any,
@@ -585,7 +588,10 @@ def _prune(
     effort = Distilling.parse(distil, augmentation)
     judging = Judging(output or kind_of_outputs(task), sources, second_domain)
     joint = depth is True
-    request = Request(criterion, loss, repair, effort, judging, seed, proof, uniform, joint)
+    more = AugmentedCopies.parse(copies, augmentation)
+    request = Request(
+        criterion, loss, repair, effort, judging, seed, proof, uniform, joint, copies=more
+    )
     wanted = None if budget is None else Budget.of(budget)
     if depth is not None and depth is not True:
         return _prune_depth_first(network, wanted, request, arguments)
@@ -634,6 +640,7 @@ def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     images=DATA_GIVEN,
     distil=_DISTIL,
     augmentation=_AUGMENTATION,
+    copies=whole_number(0),
     seed=SEED,
     output=TEXT.or_none(),
     sources=_SOURCES,
@@ -647,6 +654,7 @@ def repair(
     example_inputs: Any = None,
     distil: int | str | None = None,
     augmentation: Augmentation | ImageChange | None = None,
+    copies: int = 0,
     seed: int = 0,
     output: str | None = None,
     sources: Sequence[Any] | None = None,
@@ -664,7 +672,7 @@ def repair(
         images: calibration images, as for ``prune``.
         example_inputs: inputs of both models; None uses the first of the images.
         distil: as for ``prune``.
-        augmentation: as for ``prune``.
+        augmentation, copies: as for ``prune``.
         seed: seed of the random splits and samples.
         output: kind of the models' outputs; see ``Judging``.
         sources: what each image was taken from; see ``Judging``.
@@ -692,7 +700,11 @@ def repair(
     if isinstance(first, Mapping):
         example_inputs = inputs_to_trace(dense, rows_of(first, [0]), images)
     judging = Judging(output, sources, second_domain)
-    request = Request(None, None, True, Distilling.parse(distil, augmentation), judging, seed)
+    effort, more = (
+        Distilling.parse(distil, augmentation),
+        AugmentedCopies.parse(copies, augmentation),
+    )
+    request = Request(None, None, True, effort, judging, seed, copies=more)
     return repair_model(small, dense, images, example_inputs, request)
 
 
@@ -705,6 +717,7 @@ def repair(
     loss=LOSS,
     distil=_DISTIL,
     augmentation=_AUGMENTATION,
+    copies=whole_number(0),
     seed=SEED,
     floor=NUMBER.or_none(),
     multiple=whole_number(1).or_none(),
@@ -724,6 +737,7 @@ def frontier(
     loss: Callable[[Any, Any], Any] | None = None,
     distil: int | str | None = None,
     augmentation: Augmentation | ImageChange | None = None,
+    copies: int = 0,
     seed: int = 0,
     floor: float | None = None,
     multiple: int | None = None,
@@ -734,15 +748,14 @@ def frontier(
 ) -> Frontier:
     """Measure the trade-off curve: cut, prove, repair and judge the model at a dozen budgets.
 
-    Work that does not depend on the budget is done once, so that the whole takes about a minute
-    for a small network. Each point's model is available by name: ``found.model("macs=0.25")``.
+    What does not depend on the budget is done once. ``found.model("macs=0.25")`` makes a point.
 
     Args:
         model, example_inputs: as for ``trace``; the model is not changed.
         calibration: as for ``prune``; with labels, accuracies are measured.
         unit: unit of the budgets: "macs", "params", "channels" or "size_mb".
         shares: budgets as fractions of the dense model's cost, each in (0, 1); one or several.
-        criterion, loss, seed, distil, augmentation: as for ``prune``; each model is distilled.
+        criterion, loss, seed, distil, augmentation, copies: as for ``prune``, for each model.
         floor, multiple, skip: as for ``plan``; the default floor is 1/16.
         output, sources, second_domain: how models are judged; see ``Judging``.
 
@@ -766,7 +779,8 @@ def frontier(
     network = trace(model, inputs_to_trace(model, example_inputs, calibration))
     judging = Judging(output, sources, second_domain)
     stays = layer_names(model, skip)
-    request = Request(criterion, loss, True, None, judging, seed, skip=stays)
+    more = AugmentedCopies.parse(copies, augmentation)
+    request = Request(criterion, loss, True, None, judging, seed, skip=stays, copies=more)
     pruner = Pruner.of(model, network, calibration, request)
     effort = Distilling.parse(distil, augmentation)
     planning = _without_none({"floor": floor, "multiple": multiple, "skip": stays})

@@ -138,6 +138,24 @@ def test_both_frameworks_find_the_same_weights(architecture):
             assert layer.after == pytest.approx(same.after, rel=1e-3, abs=1e-6)
 
 
+def test_both_frameworks_fit_the_same_augmented_copies():
+    found, plain = [], []
+    for side in SIDES.values():
+        dense, cut = cut_by_hand(side, "plain")
+        # Ten images are fitted to besides those held out: too few without copies.
+        few = images(side, "plain", count=16)
+        options = {"augmentation": sec.Augmentation(flip=True, shift=1), "copies": 3}
+        with expect_warning("16 calibration images are few"):
+            repaired = sec.repair(cut, dense, few, **options)
+        with expect_warning("16 calibration images are few"):
+            plain.append(weights_of(side, sec.repair(cut, dense, few), "plain"))
+        found.append(weights_of(side, repaired, "plain"))
+    mine, theirs = found
+    for name, values in mine.items():
+        np.testing.assert_allclose(theirs[name], values, atol=1e-3 * max(1, np.abs(values).max()))
+    assert max(np.abs(mine[name] - plain[0][name]).max() for name in mine) > 0.01
+
+
 def by_layer(report):
     """Refits in any order of the branches."""
     return sorted(report.layers, key=lambda one: (*layer_of(one), str(one.ridge)))

@@ -57,7 +57,7 @@ def calls(folder: Path) -> list[Call]:
         "skip": (), "sensitivity": None, "latency_model": None,
     }  # fmt: skip
     judged = {"output": None, "sources": None, "second_domain": None}
-    fitted = {"distil": None, "augmentation": None, "seed": 0, **judged}
+    fitted = {"distil": None, "augmentation": None, "copies": 0, "seed": 0, **judged}
     halved = sec.apply(model, cut, images[:1])
     return [
         Call("trace", sec.trace, {"model": model, "example_inputs": images[:1], "outputs": None}),
@@ -84,7 +84,8 @@ def calls(folder: Path) -> list[Call]:
                                   "budget": sec.Budget(macs=0.7), "criterion": "l1",
                                   "calibration": None, "loss": None, "seed": 0, **planned,
                                   "validation": None, "repair": None, "distil": None,
-                                  "augmentation": None, "proof": True, "outputs": None,
+                                  "augmentation": None, "copies": 0, "proof": True,
+                                  "outputs": None,
                                   "uniform": False, **judged}),
         Call("prune by images", sec.prune, {"model": model, "example_inputs": images[:1],
                                             "budget": "macs=0.7", "calibration": images,

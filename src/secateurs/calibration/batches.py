@@ -133,6 +133,36 @@ def as_array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
+def match_types(made: Any, like: Any, caller: str) -> Any:
+    """Images that a user's function made, as arrays of the types that the model takes.
+
+    Args:
+        made: what it returned.
+        like: the images that it was given.
+        caller: name of what needs them, for messages.
+
+    Raises:
+        DataError: it returned something of another form.
+    """
+    made = _each(made, as_array)
+    pairs = list(zip(_arrays(made), _arrays(like), strict=False))
+    alike = len(_arrays(made)) == len(_arrays(like)) and all(a.shape == b.shape for a, b in pairs)
+    if not alike or isinstance(made, Mapping) != isinstance(like, Mapping):
+        raise DataError(
+            f"{caller}: expected augmentation= to return images of shape {_shapes(like)}, as it "
+            f"was given; received {_shapes(made)}"
+        )
+    if isinstance(like, Mapping):
+        return {key: made[key].astype(like[key].dtype) for key in like}
+    if isinstance(like, tuple):
+        return tuple(a.astype(b.dtype) for a, b in pairs)
+    return made.astype(like.dtype)
+
+
+def _shapes(images: Any) -> str:
+    return ", ".join(str(np.shape(array)) for array in _arrays(images))
+
+
 def _each(value: Any, function: Any) -> Any:
     """Apply a function to an array, or to each in a tuple, list or dictionary."""
     if isinstance(value, Mapping):

@@ -34,6 +34,7 @@ from secateurs.planning.error_curves import GroupTrial
 from secateurs.planning.measured import PRICED, plan_measured
 from secateurs.planning.planner import plan
 from secateurs.planning.uniform import Evenly
+from secateurs.reconstruction.augmented_copies import AugmentedCopies
 from secateurs.reconstruction.block_losses import measure_blocks
 from secateurs.reconstruction.calibration import (
     FEW_IMAGES,
@@ -137,6 +138,7 @@ class Request:
         blocks: whether residual blocks may be removed whole where that costs less than width.
         skip: groups or layers that stay whole; nothing is measured for them.
         peers: processes that share the work on the images, all of which hold them.
+        copies: augmented copies of the images that weights are fitted to; None for none.
     """
 
     criterion: Any = None
@@ -150,6 +152,7 @@ class Request:
     blocks: bool = False
     skip: Sequence[str] = ()
     peers: Peers = ALONE
+    copies: AugmentedCopies | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -437,14 +440,15 @@ def open_dense(
         model: the user's model.
         network: its trace.
         images: checked batches.
-        request: kind of outputs, sources, images of a second domain.
+        request: kind of outputs, sources, images of a second domain, augmented copies.
     """
     calibration = Calibration.of_batches(images, sources=request.judging.sources, seed=request.seed)
     second: list[CalibrationBatch] = []
     if request.judging.second_domain is not None:
         second = read_images(network, request.judging.second_domain, "second_domain")
     output, peers = request.judging.output, request.peers
-    return DenseReference(model, network, calibration, output, second, peers)
+    more = request.copies, request.seed
+    return DenseReference(model, network, calibration, output, second, peers, *more)
 
 
 def _example(network: Network) -> Any:
@@ -652,10 +656,11 @@ def images_for_repair(
     Warns:
         UserWarning: there are too few to fit anything to.
     """
-    asked = request.repair or request.distil is not None
+    asked = request.repair or request.distil is not None or request.copies is not None
     if calibration is None:
-        if request.distil is not None:
-            raise DataError(f"distil: {_WITHOUT_IMAGES}")
+        for name in ("distil", "copies"):
+            if getattr(request, name) is not None:
+                raise DataError(f"{name}: {_WITHOUT_IMAGES}")
         if request.repair:
             repairing(network.source.framework)
         return None

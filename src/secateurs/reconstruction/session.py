@@ -37,6 +37,7 @@ from secateurs.planning.error_curves import (
     trials_of,
 )
 from secateurs.planning.removal_order import list_allowed
+from secateurs.reconstruction.augmented_copies import AugmentedCopies
 from secateurs.reconstruction.calibration import Calibration, in_batches
 from secateurs.reconstruction.fidelity import (
     LOSS,
@@ -91,9 +92,12 @@ class DenseReference:
         output: kind of its outputs, or None to infer it from their values.
         second_domain: images of another domain to judge by as well.
         peers: processes that share the work on the images, all of which hold them.
+        copies: augmented copies of the images that weights are fitted to; None for none.
+        seed: seed of their changes.
 
     Attributes:
-        mine: the images of this process: all of them, or its part of each part.
+        mine: the images of this process: all of them, or its part of each part, and the augmented
+            copies of those to fit.
         last_layers: names of the layers whose results are compared; none where the model's outputs
             are. A detector's outputs differ in number from image to image, so that only what they
             are chosen from can be compared.
@@ -105,6 +109,8 @@ class DenseReference:
     output: str | None = None
     second_domain: Sequence[CalibrationBatch] = ()
     peers: Peers = ALONE
+    copies: AugmentedCopies | None = None
+    seed: int = 0
     mine: Calibration = field(init=False)
     kind: str = field(init=False)
     answers: int = field(init=False)
@@ -115,6 +121,7 @@ class DenseReference:
         self.framework: Repairing = repairing(source.framework)
         self.work, self.example = self.copy(self.model, source.example_inputs)
         self.last_layers = self.framework.last_layers_of(self.work)
+        self.mine = self._with_copies(self.mine)
         trace = backend_named(source.framework).trace
         self.work_network = trace(self.work, self.example)
         first = next(iter(self.framework.outputs(self.work, self.judge[:1])))
@@ -128,6 +135,19 @@ class DenseReference:
             for part in self._parts
         ]
         self._warn_if_unlike()
+
+    def _with_copies(self, mine: Calibration) -> Calibration:
+        """This process's images with the augmented copies that weights are fitted to as well."""
+        if self.copies is None:
+            return mine
+        images, source = mine.fit.images, self.network.source
+        channels_last = False
+        if getattr(images, "ndim", 0) == 4:
+            *sides, channels = images.shape[1:]
+            backend = backend_named(source.framework)
+            channels_last = backend.has_channels_last(self.work, (channels, *sides))
+        seed = (self.seed, self.peers.rank)
+        return replace(mine, fit=self.copies.add(mine.fit, seed, channels_last=channels_last))
 
     def copy(self, model: Any, example_inputs: Any = None) -> tuple[Any, Any]:
         """A working copy of the dense or a cut model, which returns the outputs that are used."""

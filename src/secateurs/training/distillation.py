@@ -458,22 +458,43 @@ def lesson_of(
         raise DataError("distil: expected images to learn from; received none")
     if batch_size < 1:
         raise DataError(f"distil: expected a batch_size of at least 1; received {batch_size}")
+    change = change_of(augmentation, images[0].images, channels_last=channels_last)
+    return Lesson(images, batch_size, change, seed)
+
+
+def change_of(
+    augmentation: Augmentation | ImageChange | None,
+    images: Any,
+    *,
+    channels_last: bool = False,
+    caller: str = "distil",
+) -> ImageChange | None:
+    """The function that changes images like these; None if nothing changes.
+
+    Args:
+        augmentation: what a user allows.
+        images: some of the images.
+        channels_last: whether images have shape (N, H, W, C).
+        caller: name of what changes them, for messages.
+
+    Raises:
+        DataError: an ``Augmentation`` is given for data of another shape.
+    """
     if augmentation is None or (isinstance(augmentation, Augmentation) and not augmentation):
-        return Lesson(images, batch_size, None, seed)
+        return None
     if not isinstance(augmentation, Augmentation):
-        return Lesson(images, batch_size, augmentation, seed)
-    first = images[0].images
-    if not isinstance(first, np.ndarray) or first.ndim != 4 or first.dtype.kind != "f":
+        return augmentation
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype.kind != "f":
         raise DataError(
-            "distil: expected images of shape (N, C, H, W) for Augmentation(flip, shift, mix); "
-            f"received {getattr(first, 'shape', type(first).__name__)}. Pass a function "
+            f"{caller}: expected images of shape (N, C, H, W) for Augmentation(flip, shift, mix); "
+            f"received {getattr(images, 'shape', type(images).__name__)}. Pass a function "
             "(images, random) -> images as augmentation=, or none."
         )
 
     def change(images: Any, random: np.random.Generator) -> Any:
         return _change_images(images, augmentation, random, channels_last)
 
-    return Lesson(images, batch_size, change, seed)
+    return change
 
 
 def _alike(values: Values, others: Values) -> bool:
