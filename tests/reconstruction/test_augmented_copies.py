@@ -13,13 +13,13 @@ from secateurs.reconstruction.augmented_copies import AugmentedCopies
 X = np.arange(70, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
 
 
-def tenths(images, random):
+def add_a_tenth(images, random):
     """Each image plus a tenth, in double precision, as NumPy makes it."""
     return images + np.float64(0.1)
 
 
 def test_copies_follow_the_images_each_as_often_as_asked():
-    found = AugmentedCopies(3, tenths).add(CalibrationBatch(X, np.arange(70)), (0,))
+    found = AugmentedCopies(3, add_a_tenth).add(CalibrationBatch(X, np.arange(70)), (0,))
     assert found.labels is None
     assert found.images.dtype == np.float32
     assert found.images.shape == (280, 2)
@@ -29,11 +29,11 @@ def test_copies_follow_the_images_each_as_often_as_asked():
 
 
 def test_each_copy_is_drawn_anew_from_the_seed():
-    def noisy(images, random):
+    def add_noise(images, random):
         return images + random.normal(size=images.shape)
 
     once, again, other = (
-        AugmentedCopies(2, noisy).add(CalibrationBatch(X, None), seed).images
+        AugmentedCopies(2, add_noise).add(CalibrationBatch(X, None), seed).images
         for seed in ((0, 0), (0, 0), (0, 1))
     )
     np.testing.assert_array_equal(once, again)
@@ -43,11 +43,11 @@ def test_each_copy_is_drawn_anew_from_the_seed():
 
 
 def test_images_in_a_dictionary_stay_in_one():
-    def swapped(images, random):
+    def double_one(images, random):
         return {"b": images["b"] * 2, "a": images["a"]}
 
     given = CalibrationBatch({"a": X, "b": X.astype(np.int64)}, None)
-    found = AugmentedCopies(1, swapped).add(given, (0,)).images
+    found = AugmentedCopies(1, double_one).add(given, (0,)).images
     assert {name: (array.shape, array.dtype.kind) for name, array in found.items()} == {
         "a": ((140, 2), "f"),
         "b": ((140, 2), "i"),
@@ -77,7 +77,7 @@ def draw(count, seed):
     return np.random.default_rng(seed).normal(size=(count, 60)).astype(np.float32)
 
 
-def shuffled(images, random):
+def shuffle_values(images, random):
     """Other images of the same kind: every value from another image."""
     return np.stack([random.permutation(column) for column in images.T], axis=1)
 
@@ -96,12 +96,12 @@ def test_few_images_with_copies_are_fitted_as_well_as_many(dense):
         )
 
     few, many = cut_with(draw(100, 1)), cut_with(draw(1000, 1))
-    copied = cut_with(draw(100, 1), augmentation=shuffled, copies=9)
+    copied = cut_with(draw(100, 1), augmentation=shuffle_values, copies=9)
     assert many < copied < few - 0.5 * (few - many)
 
 
 def test_all_calls_take_copies(dense):
-    images, options = draw(100, 1), {"augmentation": shuffled, "copies": 9}
+    images, options = draw(100, 1), {"augmentation": shuffle_values, "copies": 9}
     small = sec.delete_channels(dense, {"0": range(40)}, images[:1])
     repaired, plain = sec.repair(small, dense, images, **options), sec.repair(small, dense, images)
     assert error_of(repaired, dense) < 0.8 * error_of(plain, dense)
@@ -117,7 +117,10 @@ def test_all_calls_take_copies(dense):
     [
         ({"copies": 2}, r"copies=2: expected augmentation=.*received none"),
         ({"copies": 2, "augmentation": sec.Augmentation()}, "copies=2: expected augmentation="),
-        ({"copies": 101, "augmentation": shuffled}, "copies: expected at most 100.*received 101"),
+        (
+            {"copies": 101, "augmentation": shuffle_values},
+            "copies: expected at most 100.*received 101",
+        ),
         (
             {"copies": 1, "augmentation": sec.Augmentation(flip=True)},
             r"copies: expected images of shape \(N, C, H, W\).*received \(70, 60\)",
@@ -130,7 +133,10 @@ def test_all_calls_take_copies(dense):
             {"copies": 1, "augmentation": lambda images, random: (images, images)},
             r"to return images of shape \(32, 60\).*received \(32, 60\), \(32, 60\)",
         ),
-        ({"copies": 1, "augmentation": shuffled, "calibration": None}, "copies: .*received none"),
+        (
+            {"copies": 1, "augmentation": shuffle_values, "calibration": None},
+            "copies: .*received none",
+        ),
     ],
 )
 def test_what_cannot_be_copied_is_refused(dense, options, message):

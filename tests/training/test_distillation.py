@@ -1,3 +1,4 @@
+import warnings
 from itertools import islice
 
 import numpy as np
@@ -31,15 +32,17 @@ class Point:
 
 
 class Walker:
-    """A student that goes a fixed way each step, whatever the rate."""
+    """A student that goes a fixed way each step, whatever the rate; some steps fail."""
 
-    def __init__(self, start, way):
-        self.start, self.way, self.rates = start, np.array(way), []
+    def __init__(self, start, way, failing=()):
+        self.start, self.way, self.rates, self.failing = start, np.array(way), [], failing
         self.point = start
 
     def step(self, images, wanted, rates):
-        self.point = Point(*(self.point.scores + self.way))
         self.rates.append(rates)
+        if len(self.rates) in self.failing:
+            return False
+        self.point = Point(*(self.point.scores + self.way))
         return bool(np.isfinite(self.point.scores).all())
 
     def finish(self, share=1.0):
@@ -51,12 +54,12 @@ def images(*counts):
     return [CalibrationBatch(part, None) for part in np.split(total, np.cumsum(counts)[:-1])]
 
 
-def teach(small, way, steps=4):
+def teach(small, way, steps=4, failing=()):
     dense = Point(2.0, 0.0)
     judge = DistillationJudge.of(
         lambda model, x: model(x), dense, images(3), SeenAs(None, channels_first=True)
     )
-    student = Walker(small, way)
+    student = Walker(small, way, failing)
     lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
     return train(student, small, dense, judge, lesson, Effort(steps)), student
 
@@ -74,8 +77,33 @@ def test_a_student_that_improves_is_kept():
 @pytest.mark.parametrize("way", [(-1.0, 0.0), (np.nan, 0.0), (1e200, -1e200)])
 def test_a_student_that_diverges_is_not_kept(way):
     small = Point(1.0, 0.0)
-    found, _ = teach(small, way)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps that are not finite
+        found, _ = teach(small, way)
     assert found.model is small
+    assert not found.kept
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_told():
+    with pytest.warns(UserWarning, match="in 2 of 6 steps a gradient was not finite. They changed"):
+        found, _ = teach(Point(0.0, 0.0), (0.5, 0.0), steps=6, failing=(2, 5))
+    assert found.kept
+    assert found.model.scores.tolist() == [2.0, 0.0]  # four steps of six
+
+
+def test_training_ends_after_five_such_steps_with_what_it_has_learnt():
+    with pytest.warns(UserWarning, match="in 6 of 8 steps.*it ended after 5 of them in a row"):
+        found, student = teach(Point(0.0, 0.0), (0.5, 0.0), steps=20, failing=(2, *range(4, 20)))
+    assert len(student.rates) == found.steps == 8
+    assert found.model.scores.tolist() == [1.0, 0.0]
+    assert found.kept
+
+
+def test_nothing_is_kept_where_no_step_was_made():
+    small = Point(0.0, 0.0)
+    with pytest.warns(UserWarning, match="in 5 of 5 steps"):
+        found, _ = teach(small, (0.5, 0.0), steps=20, failing=range(1, 21))
+    assert found.model is found.trained is small
     assert not found.kept
 
 

@@ -15,6 +15,7 @@ import itertools
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,6 +56,9 @@ RunModel = Callable[[Any, Any], Values]
 Teach = Callable[[Any], Values]
 """Images -> the dense model's outputs, then the inputs of the layers used as hints."""
 
+_MOST_SKIPPED = 5
+"""Steps in a row without a finite gradient after which training ends."""
+
 _KEPT = 2**29
 """Bytes of the dense model's outputs that are cached for batches that repeat."""
 
@@ -88,7 +92,10 @@ class Student(Protocol):
     """A copy of the small model in training, implemented by each framework."""
 
     def step(self, images: Any, wanted: Values, rates: Rates) -> bool:
-        """Make one optimizer step towards these outputs; returns False if that failed."""
+        """Make one optimizer step towards these outputs.
+
+        Returns False, and changes nothing, if a gradient is not finite.
+        """
 
     def finish(self, share: float = 1.0) -> Any:
         """A new small model, at this share of the way from its initial to the trained values."""
@@ -384,7 +391,7 @@ def train(
     rates = Rates.highest(before, rate)
     known: dict[int, Values] = {}
     room = _KEPT
-    steps = 0
+    steps, skipped, in_a_row = 0, 0, 0
     for share, (key, images) in zip(effort.progress(), lesson.batches(), strict=False):
         wanted = known.get(key) if key is not None else None
         if wanted is None:
@@ -393,14 +400,32 @@ def train(
             if key is not None and room >= 0:
                 known[key] = wanted
         steps += 1
-        if not student.step(images, wanted, rates.at(share)):
-            return Distilled(small, steps, before, math.inf, False, small)
+        is_finite = student.step(images, wanted, rates.at(share))
+        in_a_row = 0 if is_finite else in_a_row + 1
+        skipped += not is_finite
+        if in_a_row == _MOST_SKIPPED:
+            break
+    _warn_of_skipped(skipped, steps, ended=in_a_row == _MOST_SKIPPED)
     trained = student.finish()
     after = float(judge.distances(trained).mean())
+    if skipped == steps or not math.isfinite(after):
+        return Distilled(small, steps, before, math.inf, False, small)
     if harms(judge.marks(small), judge.marks(trained)):
         refused = Distilled(small, steps, before, after, False, trained)
         return _interpolate_back(student, judge, refused)
     return Distilled(trained, steps, before, after, True, trained)
+
+
+def _warn_of_skipped(skipped: int, steps: int, *, ended: bool) -> None:
+    if skipped:
+        end = f", and it ended after {_MOST_SKIPPED} of them in a row" if ended else ""
+        warnings.warn(
+            f"distil: in {skipped} of {steps} steps a gradient was not finite. They changed "
+            f"nothing{end}. Look for inputs of an unusual size, or for augmentation= that makes "
+            "some.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _interpolate_back(student: Student, judge: DistillationJudge, refused: Distilled) -> Distilled:
