@@ -83,6 +83,10 @@ def test_bfloat16_becomes_float32():
         ((X, Y[:4]), "expected as many labels as images; received 4 labels for 300"),
         ((X, np.array(["a"] * 300)), "expected labels that are numbers"),
         ((X, np.where(Y > 0, np.nan, 0.5)), "expected finite labels"),
+        ({"x": X, "y": X[:3]}, r"one entry for each image; received shapes \(\d+, .*\(3, "),
+        ({"x": X, "y": 1.0}, r"one entry for each image; received shapes .*, \(\)"),
+        ({"x": [[1.0], []]}, "expected an array of numbers; received a list of entries of several"),
+        ({"x": X, "label": 3}, "as many labels as images; received one number as labels"),
     ],
 )
 def test_unusable_data_are_refused_in_one_line(given, message):

@@ -130,7 +130,13 @@ def as_array(value: Any) -> NDArray[Any]:
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # NumPy has no such type
             value = value.float()
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of several lengths
+        raise DataError(
+            f"expected an array of numbers; received a {type(value).__name__} of entries of "
+            f"several shapes. Pad them to one length, or pass them batch by batch."
+        ) from error
 
 
 def match_types(made: Any, like: Any, caller: str) -> Any:
@@ -244,10 +250,17 @@ def _slice(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
     labels = None if labels is None else as_array(labels)
     if not _arrays(images):
         raise DataError(f"expected calibration data; received an empty dictionary. {FIX}.")
-    count = len(_arrays(images)[0]) if _arrays(images)[0].ndim else 0
-    if labels is not None and len(labels) != count:
+    counts = {len(array) if array.ndim else None for array in _arrays(images)}
+    if len(counts) > 1:
         raise DataError(
-            f"calibration data: expected as many labels as images; received {len(labels)} labels "
+            "calibration data: expected arrays with one entry for each image; received "
+            f"shapes {_shapes(images)}. {FIX}."
+        )
+    count = counts.pop() or 0
+    if labels is not None and (labels.ndim == 0 or len(labels) != count):
+        received = len(labels) if labels.ndim else "one number as"
+        raise DataError(
+            f"calibration data: expected as many labels as images; received {received} labels "
             f"for {count} images"
         )
     for start in range(0, count, AT_A_TIME):
