@@ -314,6 +314,14 @@ def framework_of(model: Any) -> str:
     )
 
 
+def is_model(value: Any) -> bool:
+    """Whether a value is a model of a framework that has a backend."""
+    try:
+        return bool(framework_of(value))
+    except ModelError:
+        return False
+
+
 def backend_named(framework: str) -> Backend:
     """The backend of a framework by its name, such as ``network.source.framework``."""
     return cast(Backend, importlib.import_module(_PACKAGES[framework]))

@@ -71,6 +71,8 @@ def test_a_drop_without_data_or_without_classes_is_refused(classifier):
     model, images, _ = classifier
     with pytest.raises(sec.DataError, match="drop: expected data to measure the drop on"):
         sec.prune(model, images[:1], "drop=0.01")
+    with pytest.raises(sec.DataError, match=r"drop: expected data.*received a model, Sequential"):
+        sec.prune(model, images[:1], "drop=0.01", validation=model)
 
 
 def test_peak_memory_equals_a_count_by_hand():

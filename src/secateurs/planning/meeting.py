@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from secateurs.arguments import format_value
-from secateurs.backends import backend_named
+from secateurs.backends import backend_named, is_model
 from secateurs.calibration.batches import iterate_batches
 from secateurs.calibration.examples import read_batches
 from secateurs.channels.cut import Cut
@@ -232,6 +232,12 @@ def _as_finite(value: Any) -> float:
 
 
 def _metric_of(network: Network, validation: Any) -> Measure:
+    if is_model(validation):  # which can be called, but not with a model
+        raise DataError(
+            "drop: expected data to measure the drop on, or a function of a model that returns its "
+            f"metric; received a model, {type(validation).__name__}. Give validation=(images, "
+            "labels), not the test data."
+        )
     if callable(validation):
         metric: Measure = validation
         return lambda model: _as_finite(metric(model))

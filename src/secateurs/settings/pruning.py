@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -17,7 +18,7 @@ def _as_names(outputs: Any) -> Any:
     """'logits,1', 1, ["logits", 1] -> names of outputs, as text."""
     if outputs is None:
         return None
-    given = [outputs] if isinstance(outputs, str | int) else outputs
+    given = [outputs] if isinstance(outputs, str | Integral) else outputs
     if not isinstance(given, list | tuple):
         return outputs
     return tuple(part.strip() for one in given for part in str(one).split(","))

@@ -4,6 +4,7 @@ import copy
 from collections import namedtuple
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -86,8 +87,9 @@ def test_a_part_of_an_output_and_several_may_be_named():
     assert not network.groups
     network = sec.trace(net(answers), X, outputs=["logits", "all.1"])
     assert [group.name for group in network.groups] == ["a"]
-    network = sec.trace(net(lambda logits, f, h: (logits, f)), X, outputs=0)
-    assert [group.name for group in network.groups] == ["a", "b"]
+    for place in (0, np.int64(0)):
+        network = sec.trace(net(lambda logits, f, h: (logits, f)), X, outputs=place)
+        assert [group.name for group in network.groups] == ["a", "b"]
     pruned = sec.prune(net(answers), X, sec.Budget(channels=0.5), outputs="logits")
     assert (pruned.model.a.out_features, pruned.model.b.out_features) == (8, 4)
 

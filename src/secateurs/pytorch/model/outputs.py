@@ -54,7 +54,7 @@ def is_used(name: str, wanted: Sequence[str] | None) -> bool:
 
 def names_of(outputs: OutputName | Sequence[OutputName]) -> tuple[str, ...]:
     """Names or positions of outputs, as strings."""
-    names = [outputs] if isinstance(outputs, (str, int)) else outputs
+    names = outputs if isinstance(outputs, Sequence) and not isinstance(outputs, str) else [outputs]
     return tuple(str(name) for name in names)
 
 
