@@ -1,8 +1,9 @@
 """Sampling for the proof: which values of an operation's result are compared.
 
-A result may hold millions of values; a few of each are compared. The sampled positions depend on
-the small model's shape alone, so that the small model and the masked twin are sampled at the same
-positions, whatever their own shapes are.
+A result may hold millions of values; some of each are compared, at least one at every index of
+every axis, so that a slice of one wrong channel is seen where it is used. The sampled positions
+depend on the small model's shape alone, so that the small model and the masked twin are sampled at
+the same positions, whatever their own shapes are.
 """
 
 from __future__ import annotations
@@ -16,24 +17,56 @@ import numpy as np
 from secateurs.channels.equations import Ids
 
 SAMPLES_EACH = 64
-"""Number of values sampled from each result."""
+"""Least number of values sampled from each result, if it has as many."""
 
-_FRACTIONS = np.random.default_rng(0).random(1024)
+MOST_SAMPLES = 2048
+"""Largest number; of an axis that is longer, as many indices are sampled."""
+
+_FRACTIONS = np.random.default_rng(0).random(MOST_SAMPLES)
+_STEPS = (0.6180, 0.7549, 0.5698, 0.8192, 0.6711, 0.5245)
+"""Steps along the axes, relative to their lengths: irrational, so that axes are out of step."""
+
+
+_APART = 331
+"""Between the fractions of one axis and those of the next."""
 
 
 @lru_cache(maxsize=1024)
-def places_in(shape: tuple[int, ...], count: int) -> Sequence[Ids]:
-    """Indices along each axis of ``count`` positions in a tensor of this shape, always the same.
+def places_in(shape: tuple[int, ...], least: int) -> Sequence[Ids]:
+    """Indices along each axis of some positions in a tensor of this shape, always the same.
 
-    For a tensor with no more than ``count`` values, all positions.
+    Every index of every axis is among them, of axes up to ``MOST_SAMPLES`` long. For a tensor with
+    no more values than there are positions, all positions, once.
+
+    Args:
+        shape: the tensor's shape.
+        least: least number of positions.
     """
-    return np.unravel_index(flat_places_in(shape, count), shape) if shape else ()
+    if not shape:
+        return ()
+    count = max(least, min(max(shape), MOST_SAMPLES))
+    if math.prod(shape) <= count:
+        return np.unravel_index(np.arange(math.prod(shape)), shape)
+    turn = np.arange(count)
+    return tuple(_indices_along(axis, length, turn) for axis, length in enumerate(shape))
+
+
+def _indices_along(axis: int, length: int, turn: Ids) -> Ids:
+    """All indices of an axis in a mixed order, again and again; some of one that is longer."""
+    if length > len(turn):
+        return (np.roll(_FRACTIONS[: len(turn)], axis) * length).astype(np.int64)
+    step = max(1, round(length * _STEPS[axis % len(_STEPS)]))
+    while math.gcd(step, length) > 1:
+        step += 1
+    # Axes of one length would return to the same pairs of indices if each did not move on.
+    moves = _FRACTIONS[(turn // length + _APART * axis) % len(_FRACTIONS)]
+    found: Ids = (turn * step + (moves * length).astype(np.int64)) % length
+    return found
 
 
 @lru_cache(maxsize=1024)
-def flat_places_in(shape: tuple[int, ...], count: int) -> Ids:
+def flat_places_in(shape: tuple[int, ...], least: int) -> Ids:
     """The positions of ``places_in`` as indices into the flat tensor."""
-    total = math.prod(shape)
-    if total <= count:
-        return np.arange(total)
-    return (_FRACTIONS[:count] * total).astype(np.int64)
+    if not shape:
+        return np.zeros(1, np.int64)
+    return np.ravel_multi_index(places_in(shape, least), shape)

@@ -200,3 +200,27 @@ def test_a_mean_in_double_precision_is_proven():
     kept = [0, 2, 3, 4, 6, 7]
     by_hand = means[:, kept] @ weight[kept] + head
     np.testing.assert_allclose(small.predict(images, verbose=0), by_hand, atol=1e-5)
+
+
+def test_a_single_wrong_channel_is_found_among_hundreds():
+    """Where the head is zero, so that no later value differs."""
+    i = keras.Input((6, 6, 3))
+    x = L.BatchNormalization(name="norm")(L.Conv2D(600, 3, name="a")(i))
+    model = noisy(keras.Model(i, L.Conv2D(4, 1, name="head")(x)))
+    head = model.get_layer("head")
+    head.kernel.assign(np.zeros(head.kernel.shape))
+    images = np.random.default_rng(0).normal(size=(1, 6, 6, 3)).astype("float32")
+    network = sec.trace(model, images)
+    cut = network.cut({"a": range(0, 600, 2)})
+    small, alive = cut_copy(model, cut), network.alive(network.removed_by(cut))
+    assert proofs.prove(network, small, cut, alive, images).holds
+    gamma = small.get_layer("norm").gamma
+    right = np.array(keras.ops.convert_to_numpy(gamma))
+    for channel in range(0, 300, 23):
+        wrong = right.copy()
+        wrong[channel] = right[channel - 1]
+        gamma.assign(wrong)
+        with pytest.raises(sec.CutError, match="norm"):
+            proofs.prove(network, small, cut, alive, images)
+    gamma.assign(right)
+    assert proofs.prove(network, small, cut, alive, images).holds

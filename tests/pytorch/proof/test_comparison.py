@@ -151,3 +151,27 @@ def test_weights_that_are_not_finite_prove_nothing():
         model.second.weight[0, 0] = float("nan")
     with pytest.raises(sec.CutError, match=r"second\.weight holds NaN"):
         sec.delete_channels(model, {"first": [1]}, x())
+
+
+def test_a_single_wrong_channel_is_found_among_hundreds():
+    """Where the head is zero, so that no later value differs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 600, 3), nn.BatchNorm2d(600), nn.Conv2d(600, 4, 1), nn.Flatten()
+    ).eval()
+    nn.init.uniform_(model[1].weight, 0.5, 1.5)
+    nn.init.zeros_(model[2].weight)
+    images = torch.randn(1, 3, 6, 6)
+    network = sec.trace(model, images)
+    cut = network.cut({"0": range(0, 600, 2)})
+    small, alive = cut_copy(model, cut), network.alive(network.removed_by(cut))
+    assert prove(network, small, alive, images).holds
+    for channel in range(0, 300, 23):
+        right = small[1].weight[channel].item()
+        with torch.no_grad():
+            small[1].weight[channel] = small[1].weight[channel - 1]
+        with pytest.raises(sec.CutError, match=r"difference inside is in 1 \("):
+            prove(network, small, alive, images)
+        with torch.no_grad():
+            small[1].weight[channel] = right
+    assert prove(network, small, alive, images).holds

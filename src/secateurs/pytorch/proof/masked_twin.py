@@ -68,8 +68,7 @@ class Sampled(OpInterpreter):
         self._by_layer: RecordsByLayer | None = None
         self._places: dict[tuple[object, ...], torch.Tensor | None] = {}
         self._kept: dict[int, Ids] = {} if beside is None else beside._kept
-        self._indices = PackedRows(SAMPLES_EACH)
-        self._samples = PackedRows(SAMPLES_EACH)
+        self._indices, self._samples = PackedRows(), PackedRows()
         self.samples: list[tuple[str, torch.Tensor | None]] = []
         """For each operation, its layer and the values sampled from its result."""
         self._models: set[int] = set()
@@ -226,28 +225,29 @@ class PackedRows:
     these.
     """
 
-    number = 256
+    block = 2**14
+    """Numbers in a block of short rows."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._unused: dict[torch.dtype, list[torch.Tensor]] = {}
+    def __init__(self) -> None:
+        self._unused: dict[tuple[torch.dtype, int], list[torch.Tensor]] = {}
 
     def keep(self, values: torch.Tensor) -> torch.Tensor:
-        """A copy of at most ``width`` numbers."""
+        """A copy of some numbers."""
         return self._row(values.dtype, values.numel()).copy_(values)
 
     def take(self, tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """A tensor's values at at most ``width`` flat positions."""
+        """A tensor's values at some flat positions."""
         return torch.take(tensor, places, out=self._row(tensor.dtype, places.numel()))
 
     def _row(self, dtype: torch.dtype, length: int) -> torch.Tensor:
         """An unused row of this many numbers."""
-        rows = self._unused.get(dtype)
+        width = max(SAMPLES_EACH, 1 << (length - 1).bit_length())
+        rows = self._unused.get((dtype, width))
         if not rows:  # all rows of a block at once: a slice takes longer than what is done with it
-            block = torch.empty(self.number, self._width, dtype=dtype)
-            rows = self._unused[dtype] = list(block.unbind())
+            block = torch.empty(max(1, self.block // width), width, dtype=dtype)
+            rows = self._unused[dtype, width] = list(block.unbind())
         row = rows.pop()
-        return row if length == self._width else row[:length]
+        return row if length == width else row[:length]
 
 
 class MaskedTwin(Sampled):
