@@ -3,7 +3,7 @@
 import pytest
 
 import secateurs as sec
-from secateurs.reconstruction.pruner import Pruner, Request
+from secateurs.reconstruction.pruner import Distilling, Pruner, Request
 from support.digits_network import IMAGES, Y
 
 
@@ -83,3 +83,34 @@ def test_a_smaller_budgets_cut_is_not_made_where_curves_say_it_loses_more(dense,
         for name, gone in cut.channels.items()
     ]
     assert pruner.foreseen(cut) == pytest.approx(sum(by_group))
+
+
+@pytest.mark.parametrize(("wrong", "distilled"), [({0.9: 19, 0.45: 19}, [0.9]), ({0.9: 19}, None)])
+def test_a_smaller_budgets_cut_is_distilled_only_where_it_is_nearer_without(
+    dense, monkeypatch, wrong, distilled
+):
+    network = sec.trace(dense, IMAGES[:1])
+    pruner = Pruner.of(dense, network, IMAGES, Request())
+    plan, make, made = Pruner.plan, Pruner.make, []
+
+    def misplan(self, budget, **planning):
+        share = round(budget.absolute_for(network)["macs"] / network.macs(), 4)
+        if share in wrong:
+            return network.cut({"last": list(range(wrong[share]))})
+        return plan(self, budget, **planning)
+
+    def note(self, cut, *, distil=None, **how):
+        made.append((network.cost(cut).macs / network.macs(), distil is not None))
+        return make(self, cut, distil=distil, **how)
+
+    monkeypatch.setattr(Pruner, "plan", misplan)
+    monkeypatch.setattr(Pruner, "make", note)
+    small, cut = pruner.make_best(sec.Budget(macs=0.9), distil=Distilling.parse(3))
+    assert "distilled" in sec.report_of(small).fidelity
+    if distilled is None:  # the cut for 0.45 is right: it is made, and then distilled as well
+        assert [is_distilled for _, is_distilled in made[:3]] == [True, False, True]
+        assert made[1][0] == made[2][0] <= 0.45
+        assert network.cost(cut).macs <= 0.45 * network.macs()
+    else:
+        assert [is_distilled for _, is_distilled in made] == [True, False]
+        assert cut == network.cut({"last": list(range(19))})

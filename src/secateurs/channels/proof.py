@@ -179,6 +179,30 @@ def largest_mismatch(
     """
     if not layers:
         return 0.0, ""
+    sizes = np.array([len(samples) for samples in expected])
+    starts = np.flatnonzero(np.diff(sizes.cumsum() // _AT_A_TIME, prepend=-1)).tolist()
+    ends = [*starts[1:], len(sizes)]
+    relative = np.concatenate(
+        [
+            _mismatches(received[start:end], expected[start:end], factors)
+            for start, end in zip(starts, ends, strict=True)
+        ]
+    )
+    beyond = np.flatnonzero(relative > tolerance)
+    first = int(beyond[0]) if len(beyond) else int(relative.argmax())
+    return float(relative.max()), layers[first] if relative[first] > 0 else ""
+
+
+_AT_A_TIME = 2**13
+"""Samples compared at a time: arrays of all would take a tenth of a small model's memory."""
+
+
+def _mismatches(
+    received: Sequence[NDArray[np.number]],
+    expected: Sequence[NDArray[np.number]],
+    factors: Sequence[float],
+) -> NDArray[np.float64]:
+    """For each operation the largest difference of its samples, relative to their size."""
     starts = np.cumsum([0, *(len(samples) for samples in expected[:-1])])
     mine, theirs = np.concatenate(received), np.concatenate(expected)
     same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
@@ -187,10 +211,8 @@ def largest_mismatch(
     gaps = np.where(same, 0.0, np.where(np.isnan(gaps), np.inf, gaps))
     gap = np.maximum.reduceat(gaps, starts)
     size = np.maximum.reduceat(np.where(np.isfinite(theirs), np.abs(theirs), 0.0), starts)
-    relative = np.divide(gap, size, out=gap.copy(), where=size > 0)
-    beyond = np.flatnonzero(relative > tolerance)
-    first = int(beyond[0]) if len(beyond) else int(relative.argmax())
-    return float(relative.max()), layers[first] if relative[first] > 0 else ""
+    relative: NDArray[np.float64] = np.divide(gap, size, out=gap.copy(), where=size > 0)
+    return relative
 
 
 @dataclass(frozen=True, slots=True)

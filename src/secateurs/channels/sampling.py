@@ -47,14 +47,17 @@ def places_in(shape: tuple[int, ...], least: int) -> Sequence[Ids]:
     count = max(least, min(max(shape), MOST_SAMPLES))
     if math.prod(shape) <= count:
         return np.unravel_index(np.arange(math.prod(shape)), shape)
-    turn = np.arange(count)
-    return tuple(_indices_along(axis, length, turn) for axis, length in enumerate(shape))
+    return tuple(_indices_along(axis, length, count) for axis, length in enumerate(shape))
 
 
-def _indices_along(axis: int, length: int, turn: Ids) -> Ids:
+@lru_cache(maxsize=4096)
+def _indices_along(axis: int, length: int, count: int) -> Ids:
     """All indices of an axis in a mixed order, again and again; some of one that is longer."""
-    if length > len(turn):
-        return (np.roll(_FRACTIONS[: len(turn)], axis) * length).astype(np.int64)
+    if length == 1:
+        return np.zeros(count, np.int64)
+    if length > count:
+        return (np.roll(_FRACTIONS[:count], axis) * length).astype(np.int64)
+    turn = np.arange(count)
     step = max(1, round(length * _STEPS[axis % len(_STEPS)]))
     while math.gcd(step, length) > 1:
         step += 1

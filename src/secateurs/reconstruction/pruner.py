@@ -52,6 +52,7 @@ from secateurs.reconstruction.session import (
     DenseReference,
     keep_fidelity_,
     measure_curves,
+    most_faithful,
     repair_cut,
 )
 from secateurs.training.distillation import Effort, ImageChange
@@ -71,6 +72,9 @@ MOST_HALVINGS = 4
 
 DECIDING = ("scope", "threshold", "sensitivity")
 """Options that decide by themselves how far each group is cut."""
+
+EVENLY, DISTILLED = "dropped evenly", "distilled"
+"""Names of stages: of a cut that is only compared with, and of the last step."""
 
 FALLBACK = "l2"
 """Criterion for groups that no contraction reads by itself."""
@@ -252,9 +256,14 @@ class Pruner:
         for smaller in self._smaller_cuts(budget, planning) if repair else ():
             if not self._may_be_nearer(smaller, small):
                 break
-            other = self.make(smaller, repair=repair, distil=distil, even=even)
-            if not _fidelity_of(other).is_surely_below(_fidelity_of(small)):
+            # Before it is distilled, which takes far longer and is rarely worth it.
+            other = self.make(smaller, repair=repair, even=even)
+            if not _fidelity_of(other).is_surely_below(_before_distillation(small)):
                 break
+            if distil is not None:
+                other = self.make(smaller, repair=repair, distil=distil, even=even)
+                if not _fidelity_of(other).is_surely_below(_fidelity_of(small)):
+                    break
             small, cut = other, smaller
         return small, cut
 
@@ -337,13 +346,21 @@ class Pruner:
         trial = GroupTrial("", 0, network.removed_by(cut), (), dict)
         judging = self.dense.calibration.judge
         found = self.dense.framework.judge_trials(network, judging, [trial], self.dense.kind)
-        return Stage("dropped evenly", found[0])
+        return Stage(EVENLY, found[0])
 
 
 def _fidelity_of(model: Any) -> Fidelity:
     known = report_of(model).fidelity
     assert known is not None  # noqa: S101 - make_faithful keeps one
     return known.fidelity
+
+
+def _before_distillation(model: Any) -> Fidelity:
+    """Fidelity of the weights that distillation began with."""
+    known = report_of(model).fidelity
+    assert known is not None  # noqa: S101 - make_faithful keeps one
+    made = [stage for stage in known.stages if stage.name not in (EVENLY, DISTILLED)]
+    return most_faithful(made).fidelity
 
 
 def make_faithful(
@@ -403,7 +420,7 @@ def _distil(
         outputs=dense.kind,
         augmentation=distil.augmentation,
     )
-    stage = Stage("distilled", dense.fidelity(trained.trained), time.perf_counter() - start)
+    stage = Stage(DISTILLED, dense.fidelity(trained.trained), time.perf_counter() - start)
     after = report.with_stage(stage, keeps=trained.kept)
     if trained.kept:
         dense.framework.copy_weights_(trained.model, model)
