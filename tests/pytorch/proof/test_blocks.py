@@ -50,3 +50,45 @@ def test_a_bypass_that_is_wrong_is_refused(model, monkeypatch):
     monkeypatch.setattr(Bypass, "forward", lambda self, x: 1.01 * right(self, x))
     with pytest.raises(sec.CutError, match="does not do what the dense one does"):
         sec.apply(model, cut, IMAGES)
+
+
+class Tokens(nn.Module):
+    """Blocks on 64 tokens of 256 channels, before a head that is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Feedforward() for _ in range(2))
+        self.act, self.head = nn.Tanh(), nn.Linear(256, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.act(x))
+
+
+class Feedforward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(256, 8), nn.Linear(8, 256)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+def test_an_error_in_a_single_channel_of_the_tokens_is_found(monkeypatch):
+    torch.manual_seed(0)
+    model, x = Tokens().eval(), torch.randn(1, 64, 256)
+    network = sec.trace(model, x)
+    cut = network.cut_of_blocks(["blocks.1"])
+    assert sec.report_of(sec.apply(model, cut, x)).proof.holds
+    right = Bypass.forward
+
+    def err(self, x):
+        found = right(self, x).clone()
+        found[..., 5] *= 1.5
+        return found
+
+    monkeypatch.setattr(Bypass, "forward", err)
+    with pytest.raises(sec.CutError, match="does not do what the dense one does"):
+        sec.apply(model, cut, x)

@@ -21,6 +21,7 @@ from torch._ops import OpOverload
 from secateurs.channels.blocks import BlockCut, Numbering
 from secateurs.channels.cut import Cut
 from secateurs.channels.proof import Independent, Proof, largest_mismatch
+from secateurs.channels.sampling import SAMPLES_EACH, flat_places_in
 from secateurs.errors import CutError
 from secateurs.pytorch.model.copies import share_tensors
 from secateurs.pytorch.model.example_inputs import parse_example_inputs
@@ -32,9 +33,6 @@ from secateurs.pytorch.tracing import rules
 from secateurs.pytorch.tracing.blocks import FoundBlock, watch_blocks
 from secateurs.pytorch.tracing.interpreter import OpInterpreter, in_mode
 from secateurs.pytorch.tracing.op_call import iterate_tensors, map_tensors
-
-SAMPLES = 64
-"""Maximum number of elements sampled from each module's output."""
 
 NEVER_ZERO = ("running_var", "weight_v", "original1")
 """Tensors whose root or norm is a divisor."""
@@ -173,8 +171,8 @@ def _watch_run(
             first = next(iterate_tensors(output), None)
             if name not in samples and first is not None and first.is_floating_point():
                 with nullcontext() if mode is None else mode.aside():
-                    flat = first.detach().reshape(-1)
-                    some = flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES]
+                    places = torch.from_numpy(flat_places_in(tuple(first.shape), SAMPLES_EACH))
+                    some = first.detach().take(places.to(first.device))
                     samples[name] = some.double().cpu().numpy().copy()
 
         return watch
