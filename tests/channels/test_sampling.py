@@ -22,6 +22,8 @@ def test_axes_of_one_length_are_out_of_step():
     _, channel, row, column = places_in((1, 512, 7, 7), 64)
     assert len(set(zip(row, column, strict=True))) == 49  # every place of the images
     assert len(set(zip(channel % 7, row, column, strict=True))) > 200
+    three = places_in((7, 7, 7, 900), 64)[:3]
+    assert len(set(zip(*three, strict=True))) > 250
 
 
 def test_of_a_long_axis_many_indices_are_sampled():
