@@ -8,7 +8,15 @@ from secateurs.channels.sampling import MOST_SAMPLES, flat_places_in, places_in
 
 @pytest.mark.parametrize(
     "shape",
-    [(8, 9, 10), (1, 32, 112, 112), (2, 960, 2, 2), (1, 4, 4, 1280), (3, 197, 192), (70, 1)],
+    [
+        (1, 3, 11008),
+        (8, 9, 10),
+        (1, 32, 112, 112),
+        (2, 960, 2, 2),
+        (1, 4, 4, 1280),
+        (3, 197, 192),
+        (70, 1),
+    ],
 )
 def test_every_index_of_every_axis_is_sampled(shape):
     places = places_in(shape, 64)
@@ -29,8 +37,8 @@ def test_axes_of_one_length_are_out_of_step():
 def test_of_a_long_axis_many_indices_are_sampled():
     long, short = places_in((50_000, 3), 64)
     assert len(long) == MOST_SAMPLES
-    assert len(np.unique(long)) > 0.95 * MOST_SAMPLES
-    assert long.max() > 49_000
+    assert (np.diff(np.sort(long)) <= 4).all()  # evenly spaced, each once
+    assert long.max() > 49_990
     assert len(np.unique(short)) == 3
 
 

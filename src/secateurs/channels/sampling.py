@@ -19,19 +19,18 @@ from secateurs.channels.equations import Ids
 SAMPLES_EACH = 64
 """Least number of values sampled from each result, if it has as many."""
 
-MOST_SAMPLES = 2048
-"""Largest number; of an axis that is longer, as many indices are sampled."""
+MOST_SAMPLES = 2**14
+"""Largest number: as many as the widest layers have channels; of a longer axis, so many indices."""
 
 _FRACTIONS = np.random.default_rng(0).random(MOST_SAMPLES)
 _STEPS = (0.6180, 0.7549, 0.5698, 0.8192, 0.6711, 0.5245)
-"""Steps along the axes, relative to their lengths: irrational, so that axes are out of step."""
-
+"""Steps along the axes, relative to their lengths: unlike, so that axes are out of step."""
 
 _APART = 331
 """Between the fractions of one axis and those of the next."""
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def places_in(shape: tuple[int, ...], least: int) -> Sequence[Ids]:
     """Indices along each axis of some positions in a tensor of this shape, always the same.
 
@@ -50,24 +49,21 @@ def places_in(shape: tuple[int, ...], least: int) -> Sequence[Ids]:
     return tuple(_indices_along(axis, length, count) for axis, length in enumerate(shape))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _indices_along(axis: int, length: int, count: int) -> Ids:
-    """All indices of an axis in a mixed order, again and again; some of one that is longer."""
-    if length == 1:
-        return np.zeros(count, np.int64)
-    if length > count:
-        return (np.roll(_FRACTIONS[:count], axis) * length).astype(np.int64)
-    turn = np.arange(count)
-    step = max(1, round(length * _STEPS[axis % len(_STEPS)]))
-    while math.gcd(step, length) > 1:
+    """All indices of an axis in a mixed order, again and again; evenly spaced ones of a longer."""
+    cycle = min(length, count)
+    step = max(1, round(cycle * _STEPS[axis % len(_STEPS)]))
+    while math.gcd(step, cycle) > 1:
         step += 1
+    turn = np.arange(count)
     # Axes of one length would return to the same pairs of indices if each did not move on.
-    moves = _FRACTIONS[(turn // length + _APART * axis) % len(_FRACTIONS)]
-    found: Ids = (turn * step + (moves * length).astype(np.int64)) % length
-    return found
+    moves = _FRACTIONS[(turn // cycle + _APART * axis) % len(_FRACTIONS)]
+    found: Ids = (turn * step + (moves * cycle).astype(np.int64)) % cycle
+    return found * length // cycle
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def flat_places_in(shape: tuple[int, ...], least: int) -> Ids:
     """The positions of ``places_in`` as indices into the flat tensor."""
     if not shape:

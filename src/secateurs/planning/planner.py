@@ -93,8 +93,7 @@ def plan(
         skip: names of groups or layers to leave alone; ``*`` matches anything.
         sensitivity: measured curves, in place of ``scope``: every group is cut as far as the same
             rise of the loss allows; scores still rank its channels.
-        latency_model: as ``profile`` returned it; None measures one where it is needed, or reads
-            it from the cache.
+        latency_model: as ``profile`` returned it; None measures one if needed, or reads the cache.
 
     Returns:
         The cut; ``cut.explain()`` lists what is removed.

@@ -207,7 +207,7 @@ class Sampled(OpInterpreter):
         return tuple(places)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _flat_places_in(shape: tuple[int, ...]) -> torch.Tensor:
     """Where a tensor of this shape is sampled, the same in every run."""
     with torch.inference_mode(mode=False):  # it outlives the run
