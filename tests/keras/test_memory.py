@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import secateurs as sec
-from secateurs.keras.memory import peak_memory
+from secateurs.keras.memory import activation_memory, peak_memory
 from secateurs.study.goals import Goals
 
 
@@ -16,6 +16,15 @@ def test_peak_memory_equals_a_count_by_hand():
     # Weights, input, and at most two wide activations: before and after the ReLU.
     expected = 4 * (10_000 + 5000 + 30 + 2 * 3000)
     assert peak_memory(model, np.zeros((3, 10), "float32")) == expected
+
+
+def test_activations_of_a_step_are_all_outputs():
+    images = np.zeros((2, 8, 8, 4), "float32")
+    # Two convolutions, a ReLU, the sum and the three scores; flattening copies nothing.
+    expected = 4 * 2 * (4 * 8 * 8 * 16 + 3)
+    assert activation_memory(residual(), images) == expected
+    outer = keras.Sequential([keras.layers.Input((8, 8, 4)), residual()])
+    assert activation_memory(outer, images) == expected
 
 
 def residual():

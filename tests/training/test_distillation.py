@@ -288,3 +288,24 @@ def test_what_cannot_be_done_is_refused():
         DistillationJudge.of(
             lambda model, x: model(x), Point(1.0, 0.0), [], SeenAs(None, channels_first=True)
         )
+
+
+def test_a_batch_is_as_large_as_memory_allows(monkeypatch):
+    monkeypatch.setattr(distillation, "MOST_BYTES", 10_000)
+    dense = Point(2.0, 0.0)  # sixteen bytes of scores for each image
+    seen = SeenAs(None, channels_first=True)
+    judge = DistillationJudge.of(lambda model, x: model(x), dense, images(3), seen)
+    assert judge.loss_bytes == 8 * 16
+    lesson = lesson_of(images(40, 3), None, seed=0)
+    counted = []
+
+    def count(each):
+        return lambda some: counted.append(len(some)) or each * len(some)
+
+    assert lesson.that_fits(count(872), judge).size == 10  # 10,000 / (872 + 128)
+    assert lesson.that_fits(count(0), judge).size == 10_000 // 128
+    assert lesson.that_fits(count(50_000), judge).size == 1
+    assert lesson_of(images(1), None, seed=0).that_fits(count(872), judge).size == 10
+    assert counted == [2, 2, 2, 1]
+    monkeypatch.setattr(distillation, "MOST_BYTES", 10**9)
+    assert lesson.that_fits(count(872), judge).size == lesson.size == 128

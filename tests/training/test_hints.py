@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
+from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import NUMPY
-from secateurs.training.hints import Hint, candidates, choose_hints, hint_distances, spread
+from secateurs.training.hints import (
+    EXAMPLES,
+    Hint,
+    candidates,
+    choose_hints,
+    find_hints,
+    hint_distances,
+    spread,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -75,3 +84,21 @@ def test_of_many_layers_some_are_candidates():
     assert some[-1] == "99"
     assert candidates(names[:3]) == names[:3]
     assert candidates([]) == []
+
+
+def test_hints_do_not_depend_on_the_size_of_a_pass():
+    passes = []
+
+    def listen(model, images, layers):
+        passes.append(len(images))
+        return [], {layer: spread(images)[..., :model] for layer in layers}
+
+    texts = CalibrationBatch(RANDOM.normal(size=(100, 20, 6)), None)
+    at_once = find_hints(listen, 5, 6, texts, ["a", "b"])
+    assert passes == [EXAMPLES] * 2
+    passes.clear()
+    in_parts = find_hints(listen, 5, 6, texts, ["a", "b"], 24)
+    assert passes == [24, 24, EXAMPLES - 48] * 2
+    assert [hint.layer for hint in in_parts] == [hint.layer for hint in at_once] == ["a", "b"]
+    for one, other in zip(in_parts, at_once, strict=True):
+        assert np.array_equal(one.weight, other.weight)

@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass: weights, inputs, and activations while they are alive."""
+"""Memory of a forward pass: its peak, and the activations that a backward pass needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from secateurs.errors import MeasurementError
 from secateurs.keras.internals import ConvertToTensor, is_model
 from secateurs.keras.model.code_errors import ClosedCodeError
 from secateurs.keras.model.example_inputs import as_arrays, check_model, pack_inputs
-from secateurs.keras.protocols import Node
+from secateurs.keras.protocols import BackendTensor, Node
+from secateurs.keras.tracing.interpreter import (
+    CallSite,
+    OpInterpreter,
+    as_it_is,
+    convert_arrays,
+)
 from secateurs.keras.tracing.symbolic import Calls, Enter, calls_in
 
 VIEWS = (
@@ -53,6 +59,29 @@ def peak_memory(model: keras.Model, example_inputs: object) -> int:
         raise _refusal(model, closed)
     state = sum(int(np.prod(one.shape)) * _itemsize(one.dtype) for one in model.weights)
     return state + _most_alive(calls)
+
+
+def activation_memory(model: keras.Model, example_inputs: object) -> int:
+    """Bytes of the outputs of all operations, which a backward pass may need.
+
+    Weights and inputs are left out.
+
+    Args:
+        model: model; unchanged, run in inference mode.
+        example_inputs: inputs of the model.
+    """
+    kept = 0
+
+    def count(site: CallSite, arguments: Sequence[object], keywords: dict[str, object]) -> object:
+        nonlocal kept
+        given = as_it_is(site, arguments, keywords)
+        if not isinstance(site.operation, VIEWS):
+            kept += sum(_bytes(one) for one in keras.tree.flatten(given) if hasattr(one, "shape"))
+        return given
+
+    model = check_model(model, example_inputs)
+    OpInterpreter(count).run(model, convert_arrays(model, as_arrays(example_inputs, model)))
+    return kept
 
 
 def _refusal(model: keras.Model, reason: str) -> MeasurementError:
@@ -113,8 +142,10 @@ def _has_activation(node: Node) -> bool:
     return activation not in (None, keras.activations.linear) and not is_itself
 
 
-def _bytes(tensor: keras.KerasTensor) -> int:
-    return int(np.prod([length or 1 for length in tensor.shape])) * _itemsize(tensor.dtype)
+def _bytes(tensor: keras.KerasTensor | BackendTensor) -> int:
+    return int(np.prod([length or 1 for length in tensor.shape])) * _itemsize(
+        keras.backend.standardize_dtype(tensor.dtype)
+    )
 
 
 def _itemsize(dtype: str) -> int:

@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass: weights, inputs, and activations while they are alive."""
+"""Memory of a forward pass: its peak, and the activations that a backward pass needs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,30 @@ def peak_memory(model: nn.Module, example_inputs: object) -> int:
         alive.count(list(iterate_tensors((arguments, keywords))))
         ready(*arguments, **keywords)
     return alive.peak
+
+
+def activation_memory(model: nn.Module, example_inputs: object) -> int:
+    """Bytes of the activations that are kept for a backward pass, of the outputs among them.
+
+    Counted like ``peak_memory``; weights and inputs are left out.
+
+    Args:
+        model: model; unchanged, run in eval mode.
+        example_inputs: inputs of its forward pass.
+    """
+    ready = copy_model(check_model(model)).eval()
+    for parameter in ready.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    arguments, keywords = parse_example_inputs(example_inputs, ready)
+    alive = _Alive()
+    with alive, torch.enable_grad():
+        alive.count([*ready.parameters(), *ready.buffers()])
+        alive.count(list(iterate_tensors((arguments, keywords))))
+        before = alive.now
+        outputs = ready(*arguments, **keywords)
+        kept = alive.now - before
+        del outputs
+    return kept
 
 
 class _Alive(TorchDispatchMode):

@@ -17,7 +17,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +55,12 @@ RunModel = Callable[[Any, Any], Values]
 
 Teach = Callable[[Any], Values]
 """Images -> the dense model's outputs, then the inputs of the layers used as hints."""
+
+MOST_BYTES = 4 * 10**9
+"""Bytes of activations in a step: long texts and large images come in smaller batches."""
+
+_COPIES_OF_OUTPUTS = 8
+"""Outputs, softened ones and their logarithms, of both models, and gradients, in one loss."""
 
 _MOST_SKIPPED = 5
 """Steps in a row without a finite gradient after which training ends."""
@@ -227,6 +233,17 @@ class Lesson:
                     random = np.random.default_rng([_CHANGES, self.seed, epoch, number])
                     yield None, self.change(batch.images, random)
 
+    def that_fits(self, count_bytes: Callable[[Any], int], judge: DistillationJudge) -> Lesson:
+        """The same lesson in batches for which ``MOST_BYTES`` are enough.
+
+        Args:
+            count_bytes: images -> bytes of the activations that a step keeps of them.
+            judge: knows the size of the outputs.
+        """
+        some = self.images[0].rows(slice(0, 2))  # of one alone, some models drop an axis
+        each = count_bytes(some.images) / len(some) + judge.loss_bytes
+        return replace(self, size=batch_that_fits(each))
+
     def versions_of(self, held_out: Sequence[CalibrationBatch]) -> Iterator[list[CalibrationBatch]]:
         """Yield held-out images with the same augmentation, several times; nothing without one."""
         change = self.change
@@ -303,6 +320,12 @@ class DistillationJudge:
             for changed in (() if lesson is None else lesson.versions_of(held_out))
         ]
         return cls(run, held_out, wanted, read, seen.temperature, versions)
+
+    @property
+    def loss_bytes(self) -> float:
+        """Bytes that the loss takes of each image: copies of both models' outputs."""
+        first = self.wanted[0]
+        return _COPIES_OF_OUTPUTS * sum(values.nbytes for values in first) / len(self.held_out[0])
 
     def distances(self, model: Any) -> NDArray[np.float64]:
         """Distance of each held-out image, shape (images,); infinite if outputs are not finite."""
@@ -459,11 +482,24 @@ def one_cycle(share: float) -> float:
     return (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
+def batch_that_fits(each: float) -> int:
+    """The usual batch size, or the number of images that ``MOST_BYTES`` are enough for.
+
+    Args:
+        each: bytes that a step keeps of one image.
+
+    Example:
+        >>> batch_that_fits(1e6), batch_that_fits(1e9), batch_that_fits(1e10)
+        (128, 4, 1)
+    """
+    return int(min(BATCH, max(1, MOST_BYTES // max(1, each))))
+
+
 def lesson_of(
     images: Sequence[CalibrationBatch],
     augmentation: Augmentation | ImageChange | None,
     *,
-    batch_size: int,
+    batch_size: int | None = None,
     seed: int,
     channels_last: bool = False,
 ) -> Lesson:
@@ -472,7 +508,7 @@ def lesson_of(
     Args:
         images: calibration data.
         augmentation: augmentation of the images; None leaves them unchanged.
-        batch_size: images per batch.
+        batch_size: images per batch; None takes the usual number.
         seed: seed of the order and the augmentation.
         channels_last: whether images have shape (N, H, W, C).
 
@@ -481,10 +517,11 @@ def lesson_of(
     """
     if not images:
         raise DataError("distil: expected images to learn from; received none")
-    if batch_size < 1:
-        raise DataError(f"distil: expected a batch_size of at least 1; received {batch_size}")
+    size = BATCH if batch_size is None else batch_size
+    if size < 1:
+        raise DataError(f"distil: expected a batch_size of at least 1; received {size}")
     change = change_of(augmentation, images[0].images, channels_last=channels_last)
-    return Lesson(images, batch_size, change, seed)
+    return Lesson(images, size, change, seed)
 
 
 def change_of(

@@ -122,7 +122,12 @@ Listen = Callable[[Any, Any, Sequence[str]], tuple[list[Any], Mapping[str, NDArr
 
 
 def find_hints(
-    listen: Listen, small: Any, dense: Any, images: CalibrationBatch, layers: Sequence[str]
+    listen: Listen,
+    small: Any,
+    dense: Any,
+    images: CalibrationBatch,
+    layers: Sequence[str],
+    batch_size: int = EXAMPLES,
 ) -> tuple[Hint, ...]:
     """Choose hints for a small model on some of the images.
 
@@ -132,11 +137,23 @@ def find_hints(
         dense: the teacher.
         images: images, of which the first ``EXAMPLES`` are used.
         layers: names of the small model's channel-mixing layers, in the order of calls.
+        batch_size: images in a pass through a model.
     """
-    some = images.rows(slice(0, EXAMPLES))
+    count = min(EXAMPLES, len(images))
+    parts = [
+        images.rows(slice(start, min(start + batch_size, count))).images
+        for start in range(0, count, batch_size)
+    ]
     chosen = candidates(layers)
-    mine, theirs = (listen(model, some.images, chosen)[1] for model in (small, dense))
-    return choose_hints(mine, theirs, len(some))
+    mine, theirs = (
+        _join([listen(model, part, chosen)[1] for part in parts]) for model in (small, dense)
+    )
+    return choose_hints(mine, theirs, count)
+
+
+def _join(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Layer -> its inputs for all parts."""
+    return {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
 
 
 def teach(listen: Listen, dense: Any, hints: Sequence[Hint], images: Any) -> list[Any]:

@@ -6,8 +6,9 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.errors import ModelError
+from secateurs.errors import DataError, ModelError
 from secateurs.keras.training.distillation import KERAS, Teacher, distil
+from secateurs.training import distillation
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 BATCHES = [CalibrationBatch(X[:48], None)]
@@ -42,6 +43,24 @@ def test_variables_frozen_by_the_user_are_not_trained():
     found = distil(small, dense, BATCHES, steps=3, held_out=HELD, outputs="categorical")
     assert np.array_equal(found.trained.get_weights()[0], small.get_weights()[0])
     assert not np.array_equal(found.trained.get_weights()[2], small.get_weights()[2])
+
+
+def test_images_that_need_much_memory_come_in_small_batches(monkeypatch):
+    # The hidden values and the logits of an image take 44 bytes; in the loss, the
+    # logits take eight times 12.
+    monkeypatch.setattr(distillation, "MOST_BYTES", 5 * (44 + 8 * 12) + 1)
+    sizes = []
+
+    def leave_unchanged(images, random):
+        return sizes.append(len(images)) or images
+
+    for given in (None, 7):
+        known = {"outputs": "categorical", "augmentation": leave_unchanged, "batch_size": given}
+        sizes.clear()
+        distil(net(1), net(0), BATCHES, steps=3, held_out=HELD, **known)
+        assert sizes[-3:] == [given or 5] * 3
+    with pytest.raises(DataError, match="at least 1; received 0"):
+        distil(net(1), net(0), BATCHES, steps=3, held_out=HELD, batch_size=0)
 
 
 def test_sums_over_no_axis_are_the_values():

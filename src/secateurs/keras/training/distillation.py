@@ -16,6 +16,7 @@ from secateurs.channels.cut import Cut
 from secateurs.channels.proof import keep_report_, report_of
 from secateurs.errors import ModelError
 from secateurs.keras.internals import Layer, Variable, gradient_of
+from secateurs.keras.memory import activation_memory
 from secateurs.keras.model.example_inputs import as_arrays, check_model
 from secateurs.keras.model.layer_tree import named_own_variables
 from secateurs.keras.model.tensors import layers_by_path, list_tensors, present_values
@@ -31,7 +32,6 @@ from secateurs.keras.tracing.interpreter import (
     first_tensor,
 )
 from secateurs.training.distillation import (
-    BATCH,
     TEMPERATURE,
     DistillationJudge,
     Distilled,
@@ -64,7 +64,7 @@ def distil(
     augmentation: Augmentation | ImageChange | None = None,
     temperature: float = TEMPERATURE,
     learning_rate: float | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> Distilled:
     """Train a copy of a small model towards the dense model's outputs; no labels are used.
 
@@ -78,8 +78,7 @@ def distil(
         steps: number of optimizer steps; 300 if ``seconds`` is not given either.
         seconds: time limit in seconds, without the last evaluation.
         held_out: images used for evaluation only. The trained copy is returned if it is closer to
-            the dense model on them (at this temperature, and also when they are augmented like the
-            others).
+            the dense model on them (at this temperature, and also augmented like the others).
         seed: seed of the order and the augmentation.
         outputs: kind of the dense model's outputs: "categorical", "bernoulli", "relative" (squared
             error relative to their variance) or "embedding" (cosine); one for all outputs or one
@@ -88,7 +87,7 @@ def distil(
         temperature: softening of the distributions over classes and of probabilities.
         learning_rate: peak learning rate of Muon (kernels of dense layers and convolutions) and
             Adam (the rest), Muon's for weights of the usual size; None takes 0.003 or less.
-        batch_size: images per step.
+        batch_size: images per step; None takes 128, or as many as 4 GB are enough for.
 
     Raises:
         DataError: there are no images, or the augmentation does not fit them.
@@ -106,8 +105,9 @@ def distil(
     )
     seen = SeenAs(outputs, channels_first=first, temperature=temperature)
     judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
+    lesson = lesson if batch_size else lesson.that_fits(partial(activation_memory, small), judge)
     layers = [name for name, _ in _mixing(small)]
-    hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers)
+    hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers, lesson.size)
     student = KerasStudent(small, judge.outputs, temperature, hints)
     lessons = partial(teach, _run_with_inputs, dense, hints)
     return train(student, small, lessons, judge, lesson, effort, learning_rate)

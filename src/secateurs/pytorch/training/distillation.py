@@ -16,12 +16,12 @@ from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Operations, Output, read_outputs, sum_divergences
 from secateurs.channels.cut import Cut
 from secateurs.errors import ModelError
+from secateurs.pytorch.memory import activation_memory
 from secateurs.pytorch.model.example_inputs import check_model, parse_example_inputs
 from secateurs.pytorch.model.modes import evaluating
 from secateurs.pytorch.surgery.slicing import cut_copy
 from secateurs.pytorch.tracing.op_call import iterate_tensors
 from secateurs.training.distillation import (
-    BATCH,
     TEMPERATURE,
     DistillationJudge,
     Distilled,
@@ -54,7 +54,7 @@ def distil(
     augmentation: Augmentation | ImageChange | None = None,
     temperature: float = TEMPERATURE,
     learning_rate: float | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> Distilled:
     """Train a copy of a small model towards the dense model's outputs; no labels are used.
 
@@ -77,7 +77,7 @@ def distil(
         temperature: softens distributions over classes and probabilities.
         learning_rate: peak learning rate of both Muon (weights of linear layers and convolutions)
             and Adam (the rest), Muon's for weights of the usual size; None takes 0.003 or less.
-        batch_size: number of images in a step.
+        batch_size: number of images in a step; None takes 128, or as many as 4 GB are enough for.
 
     Raises:
         DataError: there are no images, or the augmentation does not fit them.
@@ -92,9 +92,10 @@ def distil(
     lesson = lesson_of(images, augmentation, batch_size=batch_size, seed=seed)
     seen = SeenAs(outputs, channels_first=True, temperature=temperature)
     judge = DistillationJudge.of(_outputs, dense, held_out, seen, lesson)
+    lesson = lesson if batch_size else lesson.that_fits(partial(activation_memory, small), judge)
     dense = _fast_copy(dense)
     layers = [name for name, _ in _mixing(small)]
-    hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers)
+    hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers, lesson.size)
     student = TorchStudent(small, judge.outputs, temperature, hints)
     lessons = partial(teach, _run_with_inputs, dense, hints)
     return train(student, small, lessons, judge, lesson, effort, learning_rate)
