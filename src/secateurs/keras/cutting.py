@@ -112,7 +112,7 @@ def _without_blocks(
         known = network if network is not None and _is_of(network, model) else None
         arrays = inputs_for(known or trace(model, example_inputs), example_inputs)
         evidence = prove_blocks(model, left, cut.blocks, arrays)
-        if proof == "independent":
+        if proof == "independent" and not evidence.inexact:
             second = prove_blocks_independently(model, left, cut.blocks, arrays)
             evidence = replace(evidence, independent=second)
     rest = cut.without_blocks()

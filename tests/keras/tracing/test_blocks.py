@@ -137,3 +137,66 @@ def test_blocks_of_a_nested_model_are_found():
     stem, head = model.layers[0], model.layers[-1]
     expected = keras.ops.convert_to_numpy(head(L.Flatten()(stem(X))))
     assert np.allclose(answers(small), expected, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Halved(L.LayerNormalization):
+    def call(self, inputs):
+        return 0.5 * inputs
+
+
+LAST = {"norm": L.LayerNormalization, "relu": L.ReLU, "halved": Halved}
+
+
+@keras.saving.register_keras_serializable("tests")
+class PostNorm(L.Layer):
+    """As in BERT: each sum is normalised."""
+
+    def __init__(self, last="norm", **options):
+        super().__init__(**options)
+        self.first, self.second = L.Dense(8, "relu"), L.Dense(8)
+        self.norm, self.last = L.LayerNormalization(), LAST[last]()
+
+    def build(self, shape):
+        for layer in (self.first, self.second, self.norm, self.last):
+            layer.build(shape)
+
+    def call(self, x):
+        x = self.norm(x + self.first(x))
+        return self.last(x + self.second(x))
+
+
+def post_norm(kinds=("norm", "norm")):
+    inputs = keras.Input((8, 8, 3))
+    x = L.Dense(8, name="stem")(inputs)
+    for number, last in enumerate(kinds):
+        x = PostNorm(last, name=f"layer{number}")(x)
+    return keras.Model(inputs, L.Dense(2, name="head")(L.Flatten()(x)))
+
+
+def test_a_layer_that_normalises_its_skip_goes_with_its_normalisations():
+    model = build_seeded(post_norm)
+    network = sec.trace(model, X)
+    assert [block.name for block in network.blocks] == ["layer0", "layer1"]
+    norms = ("layer_norm on the skip of layer1",) * 2
+    assert network.blocks[1].inexact == norms
+    assert network.blocks[1].params == 2 * (8 * 8 + 8) + 2 * 2 * 8
+    cut = network.cut_of_blocks(["layer1"])
+    small = sec.apply(model, cut, X, network=network, proof="independent")
+    proof = sec.report_of(small).proof
+    assert proof.inexact == norms[:1]
+    assert proof.independent is None  # with its weights at zero, the layer gives zeros
+    without = keras.Model(model.input, model.get_layer("layer1").input)
+    before = keras.ops.convert_to_numpy(without(X)).reshape(4, -1)
+    weights, bias = model.get_layer("head").get_weights()
+    assert np.allclose(answers(small), before @ weights + bias, atol=1e-4)
+    images = np.random.default_rng(3).normal(size=(96, 8, 8, 3)).astype("float32")
+    repaired = sec.repair(small, model, images)
+    lost = [np.square(answers(one) - answers(model)).mean() for one in (small, repaired)]
+    assert lost[1] < 0.9 * lost[0]
+
+
+@pytest.mark.parametrize("last", ["relu", "halved"])
+def test_a_norm_beside_an_activation_or_of_another_kind_stays(last):
+    model = post_norm((last, "norm"))
+    assert [block.name for block in sec.trace(model, X).blocks] == ["layer1"]

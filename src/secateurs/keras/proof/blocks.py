@@ -1,13 +1,15 @@
 """The proof of removed blocks: against the dense model with zeros in place of their branches.
 
-The dense model runs unchanged, except that the branch is zero at each sum of a removed block.
+The dense model runs unchanged, except that the branch is zero at each sum of a removed block. Where
+a block also normalises its skip, that normalisation is removed too: there the dense model's
+normalisation returns its input, and the proof says so.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import keras
@@ -26,7 +28,7 @@ from secateurs.keras.model.tensors import list_tensors
 from secateurs.keras.proof.differences import as_numbers, largest_difference, precision_of
 from secateurs.keras.protocols import BackendTensor
 from secateurs.keras.surgery.rebuilding import cut_copy
-from secateurs.keras.tracing.blocks import watch_blocks
+from secateurs.keras.tracing.blocks import FoundBlock, watch_blocks
 from secateurs.keras.tracing.interpreter import CallSite, OpInterpreter, call_layer, convert_arrays
 
 NEVER_ZERO = ("moving_variance",)
@@ -39,12 +41,16 @@ LayerSamples = dict[tuple[str, int], NDArray[np.number]]
 class _ZeroedBranches:
     """Step function that runs each call, with zeros for the branch of the given sums.
 
+    Args:
+        branches: index of a sum's call -> position of the operand that is a branch.
+        passing: indices of calls that return their input instead.
+
     Attributes:
         samples: (path of a layer, number of its earlier calls) -> sampled output values.
     """
 
-    def __init__(self, branches: Mapping[int, int]) -> None:
-        self._branches = branches
+    def __init__(self, branches: Mapping[int, int], passing: Collection[int] = frozenset()) -> None:
+        self._branches, self._passing = branches, passing
         self._times: Counter[str] = Counter()
         self.samples: LayerSamples = {}
 
@@ -55,7 +61,10 @@ class _ZeroedBranches:
         if (which := self._branches.get(site.index)) is not None:
             branch = _tensors_in(given)[which]
             given = map_structure(partial(_zero_branch, branch), given)
-        made = call_layer(site.operation, *given)  # type: ignore[arg-type]
+        if site.index in self._passing:
+            made: object = _tensors_in(given)[0]
+        else:
+            made = call_layer(site.operation, *given)  # type: ignore[arg-type]
         key = site.path, self._times[site.path]
         self._times[site.path] += 1
         first = flatten(made)[0]
@@ -89,8 +98,10 @@ def prove_blocks(
     Raises:
         CutError: a block is not found in a forward pass on these inputs, or the outputs differ.
     """
-    branches = _find_branches(model, blocks, arrays)
-    expected, twins = _run(model, _ZeroedBranches(branches), arrays)
+    found = _find_blocks(model, blocks, arrays)
+    branches = {n: at for one in found for n, at in one.branches.items()}
+    passing = {n for one in found for n in one.norms}
+    expected, twins = _run(model, _ZeroedBranches(branches, passing), arrays)
     try:
         received, ours = _run(small, _ZeroedBranches({}), arrays)
         whole = _run_whole(small, arrays)
@@ -108,16 +119,17 @@ def prove_blocks(
     difference = max(difference, largest_difference(whole, expected)[0])
     relative = TOLERANCE[precision_of(model)]
     inside, where = _compare_samples(ours, twins, 10 * relative)
-    proof = Proof(difference, scale, relative * scale, inside, 10 * relative, where)
+    inexact = tuple(dict.fromkeys(norm for one in found for norm in one.inexact))
+    proof = Proof(difference, scale, relative * scale, inside, 10 * relative, where, inexact)
     if not proof.holds:
         raise CutError(proof.refusal(model.name, "A layer"))
     return proof
 
 
-def _find_branches(
+def _find_blocks(
     model: keras.Model, blocks: Sequence[BlockCut], arrays: InputArrays
-) -> dict[int, int]:
-    """Return number of an addition -> index of its operand that is a branch of these blocks."""
+) -> list[FoundBlock]:
+    """Return these blocks as found in a forward pass."""
     found = {one.cut: one for one in watch_blocks(model, arrays)}
     unknown = [block.owner for block in blocks if block not in found]
     if unknown:
@@ -125,7 +137,7 @@ def _find_branches(
             f"{unknown[0]}: expected a block of {model.name} as network.blocks lists them; on "
             "these inputs it is not one. Trace the model that is to be cut, and use its blocks."
         )
-    return {n: at for block in blocks for n, at in found[block].branches.items()}
+    return [found[block] for block in blocks]
 
 
 def _compare_samples(
@@ -151,7 +163,7 @@ def prove_blocks_independently(
     Args:
         model: dense model; unchanged.
         small: model without the blocks.
-        blocks: removed blocks.
+        blocks: removed blocks, with nothing but the sums with their branches on their skips.
         arrays: flat list of inputs.
 
     Raises:

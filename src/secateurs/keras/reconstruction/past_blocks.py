@@ -33,10 +33,12 @@ class Detour:
     Attributes:
         gone: indices of calls that it does not make.
         branches: index of a sum's call -> position of the operand that is the branch.
+        norms: indices of calls of normalisations on a removed skip, whose input is handed on.
     """
 
     gone: set[int] = field(default_factory=set)
     branches: dict[int, int] = field(default_factory=dict)
+    norms: set[int] = field(default_factory=set)
 
     def leaves(self, step: GraphStep) -> bool:
         """Return whether the small model has a step."""
@@ -47,6 +49,8 @@ class Detour:
         which = self.branches.get(step.operation)
         if which is not None:
             piece.keep(step, [piece.values[step.reads[1 - which]]])
+        elif step.operation in self.norms:
+            piece.keep(step, [piece.values[step.reads[0]]])
         elif self.leaves(step):
             piece.do(step)
         else:
@@ -80,6 +84,7 @@ def find_detour(
             )
         detour.gone |= one.gone
         detour.branches.update(one.branches)
+        detour.norms |= one.norms.keys()
     return detour
 
 

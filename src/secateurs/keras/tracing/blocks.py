@@ -49,6 +49,14 @@ HAND_ON = (Enter, layers.Identity, layers.Dropout, layers.SpatialDropout2D, laye
 ACTIVATIONS = {"Relu": "relu", "ReLU": "relu", "Silu": "silu", "Gelu": "gelu", "Tanh": "tanh"}
 """Class of an operation -> name of the activation; these may follow the sums of a layer."""
 
+NORMS = {
+    "LayerNormalization": "layer_norm",
+    "BatchNormalization": "batch_norm",
+    "GroupNormalization": "group_norm",
+    "RMSNormalization": "rms_norm",
+}
+"""Class of a normalisation -> its name in reports. On a skip, they go with the block."""
+
 SAMPLES = 4096
 """Approximate number of elements that a cosine is computed from."""
 
@@ -111,12 +119,19 @@ class FoundBlock:
         branches: index of a sum's call -> position of the operand that is the branch.
         gone: indices of the calls that are not needed without it.
         change: one minus the cosine similarity of the block's skip and its output.
+        norms: index of a normalisation's call on the skip, which goes too -> its name.
     """
 
     cut: BlockCut
     branches: Mapping[int, int]
     gone: frozenset[int]
     change: float
+    norms: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def inexact(self) -> tuple[str, ...]:
+        """The normalisations on the skip, described; the layer without its branch has them."""
+        return tuple(f"{norm} on the skip of {self.cut.owner}" for norm in self.norms.values())
 
 
 class _Watcher(OpInterpreter):
@@ -175,7 +190,7 @@ def find_blocks(
         left = network.cost_without([one.cut])
         params, macs = whole.params - left.params, whole.macs - left.macs
         if macs:  # a block without MACs is no block of layers: an added position table, say
-            found.append(Block(one.cut, params, macs, one.change))
+            found.append(Block(one.cut, params, macs, one.change, one.inexact))
     return found
 
 
@@ -296,41 +311,75 @@ def _in_layers(graph: _Graph, watcher: _Watcher) -> Iterator[FoundBlock]:
             found = _find_skip_path(graph, made[0], flow)
             if found is None:
                 continue
-            branches, after = found
-            gone = graph.not_needed(branches)
+            gone = graph.not_needed(found.branches) | found.norms.keys()
             outside = {graph.calls[n].holder for n in gone} - {path}
             beyond = [holder for holder in outside if not path.startswith(f"{holder}.")]
             if beyond and any(holder for holder in beyond):
                 continue  # calls outside the layer serve this layer alone
-            cut = BlockCut(path, after=after, place=place)
-            yield FoundBlock(cut, branches, gone, _one_minus_cosine(flow, made[0]))
+            cut = BlockCut(path, after="".join(found.after), place=place)
+            change = _one_minus_cosine(flow, made[0])
+            yield FoundBlock(cut, found.branches, gone, change, found.norms)
             break
 
 
-def _find_skip_path(graph: _Graph, output: Flow, start: Flow) -> tuple[dict[int, int], str] | None:
-    """Find a path from a layer's output back to its input through sums and one activation.
+@dataclass(frozen=True, slots=True)
+class _SkipPath:
+    """What lies on a path from a layer's output back towards its input.
 
-    Returns:
-        ({index of a sum: position of its branch}, name of the activation or ''), or None.
+    Attributes:
+        branches: index of a sum -> position of its branch.
+        after: names of the activations.
+        norms: index of a normalisation's call -> its name.
     """
-    waiting: list[tuple[Flow, dict[int, int], tuple[str, ...]]] = [(output, {}, ())]
+
+    branches: dict[int, int] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    norms: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_skip(self) -> bool:
+        """Whether a layer that returns its input can take the place of the whole.
+
+        An activation stays behind it, a normalisation does not: one beside the other cannot go.
+        """
+        return bool(self.branches) and len(self.after) + bool(self.norms) < 2
+
+
+def _find_skip_path(graph: _Graph, output: Flow, start: Flow) -> _SkipPath | None:
+    """Find a path from a layer's output back to its input through sums, and what else may be there.
+
+    That is one activation, or normalisations.
+    """
+    waiting = [(output, _SkipPath())]
     seen: set[int] = set()
     while waiting:
-        flow, branches, after = waiting.pop()
+        flow, path = waiting.pop()
         if flow is start:
-            return (branches, after[0] if after else "") if branches and len(after) < 2 else None
+            return path if path.is_skip else None
         if flow.number < 0 or id(flow) in seen or start.number not in graph.behind(flow):
             continue
         seen.add(id(flow))
         call = graph.calls[flow.number]
         if call.is_sum:
-            others = [{**branches, flow.number: 1 - skip} for skip in (1, 0)]
-            waiting += [(call.reads[1], others[0], after), (call.reads[0], others[1], after)]
+            for skip in (1, 0):
+                branches = {**path.branches, flow.number: 1 - skip}
+                waiting.append((call.reads[skip], replace(path, branches=branches)))
         elif isinstance(call.operation, HAND_ON):
-            waiting += [(call.reads[0], branches, after)]
-        elif (kind := _activation_of(call.operation)) is not None and len(call.reads) == 1:
-            waiting += [(call.reads[0], branches, (*after, kind))]
+            waiting.append((call.reads[0], path))
+        elif len(call.reads) != 1:
+            continue
+        elif (kind := _activation_of(call.operation)) is not None:
+            waiting.append((call.reads[0], replace(path, after=(*path.after, kind))))
+        elif (norm := _norm_of(call.operation)) is not None:
+            norms = {**path.norms, flow.number: norm}
+            waiting.append((call.reads[0], replace(path, norms=norms)))
     return None
+
+
+def _norm_of(operation: Operation) -> str | None:
+    """Name of one of Keras's own normalisations; a subclass may do anything."""
+    name = type(operation).__name__
+    return NORMS[name] if type(operation) is getattr(layers, name, None) and name in NORMS else None
 
 
 def _activation_of(operation: Operation) -> str | None:
