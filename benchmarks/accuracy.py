@@ -36,7 +36,7 @@ from secateurs.pytorch.statistics.cut_evaluation import recalibrate_
 from secateurs.reconstruction.augmented_copies import AugmentedCopies
 from secateurs.reconstruction.calibration import in_batches, join_batches
 from secateurs.reconstruction.pruner import Pruner, Request
-from secateurs.training import distillation
+from secateurs.training import distillation, rate_trials
 from secateurs.training.feed import ALL, as_feed
 from secateurs.training.schedules import learning_rates
 from support import peer
@@ -95,6 +95,7 @@ class Distillation:
             steps as they leave time for, by what a few take.
         multiple: widths are multiples of this; None as ``prune`` does by itself.
         copies: augmented copies of each image that weights are fitted to as well.
+        trials: whether learning rates are chosen by trial.
     """
 
     steps: list[int]
@@ -103,6 +104,7 @@ class Distillation:
     minutes: list[float]
     multiple: int | None = None
     copies: int = 0
+    trials: bool = True
 
     def name(self, effort: str) -> str:
         """What the table calls so much effort."""
@@ -111,6 +113,7 @@ class Distillation:
         return (
             f"ours, {effort}{unusual}"
             + warm * (self.temperature != distillation.TEMPERATURE)
+            + ", the usual rates" * (not self.trials)
             + self.widths
         )
 
@@ -454,6 +457,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("ours", "peers", "epochs", "all-images"))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.5, 0.9])
     parser.add_argument("--batch", type=int, default=distillation.BATCH)
+    parser.add_argument("--usual-rates", action="store_true", help="no trials of learning rates")
     parser.add_argument("--temperature", type=float, default=distillation.TEMPERATURE)
     parser.add_argument("--seconds", type=float, default=420, help="of distillation: all-images")
     parser.add_argument("--device", default="cpu", help="of distillation: all-images")
@@ -461,6 +465,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/accuracy.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.usual_rates:
+        rate_trials.MOST_STEPS = 0
     if options.command == "write":
         put(PAGE, "tables", "\n".join(tables(Rows(options.results).known)))
         return
@@ -487,6 +493,7 @@ def measure(network: str, dense: int, options: argparse.Namespace) -> None:
                     options.minutes,
                     options.multiple,
                     options.copies,
+                    trials=not options.usual_rates,
                 )
                 ours(case, rows, how, options.budgets)
             if options.only in (None, "peers"):

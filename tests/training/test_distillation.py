@@ -61,7 +61,7 @@ def teach(small, way, steps=4, failing=()):
     )
     student = Walker(small, way, failing)
     lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
-    return train(student, small, dense, judge, lesson, Effort(steps)), student
+    return train(lambda _: student, small, dense, judge, lesson, Effort(steps)), student
 
 
 def test_a_student_that_improves_is_kept():
@@ -183,6 +183,78 @@ def test_the_rates_rise_and_fall_and_are_lower_where_less_is_lost():
     assert Rates.highest(0.025, None).muon == pytest.approx(1.5e-3)
     given = Rates.highest(0.5, 0.7)
     assert (given.muon, given.adam) == (0.7, 0.7)
+
+
+class Racer(Walker):
+    """A student whose steps are as long as the rate says."""
+
+    def step(self, images, wanted, rates):
+        self.rates.append(rates)
+        self.point = Point(*(self.point.scores + rates.muon * self.way))
+        return True
+
+
+def race(way, effort, rate=None):
+    """(the result, every student in the order in which they began)."""
+    small, dense = Point(0.0, 0.0), Point(2.0, 0.0)
+    judge = DistillationJudge.of(
+        lambda model, x: model(x), dense, images(3), SeenAs(None, channels_first=True)
+    )
+    students = []
+
+    def enrol(model):
+        students.append(Racer(model, way))
+        return students[-1]
+
+    lesson = lesson_of(images(4, 4), None, batch_size=4, seed=0)
+    return train(enrol, small, dense, judge, lesson, effort, rate), students
+
+
+@pytest.mark.parametrize(
+    ("way", "scale"), [(2.0, 9), (45.0, 3), (140.0, 1), (400.0, 1 / 3), (4000.0, 1 / 27)]
+)
+def test_rates_are_those_of_the_best_trial(way, scale):
+    found, (student, *trials) = race((way, 0.0), Effort(150))
+    usual = Rates.highest(found.before, None)
+    peaks = [max(rates.muon for rates in one.rates) / usual.muon for one in (student, *trials)]
+    assert found.steps == len(student.rates) == 150
+    assert {len(one.rates) for one in trials} == {10}
+    # Ten steps of one cycle sum up to so many peaks; the nearest to the dense scores is best.
+    total = way * usual.muon * sum(one_cycle(number / 10) for number in range(10))
+    p = expit(2.0)
+
+    def loss(scale):
+        x = scale * total  # the cross entropy
+        return p * np.logaddexp(0, -x) + (1 - p) * np.logaddexp(0, x)
+
+    assert min((9, 3, 1, 1 / 3, 1 / 9, 1 / 27, 1 / 81), key=loss) == scale
+    longest = max(one_cycle(number / 150) for number in range(150))
+    assert peaks[0] == pytest.approx(scale * longest)
+    ratios = [rates.adam / rates.muon for rates in student.rates if rates.muon]
+    assert ratios == pytest.approx([usual.adam / usual.muon] * len(ratios))
+
+
+def test_few_steps_or_a_given_rate_need_no_trial():
+    assert len(race((1.0, 0.0), Effort(80))[1]) == 1
+    assert len(race((1.0, 0.0), Effort(300), rate=0.01)[1]) == 1
+    assert Effort(80).of_trial() is None
+    assert Effort(90).of_trial() == Effort(6)
+    assert Effort(3000, 60.0).of_trial() == Effort(20, 4.0)
+    assert Effort(seconds=60.0).of_trial() == Effort(20, 4.0)
+
+
+def test_trials_take_their_time_from_the_training(monkeypatch):
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(distillation.time, "monotonic", lambda: float(next(seconds)))
+    found, (student, *trials) = race((1.0, 0.0), Effort(seconds=300.0))
+    spent = sum(len(one.rates) for one in (student, *trials))
+    assert len(trials) >= 3
+    assert 270 < spent < 300  # a second for each step, and one at each beginning and end
+    assert found.steps == len(student.rates)
+    # Where a fifteenth of the time is no trial, the usual rates stay.
+    found, (student, *trials) = race((1500.0, 0.0), Effort(seconds=60.0))
+    usual = Rates.highest(found.before, None).muon
+    assert max(rates.muon for rates in student.rates) == pytest.approx(usual, rel=0.02)
 
 
 def test_an_effort_is_a_number_of_steps_or_a_time():

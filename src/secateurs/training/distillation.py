@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.calibration.outputs import Output, divergences, read_outputs
 from secateurs.errors import DataError, SecateursError
+from secateurs.training import rate_trials
 from secateurs.training.feed import Augmentation, augment, mix
 from secateurs.training.muon import RATE
 
@@ -59,6 +61,9 @@ Teach = Callable[[Any], Values]
 MOST_BYTES = 4 * 10**9
 """Bytes of activations in a step: long texts and large images come in smaller batches."""
 
+_PROBED, _MOST_PROBES = 64, 8
+"""Images by which a trial is judged, and the largest number of batches for them."""
+
 _COPIES_OF_OUTPUTS = 8
 """Outputs, softened ones and their logarithms, of both models, and gradients, in one loss."""
 
@@ -90,8 +95,11 @@ class Rates:
 
     def at(self, share: float) -> Rates:
         """The rates after this share of the steps."""
-        now = one_cycle(share)
-        return Rates(self.muon * now, self.adam * now)
+        return self.times(one_cycle(share))
+
+    def times(self, scale: float) -> Rates:
+        """The rates times a factor."""
+        return Rates(self.muon * scale, self.adam * scale)
 
 
 class Student(Protocol):
@@ -186,6 +194,20 @@ class Effort:
             f"distil: expected a number of steps, such as 300, or a time, such as '60s' or '2min'; "
             f"received {effort!r}"
         )
+
+    def of_trial(self) -> Effort | None:
+        """Effort of one trial of learning rates; None where there is too little for any."""
+        steps = STEPS if self.steps is None else self.steps
+        trial = min(rate_trials.MOST_STEPS, int(steps * rate_trials.SHARE))
+        if trial < rate_trials.LEAST_STEPS:
+            return None
+        return Effort(trial, self.seconds and self.seconds * rate_trials.SHARE)
+
+    def less(self, seconds: float) -> Effort:
+        """What is left after these seconds; steps are not counted."""
+        if self.seconds is None:
+            return self
+        return replace(self, seconds=max(self.seconds - seconds, 1e-3))
 
     def progress(self) -> Iterator[float]:
         """Yield the share that is done before each step; ends when all is."""
@@ -389,7 +411,7 @@ def harms(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
 
 
 def train(
-    student: Student,
+    enrol: Callable[[Any], Student],
     small: Any,
     teach: Teach,
     judge: DistillationJudge,
@@ -400,35 +422,27 @@ def train(
     """Train a student, and keep the result unless it is worse on held-out images.
 
     Args:
-        student: student made from the small model.
+        enrol: function that makes a student from a small model.
         small: the small model, returned if training did not help.
         teach: function that computes the targets.
         judge: judge on held-out images.
         lesson: images to train on.
-        effort: how long to train.
-        rate: peak learning rate; None as by ``Rates.highest``.
+        effort: how long to train, without the steps of trials, but with their time.
+        rate: peak learning rate; None as by ``Rates.highest``, and by trial if there are many
+            steps.
     """
     before = float(judge.distances(small).mean())
+    student = enrol(small)
     if before == 0 or not math.isfinite(before):
         return Distilled(small, 0, before, before, False, small)
+    course = _Course(teach, lesson)
     rates = Rates.highest(before, rate)
-    known: dict[int, Values] = {}
-    room = _KEPT
-    steps, skipped, in_a_row = 0, 0, 0
-    for share, (key, images) in zip(effort.progress(), lesson.batches(), strict=False):
-        wanted = known.get(key) if key is not None else None
-        if wanted is None:
-            wanted = teach(images)
-            room -= sum(values.nbytes for values in wanted)
-            if key is not None and room >= 0:
-                known[key] = wanted
-        steps += 1
-        is_finite = student.step(images, wanted, rates.at(share))
-        in_a_row = 0 if is_finite else in_a_row + 1
-        skipped += not is_finite
-        if in_a_row == _MOST_SKIPPED:
-            break
-    _warn_of_skipped(skipped, steps, ended=in_a_row == _MOST_SKIPPED)
+    if rate is None:
+        start = time.monotonic()
+        rates = _rates_by_trial(partial(enrol, small), course, judge, effort, rates)
+        effort = effort.less(time.monotonic() - start)
+    steps, skipped, ended = course.attend(student, effort, rates)
+    _warn_of_skipped(skipped, steps, ended=ended)
     trained = student.finish()
     after = float(judge.distances(trained).mean())
     if skipped == steps or not math.isfinite(after):
@@ -437,6 +451,72 @@ def train(
         refused = Distilled(small, steps, before, after, False, trained)
         return _interpolate_back(student, judge, refused)
     return Distilled(trained, steps, before, after, True, trained)
+
+
+class _Course:
+    """Batches with the dense model's outputs, which are kept for batches that repeat."""
+
+    def __init__(self, teach: Teach, lesson: Lesson) -> None:
+        self.teach, self.lesson = teach, lesson
+        self._known: dict[int, Values] = {}
+        self._room = _KEPT
+
+    def attend(self, student: Student, effort: Effort, rates: Rates) -> tuple[int, int, bool]:
+        """Train; returns (steps, those skipped, whether many skipped in a row ended it)."""
+        steps, skipped, in_a_row = 0, 0, 0
+        for share, (key, images) in zip(effort.progress(), self.lesson.batches(), strict=False):
+            steps += 1
+            is_finite = student.step(images, self._targets(key, images), rates.at(share))
+            in_a_row = 0 if is_finite else in_a_row + 1
+            skipped += not is_finite
+            if in_a_row == _MOST_SKIPPED:
+                break
+        return steps, skipped, in_a_row == _MOST_SKIPPED
+
+    def _targets(self, key: int | None, images: Any) -> Values:
+        wanted = self._known.get(key) if key is not None else None
+        if wanted is None:
+            wanted = self.teach(images)
+            self._room -= sum(values.nbytes for values in wanted)
+            if key is not None and self._room >= 0:
+                self._known[key] = wanted
+        return wanted
+
+    def judge_like(self, judge: DistillationJudge, number: int) -> DistillationJudge:
+        """The same judge on the batches of the lesson that come after this number of them."""
+        count = max(1, min(_MOST_PROBES, _PROBED // self.lesson.size))
+        some = [
+            images for _, images in itertools.islice(self.lesson.batches(), number, number + count)
+        ]
+        return replace(
+            judge,
+            held_out=[CalibrationBatch(images, None) for images in some],
+            wanted=[self.teach(images)[: len(judge.outputs)] for images in some],
+            versions=(),
+        )
+
+
+def _rates_by_trial(
+    enrol: Callable[[], Student],
+    course: _Course,
+    judge: DistillationJudge,
+    effort: Effort,
+    rates: Rates,
+) -> Rates:
+    """The rates, scaled to be the best of some trials, by the distance on images to learn from."""
+    trial = effort.of_trial()
+    if trial is None:
+        return rates
+    probe = course.judge_like(judge, trial.steps or 0)
+
+    def loss_at(scale: float) -> float:
+        student = enrol()
+        steps, skipped, _ = course.attend(student, trial, rates.times(scale))
+        if steps < rate_trials.LEAST_STEPS:  # no time for a trial: the usual rates stay
+            return -math.inf if scale == 1 else math.inf
+        return math.inf if skipped else float(probe.marks(student.finish()).mean())
+
+    return rates.times(rate_trials.best_scale(loss_at))
 
 
 def _warn_of_skipped(skipped: int, steps: int, *, ended: bool) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, ModelError
 from secateurs.pytorch.training.distillation import TORCH, distil
-from secateurs.training import distillation
+from secateurs.training import distillation, rate_trials
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 BATCHES, HELD = [CalibrationBatch(X[:48], None)], [CalibrationBatch(X[48:], None)]
@@ -34,6 +34,16 @@ def test_a_small_model_comes_nearer_to_the_dense_one():
     assert found.kept
     assert distance(found.model, dense) < 0.5 * distance(small, dense)
     assert all(torch.equal(before[name], one) for name, one in small.state_dict().items())
+
+
+def test_rates_found_by_trial_get_nearer_than_the_usual_ones(monkeypatch):
+    dense, small, known = net(0), net(1), {"held_out": HELD, "outputs": "categorical"}
+    found = distil(small, dense, BATCHES, steps=90, **known)
+    assert distance(found.model, dense) == pytest.approx(found.after, rel=1e-4)
+    monkeypatch.setattr(rate_trials, "MOST_STEPS", 0)
+    usual = distil(small, dense, BATCHES, steps=90, **known)
+    assert found.after < 0.15 * found.before
+    assert usual.after > 0.4 * usual.before
 
 
 def test_variables_frozen_by_the_user_are_not_trained():

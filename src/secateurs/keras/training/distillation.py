@@ -86,7 +86,7 @@ def distil(
         augmentation: augmentation of the images, or a function (images, random) -> images.
         temperature: softening of the distributions over classes and of probabilities.
         learning_rate: peak learning rate of Muon (kernels of dense layers and convolutions) and
-            Adam (the rest), Muon's for weights of the usual size; None takes 0.003 or less.
+            Adam (the rest), Muon's for weights of the usual size; None finds them by trial.
         batch_size: images per step; None takes 128, or as many as 4 GB are enough for.
 
     Raises:
@@ -108,9 +108,9 @@ def distil(
     lesson = lesson if batch_size else lesson.that_fits(partial(activation_memory, small), judge)
     layers = [name for name, _ in _mixing(small)]
     hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers, lesson.size)
-    student = KerasStudent(small, judge.outputs, temperature, hints)
+    enrol = partial(KerasStudent, outputs=judge.outputs, temperature=temperature, hints=hints)
     lessons = partial(teach, _run_with_inputs, dense, hints)
-    return train(student, small, lessons, judge, lesson, effort, learning_rate)
+    return train(enrol, small, lessons, judge, lesson, effort, learning_rate)
 
 
 def distances(

@@ -76,7 +76,7 @@ def distil(
         augmentation: augmentation of the images; or a function (images, random) -> images.
         temperature: softens distributions over classes and probabilities.
         learning_rate: peak learning rate of both Muon (weights of linear layers and convolutions)
-            and Adam (the rest), Muon's for weights of the usual size; None takes 0.003 or less.
+            and Adam (the rest), Muon's for weights of the usual size; None finds them by trial.
         batch_size: number of images in a step; None takes 128, or as many as 4 GB are enough for.
 
     Raises:
@@ -96,9 +96,9 @@ def distil(
     dense = _fast_copy(dense)
     layers = [name for name, _ in _mixing(small)]
     hints = find_hints(_run_with_inputs, small, dense, lesson.images[0], layers, lesson.size)
-    student = TorchStudent(small, judge.outputs, temperature, hints)
+    enrol = partial(TorchStudent, outputs=judge.outputs, temperature=temperature, hints=hints)
     lessons = partial(teach, _run_with_inputs, dense, hints)
-    return train(student, small, lessons, judge, lesson, effort, learning_rate)
+    return train(enrol, small, lessons, judge, lesson, effort, learning_rate)
 
 
 def distances(
