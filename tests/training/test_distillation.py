@@ -234,6 +234,21 @@ def test_rates_are_those_of_the_best_trial(way, scale):
     assert ratios == pytest.approx([usual.adam / usual.muon] * len(ratios))
 
 
+def test_rates_at_which_a_gradient_is_not_finite_are_not_taken(monkeypatch):
+    limit = 4 * Rates.highest(1.0, None).muon
+
+    def step(student, images, wanted, rates):
+        student.rates.append(rates)
+        student.point = Point(*(student.point.scores + rates.muon * student.way))
+        return rates.muon < limit
+
+    monkeypatch.setattr(Racer, "step", step)
+    found, (student, *trials) = race((2.0, 0.0), Effort(150))  # nine times would be best
+    usual = Rates.highest(found.before, None).muon
+    assert len(trials) == 3
+    assert max(rates.muon for rates in student.rates) == pytest.approx(3 * usual)
+
+
 def test_few_steps_or_a_given_rate_need_no_trial():
     assert len(race((1.0, 0.0), Effort(80))[1]) == 1
     assert len(race((1.0, 0.0), Effort(300), rate=0.01)[1]) == 1
