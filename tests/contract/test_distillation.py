@@ -8,6 +8,7 @@ from contract.sides import SIDES
 from secateurs.backends import backend_of
 from secateurs.calibration.batches import CalibrationBatch
 from secateurs.errors import DataError, SecateursError
+from secateurs.training import distillation, rate_trials
 from secateurs.training.feed import Augmentation
 
 on_both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
@@ -73,6 +74,33 @@ def test_both_frameworks_learn_the_same(architecture, augmentation):
 
 
 @on_both
+def test_rates_found_by_trial_get_nearer_than_the_usual_ones(side, monkeypatch):
+    found, _, _ = distil(side, "plain", steps=90, learning_rate=None)
+    monkeypatch.setattr(rate_trials, "MOST_STEPS", 0)
+    usual, _, _ = distil(side, "plain", steps=90, learning_rate=None)
+    assert found.kept
+    assert found.after < 0.3 * usual.after
+
+
+@on_both
+def test_images_that_need_much_memory_come_in_small_batches(side, monkeypatch):
+    sizes = []
+
+    def leave_unchanged(images, random):
+        return sizes.append(len(images)) or images
+
+    def sizes_of_steps(**options):
+        sizes.clear()
+        distil(side, "plain", steps=3, augmentation=leave_unchanged, **options)
+        return sizes[-3:]
+
+    assert sizes_of_steps(batch_size=None) == [32] * 3  # all there are
+    monkeypatch.setattr(distillation, "MOST_BYTES", 100)
+    assert sizes_of_steps(batch_size=None) == [1] * 3
+    assert sizes_of_steps(batch_size=7) == [7] * 3
+
+
+@on_both
 @pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "embedding"])
 def test_other_outputs_than_classes(side, kind):
     found, _, _ = distil(side, "plain", outputs=kind)
@@ -131,5 +159,7 @@ def test_the_same_seed_gives_the_same(side):
 def test_what_cannot_be_done_is_refused(side):
     with pytest.raises(SecateursError, match="steps=0"):
         distil(side, "plain", steps=0)
+    with pytest.raises(DataError, match="at least 1; received 0"):
+        distil(side, "plain", batch_size=0)
     with pytest.raises(DataError, match="Augmentation"):
         distil(side, "gated", augmentation=Augmentation(flip=True))

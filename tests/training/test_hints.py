@@ -102,3 +102,17 @@ def test_hints_do_not_depend_on_the_size_of_a_pass():
     assert [hint.layer for hint in in_parts] == [hint.layer for hint in at_once] == ["a", "b"]
     for one, other in zip(in_parts, at_once, strict=True):
         assert np.array_equal(one.weight, other.weight)
+
+
+def test_layers_that_some_passes_leave_out_give_no_hints():
+    texts = CalibrationBatch(RANDOM.normal(size=(40, 4, 6)), None)
+
+    def listen(model, images, layers):
+        inputs = dict.fromkeys(layers, images[..., :model])
+        if (images == texts.images[0]).all(axis=(1, 2)).any():  # an expert for the first part alone
+            inputs["expert"] = inputs["a"]
+            inputs["b"] = inputs["b"][:, :2]
+        return [], inputs
+
+    found = find_hints(listen, 5, 6, texts, ["a", "b"], 20)
+    assert [hint.layer for hint in found] == ["a"]

@@ -152,8 +152,12 @@ def find_hints(
 
 
 def _join(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Layer -> its inputs for all parts."""
-    return {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
+    """Layer -> its inputs for all parts; without layers that some parts do not call, as experts."""
+    return {
+        layer: np.concatenate([part[layer] for part in parts])
+        for layer in parts[0]
+        if len({part[layer].shape[1:] if layer in part else None for part in parts}) == 1
+    }
 
 
 def teach(listen: Listen, dense: Any, hints: Sequence[Hint], images: Any) -> list[Any]:

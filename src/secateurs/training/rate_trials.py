@@ -1,9 +1,9 @@
 """Learning rates by trial: a few steps at several rates, before the steps that count.
 
 No rate fits all networks: in a ResNet, three times the usual one comes nearer to the dense model,
-and in an EfficientNet, whose layers are narrow and whose normalisations are frozen, a third of it
-leads away. A trial is a whole cycle of rates in a few steps, so that it ends at a low rate as the
-training does; all trials see the same images.
+and in an EfficientNet the usual one leads away from it, where a thirtieth does not. A trial is a
+whole cycle of rates in a few steps, so that it ends at a low rate as the training does; all trials
+see the same images.
 
 Source: Smith, Cyclical Learning Rates for Training Neural Networks, WACV 2017 (a test of rates by
 a few steps; there within one run).

@@ -6,9 +6,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from secateurs.calibration.batches import CalibrationBatch
-from secateurs.errors import DataError, ModelError
+from secateurs.errors import ModelError
 from secateurs.keras.training.distillation import KERAS, Teacher, distil
-from secateurs.training import distillation, rate_trials
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 BATCHES = [CalibrationBatch(X[:48], None)]
@@ -37,40 +36,12 @@ def test_a_small_model_comes_nearer_to_the_dense_one():
     assert all(np.array_equal(a, b) for a, b in zip(before, small.get_weights(), strict=True))
 
 
-def test_rates_found_by_trial_get_nearer_than_the_usual_ones(monkeypatch):
-    dense, small, known = net(0), net(1), {"held_out": HELD, "outputs": "categorical"}
-    found = distil(small, dense, BATCHES, steps=90, **known)
-    assert distance(found.model, dense) == pytest.approx(found.after, rel=1e-4)
-    monkeypatch.setattr(rate_trials, "MOST_STEPS", 0)
-    usual = distil(small, dense, BATCHES, steps=90, **known)
-    assert found.after < 0.15 * found.before
-    assert usual.after > 0.4 * usual.before
-
-
 def test_variables_frozen_by_the_user_are_not_trained():
     dense, small = net(0), net(1)
     small.layers[0].trainable = False
     found = distil(small, dense, BATCHES, steps=3, held_out=HELD, outputs="categorical")
     assert np.array_equal(found.trained.get_weights()[0], small.get_weights()[0])
     assert not np.array_equal(found.trained.get_weights()[2], small.get_weights()[2])
-
-
-def test_images_that_need_much_memory_come_in_small_batches(monkeypatch):
-    # The hidden values and the logits of an image take 44 bytes; in the loss, the
-    # logits take eight times 12.
-    monkeypatch.setattr(distillation, "MOST_BYTES", 5 * (44 + 8 * 12) + 1)
-    sizes = []
-
-    def leave_unchanged(images, random):
-        return sizes.append(len(images)) or images
-
-    for given in (None, 7):
-        known = {"outputs": "categorical", "augmentation": leave_unchanged, "batch_size": given}
-        sizes.clear()
-        distil(net(1), net(0), BATCHES, steps=3, held_out=HELD, **known)
-        assert sizes[-3:] == [given or 5] * 3
-    with pytest.raises(DataError, match="at least 1; received 0"):
-        distil(net(1), net(0), BATCHES, steps=3, held_out=HELD, batch_size=0)
 
 
 def test_sums_over_no_axis_are_the_values():
